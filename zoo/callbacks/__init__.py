@@ -1,0 +1,9 @@
+"""Callbacks that work on any LightningModule."""
+
+from zoo.callbacks.checkpoints import RunCheckpoints
+from zoo.callbacks.early_stopping import EarlyStopping
+from zoo.callbacks.predictions import PredictionsFile
+from zoo.callbacks.progress import Progress
+from zoo.callbacks.step_seed import StepSeed
+
+__all__ = ["EarlyStopping", "PredictionsFile", "Progress", "RunCheckpoints", "StepSeed"]

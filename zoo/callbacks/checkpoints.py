@@ -1,0 +1,186 @@
+"""Two checkpoints a run can be trusted with: the best, and really the last."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from zoo.callbacks.early_stopping import better
+
+
+class RunCheckpoints(Checkpoint):
+    """Keep ``best.ckpt`` (by a metric), ``last.ckpt``, and ``previous.ckpt``, the last before it.
+
+    Each is written beside its place and renamed, so that a kill at any moment leaves whole files. They are taken only
+    where a resumed run can go on bit for bit: between epochs, or after a full accumulation window.
+
+    Args:
+        monitor: metric of the best checkpoint; null is the task's own (``val/accuracy`` of a classifier), or
+            ``val/loss``.
+        mode: whether ``min`` or ``max`` is better; null knows by the metric's name.
+        save_every: also save within epochs: ``500 steps``, ``5 min``, ``30 s``, ``1 h``; null saves at epoch ends.
+        dirpath: folder of the files; null is ``checkpoints`` in the run folder.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        save_every: str | None = None,
+        dirpath: str | None = None,
+    ) -> None:
+        self.monitor, self.mode = monitor, mode
+        self.every_steps, self.every_seconds = parse_interval(save_every)
+        self.dirpath = Path(dirpath) if dirpath else None
+        self.best: float | None = None
+        self.interrupted = False
+        self._saved_step, self._saved_time = 0, time.monotonic()
+        self._improved = False
+
+    @property
+    def best_path(self) -> Path | None:
+        path = self._folder / "best.ckpt" if self.dirpath else None
+        return path if path and path.exists() else None
+
+    @property
+    def _folder(self) -> Path:
+        assert self.dirpath is not None
+        return self.dirpath
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.dirpath is None:
+            self.dirpath = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        self.monitor = self.monitor or getattr(pl_module, "monitor", "val/loss")
+        self.mode = self.mode or better(self.monitor)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not at the end of the epoch before: there the plateau schedule and the log are still to come.
+        if trainer.global_step > self._saved_step:
+            self.save(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        loop = trainer.fit_loop
+        if loop._should_accumulate():  # private: no public name says that a window of micro-batches is full
+            return
+        stop = self._agreed_to_stop(trainer)
+        epoch_done, validates = loop.epoch_loop._num_ready_batches_reached(), False
+        if not epoch_done and loop._data_fetcher is not None:
+            validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if (stop or self._due(trainer)) and not epoch_done and not validates:
+            self.save(trainer)
+        if stop and not epoch_done and not validates:
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
+            self.best, self._improved = float(value), True
+        mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if mid_epoch and (self._improved or self.interrupted or self._due(trainer)):
+            self.save(trainer)
+        if self.interrupted and mid_epoch:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if self.interrupted and trainer.state.fn == "fit" and trainer.world_size == 1:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._agreed_to_stop(trainer):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step > self._saved_step:
+            self.save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        wanted = self.interrupted or isinstance(exception, KeyboardInterrupt)
+        if wanted and self.dirpath and trainer.global_step > 0 and not (self._folder / "last.ckpt").exists():
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt``, keep the one before as ``previous.ckpt``, and link it as ``best.ckpt`` if it is."""
+        last, new = self._folder / "last.ckpt", self._folder / "last.ckpt.new"
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        improved, self._improved = self._improved, False
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            if new.is_file():
+                _sync(new)
+            if last.exists():
+                _replace(last, self._folder / "previous.ckpt")
+            _replace(new, last)
+            if improved:
+                twin = self._folder / "best.ckpt.new"
+                _copy(last, twin)
+                _replace(twin, self._folder / "best.ckpt")
+        trainer.strategy.barrier("checkpoint")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "monitor": self.monitor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        if self.every_steps:
+            return trainer.global_step - self._saved_step >= self.every_steps
+        due = self.every_seconds is not None and time.monotonic() - self._saved_time >= self.every_seconds
+        return trainer.strategy.reduce_boolean_decision(due, all=False) if self.every_seconds else False
+
+    def _agreed_to_stop(self, trainer: L.Trainer) -> bool:
+        # Ctrl-C reaches the processes at different steps; they must all leave at the same one.
+        if trainer.world_size > 1:
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        return self.interrupted
+
+    def _is_better(self, value: float) -> bool:
+        return self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+
+
+def parse_interval(text: str | None) -> tuple[int | None, float | None]:
+    """Read ``500 steps`` as (500, None) and ``5 min`` as (None, 300.0)."""
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|s|sec|seconds?|min|minutes?|h|hours?)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"save_every is a number of steps or a time, such as '500 steps' or '5 min', got {text!r}")
+    number, unit = float(match[1]), match[2][0] if match[2] not in ("step", "steps") else "step"
+    if unit == "step":
+        return max(1, int(number)), None
+    return None, number * {"s": 1, "m": 60, "h": 3600}[unit]
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir():  # a sharded checkpoint is a folder, which nothing can be renamed onto
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        return
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # the files are only ever replaced, never changed, so they may share their bytes
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,43 @@
+"""Stopping when a metric no longer improves (Prechelt 1998, https://doi.org/10.1007/3-540-49430-8_3)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import lightning.pytorch.callbacks as callbacks
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Stop training when a validation metric has not improved for a while.
+
+    Args:
+        monitor: the metric to watch.
+        mode: whether lower (``min``) or higher (``max``) is better; null is max for accuracy and the like, else min.
+        patience: validations without improvement before stopping.
+        min_delta: the least change that counts as an improvement.
+        stopping_threshold: stop as soon as the metric is this good.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] | None = None,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        stopping_threshold: float | None = None,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be 1 or more validations, got {patience}")
+        super().__init__(
+            monitor=monitor,
+            mode=mode or better(monitor),
+            patience=patience,
+            min_delta=min_delta,
+            stopping_threshold=stopping_threshold,
+        )
+
+
+def better(metric: str) -> Literal["min", "max"]:
+    """Whether a metric of this name is better high or low."""
+    high = ("accuracy", "acc", "top5", "f1", "auroc", "r2", "precision", "recall", "bleu", "chrf", "match")
+    return "max" if any(part in metric.rpartition("/")[2].lower() for part in high) else "min"

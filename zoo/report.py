@@ -1,0 +1,59 @@
+"""Short tables at the end of a command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from zoo.callbacks import RunCheckpoints
+
+
+def table(rows: Iterable[tuple[str, Any]]) -> str:
+    """Two aligned columns."""
+    rows = [(name, f"{v:.4f}" if isinstance(v, float) else str(v)) for name, v in rows]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+@rank_zero_only
+def print_end_of_fit(trainer: L.Trainer, folder: Path | None, checkpoints: RunCheckpoints, seconds: float) -> None:
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))}
+    rows: list[tuple[str, Any]] = sorted(metrics.items())
+    if checkpoints.best is not None:
+        rows.append((f"best {checkpoints.monitor}", checkpoints.best))
+    rows.append(("time", f"{seconds:.1f} s"))
+    if folder is not None:
+        best = checkpoints.best_path or folder / "checkpoints" / "last.ckpt"
+        rows += [("checkpoint", relative(best)), ("run", relative(folder))]
+        rows.append(("next", f"zoo test --ckpt_path {relative(best)}"))
+    print(table(rows))
+
+
+@rank_zero_only
+def print_metrics(results: list[Mapping[str, float]], model: Any) -> None:
+    for metrics in results:
+        print(table((k, float(v)) for k, v in metrics.items()))
+    matrix = getattr(model, "confusion_matrix", None)
+    if matrix is not None and len(matrix) <= 20:
+        print(confusion(matrix.tolist(), model.class_names))
+
+
+def confusion(counts: list[list[int]], names: list[str]) -> str:
+    """A confusion matrix as text: a row a true class, a column a predicted one."""
+    width = max([len(str(c)) for row in counts for c in row] + [min(8, max(len(n) for n in names))]) + 1
+    side = max(len(n) for n in [*names, "true"])
+    head = "  " + "true".ljust(side) + "".join(n[: width - 1].rjust(width) for n in names) + "  (predicted)"
+    return "\n".join([head, *(f"  {n:<{side}}" + "".join(f"{c:>{width}}" for c in r) for n, r in zip(names, counts, strict=True))])
+
+
+def relative(path: Path) -> str:
+    """A path as one would type it here."""
+    try:
+        return os.path.relpath(path) if not os.path.relpath(path).startswith("..") else str(path)
+    except ValueError:
+        return str(path)

@@ -1,0 +1,248 @@
+"""What all tasks share: a network, its optimizer and schedule, and the arithmetic of averaging over samples."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from zoo.layers.init import InitRule, initialize
+from zoo.optim import OptimizerFactory, Rule, build_optimizer
+
+
+class Task(L.LightningModule):
+    """A network with a loss, an optimizer and a schedule. Subclasses say what a batch means in ``step``.
+
+    Args:
+        net: the network; kept as ``module.net``.
+        loss: from outputs and targets to a number.
+        lr: learning rate, of groups with ``lr_scale`` 1; schedules rise to it and fall from it.
+        optimizer: any class of torch.optim or zoo.optim, without ``lr``; null is AdamW.
+        lr_scheduler: a schedule of zoo.optim (stepped every step, its total found by itself) or of torch; null is none.
+        rules: groups of parameters with a rate, decay or optimizer of their own; the first that matches a name counts.
+        layer_decay: factor of the learning rate from each block to the one below it (0.75, say).
+        init: how to initialise weights, by rule; null keeps what the network does itself.
+        compile: compile the network with torch.compile, in place.
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    monitor_mode: ClassVar[str] = "min"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module | None = None,
+        lr: float = 1e-3,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        rules: list[Rule] | None = None,
+        layer_decay: float | None = None,
+        init: list[InitRule] | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise ValueError(f"lr must be above 0, got {lr}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on networks and losses among the arguments, which are taken out below
+            self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "rules", "init"])
+        for name in [k for k, v in self.hparams.items() if not _plain(v)]:
+            del self.hparams[name]  # a network or loss built in Python: the one who loads gives it again
+        self._hparams_initial = {k: v for k, v in self._hparams_initial.items() if k in self.hparams}
+        self.net, self.loss, self.lr = net, loss, lr
+        self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
+        self.rules, self.layer_decay = rules, layer_decay
+        if init:
+            initialize(net, init)
+        if compile:
+            net.compile()
+        self._meters: dict[str, _Meter] = {}
+        self._seen = 0  # items in this accumulation window, on this process
+
+    # What a task says -------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Any, stage: str) -> Tensor:
+        """Return the mean loss of a batch; the same for ``train``, ``val`` and ``test``."""
+        raise ValueError(f"{type(self).__name__} does not say what a batch means: write step(batch, stage)")
+
+    def count(self, batch: Any) -> int:
+        """Over how many items ``step`` takes its mean: samples here, tokens for a language model."""
+        return len(batch[0] if isinstance(batch, (tuple, list)) else next(iter(batch.values())))
+
+    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+        """Return the metrics of a whole validation or test, without the loss."""
+        return {}
+
+    def report(self, stage: str, n: int, **values: Tensor) -> None:
+        """Add means over ``n`` items to the running means that are logged as ``<stage>/<name>``."""
+        meter = self._meters.get(stage)
+        if meter is None:
+            meter = self._meters[stage] = _Meter()
+        meter.add(n, values)
+
+    # Lightning's hooks ------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.step(batch, "train")
+        n = self.count(batch)
+        self.log_training(loss, n)
+        if self._weighted:
+            self._seen += n
+            loss = loss * n
+        return loss
+
+    def log_training(self, loss: Tensor, n: int) -> None:
+        """Add to the running means of training; log them where Lightning logs, at the end of a window."""
+        self.report("train", n, loss=loss)
+        # Private: no public name tells whether this micro-batch ends an accumulation window.
+        if not self.trainer.fit_loop._should_accumulate() and self._log_due:
+            self._log_meter("train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.report("val", self.count(batch), loss=self.step(batch, "val"))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.report("test", self.count(batch), loss=self.step(batch, "test"))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_meter("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._meters.pop("val", None)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_meter("val", self.end_of_evaluation("val"))
+
+    def on_test_epoch_start(self) -> None:
+        self._meters.pop("test", None)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_meter("test", self.end_of_evaluation("test"))
+
+    def on_after_backward(self) -> None:
+        """Turn the sum of gradients over micro-batches and processes into the gradient of the mean over all items.
+
+        Lightning divides by the number of micro-batches and DDP by that of processes, right only where all are of one
+        size; here every sample (or token) counts the same, so accumulation equals the big batch.
+        """
+        if not self._weighted or self.trainer.fit_loop._should_accumulate():
+            return
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        total = self._seen
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(torch.tensor(float(total), device=self.device), reduce_op="sum")
+        self._seen = 0
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        torch._foreach_mul_(grads, parts / float(total))
+
+    def configure_optimizers(self) -> Any:
+        body = self.net if len(list(self.net.parameters())) == len(list(self.parameters())) else self
+        optimizer = build_optimizer(body, self.optimizer, self.lr, self.rules, self.layer_decay)
+        if self.lr_scheduler is None:
+            return optimizer
+        cls, given = _factory(self.lr_scheduler)
+        accepts_total = cls is not None and "total_steps" in inspect.signature(cls).parameters
+        if accepts_total and given.get("total_steps") is None:
+            scheduler = self.lr_scheduler(optimizer, total_steps=self._total_steps())  # type: ignore[call-arg]
+        else:
+            scheduler = self.lr_scheduler(optimizer)
+        plan = {"scheduler": scheduler, "interval": "step" if accepts_total else "epoch"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            plan["monitor"] = getattr(scheduler, "monitor", self.monitor)
+        return {"optimizer": optimizer, "lr_scheduler": plan}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if meter := self._meters.get("train"):
+            checkpoint["train_meter"] = meter.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if state := checkpoint.get("train_meter"):
+            self._meters["train"] = _Meter(**state)
+
+    # Helpers ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _weighted(self) -> bool:
+        """Whether micro-batches or processes may differ in size, so that means of means would be wrong."""
+        return self.automatic_optimization and self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
+
+    @property
+    def _log_due(self) -> bool:
+        every = self.trainer.log_every_n_steps
+        return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+
+    def _log_meter(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
+        meter = self._meters.pop(stage, None)
+        values = {**(meter.means(self.trainer) if meter else {}), **(more or {})}
+        bar = {"loss", self.monitor.rpartition("/")[2]}
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1)
+
+    def _total_steps(self) -> int:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf") or total < 1:
+            raise ValueError("a schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        return int(total)
+
+
+class _Meter:
+    """Sums of values over items, on their device: no synchronisation before they are asked for.
+
+    torchmetrics' MeanMetric is the same and costs a training step 0.1 ms, a tenth of a small network's.
+    """
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, float] | None = None) -> None:
+        self.sums, self.counts = sums or {}, counts or {}
+
+    def add(self, n: int, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach()
+            if name in self.sums:
+                self.sums[name].add_(value, alpha=n)
+                self.counts[name] += n
+            else:
+                self.sums[name], self.counts[name] = value * n, n
+
+    def means(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name].double() for name in names])
+        counts = sums.new_tensor([self.counts[name] for name in names])
+        if trainer.world_size > 1:
+            sums, counts = trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="sum")
+        return dict(zip(names, (sums / counts).float(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {k: v.clone() for k, v in self.sums.items()}, "counts": dict(self.counts)}
+
+
+def need(module: nn.Module, **facts: Any) -> Any:
+    """Return the values of facts that the user or the data must give, one or several, or say which is missing."""
+    for name, value in facts.items():
+        if value is None:
+            raise ValueError(f"{type(module).__name__} needs {name}: give it, or data that knows it")
+    return tuple(facts.values()) if len(facts) > 1 else next(iter(facts.values()))
+
+
+def _plain(value: Any) -> bool:
+    """Whether a hyperparameter is a number, a string, None, or lists and dicts of these."""
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _factory(factory: Any) -> tuple[type | None, dict[str, Any]]:
+    """Find the class and the given options in a class, a partial, or jsonargparse's partial around a class."""
+    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
+    return next((p for p in parts if inspect.isclass(p)), None), getattr(factory, "keywords", {})
