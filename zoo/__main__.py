@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -65,6 +66,8 @@ def dispatch(args: list[str]) -> int | None:
     elif command == "show":
         show(args[1:])
     elif command in COMMANDS:
+        if any(arg in ("-h", "--help") or arg.endswith(".help") for arg in args):
+            help_without_plots()
         from zoo.cli import main as cli
 
         return cli(args)
@@ -74,6 +77,25 @@ def dispatch(args: list[str]) -> int | None:
     else:
         fail(f"unknown command '{command}'{did_you_mean(command, COMMANDS, 'see `zoo --help`')}")
     return 0
+
+
+def help_without_plots() -> None:
+    """Keep torchmetrics, which Lightning imports, from importing matplotlib and transformers for a help text.
+
+    Its module of flags is loaded first and those of the two lowered; a process that goes on to train must not do this.
+    """
+    package = importlib.util.find_spec("torchmetrics")
+    if package is None or not package.submodule_search_locations:
+        return
+    name, path = "torchmetrics.utilities.imports", package.submodule_search_locations[0] + "/utilities/imports.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        return
+    flags = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(flags)
+    for flag in [name for name in vars(flags) if name.startswith(("_MATPLOTLIB", "_TRANSFORMERS"))]:
+        setattr(flags, flag, False)
+    sys.modules[name] = flags
 
 
 def fail(message: str) -> NoReturn:

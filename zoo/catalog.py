@@ -17,6 +17,9 @@ COMMANDS: dict[str, str] = {
     "validate": "compute the validation metrics of a checkpoint",
     "test": "compute the test metrics of a checkpoint",
     "predict": "write a checkpoint's predictions to a file",
+    "plan": "print parameter groups and schedule of a config, without training",
+    "verify": "prove that a run killed and resumed equals the one never killed: `zoo verify resume -c CONFIG`",
+    "export": "write a checkpoint's weights alone to a .safetensors file",
     "list": "list what there is: models, data, callbacks, optimizers, configs, ...",
     "show": "show one of them: its arguments, paper and configs",
 }

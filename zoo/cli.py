@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,30 +21,30 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import zoo.callbacks
-import zoo.data
-import zoo.layers
-import zoo.losses
-import zoo.models
-import zoo.optim
-import zoo.tasks
-from zoo import runs
+from zoo import commands, runs
 from zoo.callbacks import EarlyStopping, PredictionsFile, Progress, RunCheckpoints, StepSeed
+from zoo.callbacks.ema import load_ema, with_ema
+from zoo.commands import ZooTrainer
 from zoo.data.base import FACTS
 from zoo.loggers import MetricsCSV, tensorboard_logger, wandb_logger
 from zoo.parsing import UserError, ZooParser, allow_imports, check_config, one_line
+from zoo.processes import is_main_process
 from zoo.report import print_end_of_fit, print_metrics
 
+Weights = Literal["auto", "ema", "raw"]
 LoggerName = Literal["csv", "wandb", "tensorboard"]
+# Callbacks with a key of their own, so that two configs combine without one list replacing the other.
+SLOTS: dict[str, tuple[Any, str]] = {
+    "early_stopping": (EarlyStopping, "stop when a metric no longer improves"),
+}
 
 
 class ZooCLI(LightningCLI):
     """LightningCLI as zoo wants it. Any LightningModule and LightningDataModule will do, not only zoo's."""
 
-    def __init__(self, args: list[str]) -> None:
-        self.argv = args
+    def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
+        self.argv, self.extra_callbacks = args, list(callbacks)
         self.run_dir: Path | None = None
         self.resumed_from: Path | None = None
         super().__init__(
@@ -52,24 +53,40 @@ class ZooCLI(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False, "max_epochs": None},
+            trainer_class=ZooTrainer,
+            trainer_defaults={"enable_model_summary": False},
         )
 
     # Arguments --------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        own = {name: {"model", "datamodule"} for name in ("plan",)}
+        return LightningCLI.subcommands() | own
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--early_stopping", type=EarlyStopping | None, default=None, help="slot; null is off")
+        for slot, (kind, text) in SLOTS.items():
+            parser.add_argument(f"--{slot}", type=kind | None, default=None, help=f"{text}; null is off")
+        parser.add_argument(
+            "--checkpoint",
+            type=RunCheckpoints | None,
+            default=None,
+            help="which checkpoints to keep; null is the usual",
+        )
+        parser.add_argument(
+            "--logger", type=list[LoggerName] | LoggerName, default="csv", help="beside metrics.csv, which is always"
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_argument("--checkpoint", type=RunCheckpoints | None, default=None, help="slot; null is as usual")
-            parser.add_argument(
-                "--logger", type=list[LoggerName] | LoggerName, default="csv", help="beside metrics.csv, which is always"
-            )
             parser.add_argument("--run_dir", type=str | None, default=None, help="folder of the run; null numbers one")
             parser.add_argument(
                 "--resume", type=str | None, default=None, help="continue a run in its folder; alone: the newest run"
+            )
+        if subcommand in ("validate", "test", "predict"):
+            parser.add_argument(
+                "--weights", type=Weights, default="auto", help="averages of EMA (where there are any), or raw weights"
             )
         if subcommand == "predict":
             parser.add_argument("--out", type=str | None, default=None, help="file for the predictions, .csv or .jsonl")
@@ -101,15 +118,34 @@ class ZooCLI(LightningCLI):
         self._hand_over_facts()
         self.model = self._build("model")
         rest = Namespace({k: v for k, v in self.own.items() if k not in ("data", "model", "config")})
-        self.config_init = self.parser.instantiate_classes(Namespace({"subcommand": self.subcommand, self.subcommand: rest}))
+        self.config_init = self.parser.instantiate_classes(
+            Namespace({"subcommand": self.subcommand, self.subcommand: rest})
+        )
         if self.own.get("ckpt_path"):
             fits(Path(self.own.ckpt_path), self.model)
+            self._choose_weights(self.own.get("weights"))
         self.trainer = self.instantiate_trainer()
 
     def _build(self, key: str) -> Any:
         self.__dict__.pop("config_dump", None)  # of which the hyperparameters are taken
         part = Namespace({"subcommand": self.subcommand, self.subcommand: Namespace({key: self.own[key]})})
-        return self.parser.instantiate_classes(part)[self.subcommand][key]
+        return self.parser.instantiate_classes(part)[str(self.subcommand)][key]
+
+    def _choose_weights(self, weights: Weights | None) -> None:
+        """Let the module, zoo's or not, load averages or raw weights from its checkpoint."""
+        if weights is None:
+            return
+        original = self.model.on_load_checkpoint
+
+        def load(checkpoint: dict[str, Any]) -> None:
+            chosen = with_ema(checkpoint, weights)
+            averages = checkpoint.pop("ema_params", {})
+            checkpoint.update(chosen)
+            if "state_dict" not in checkpoint and weights != "raw":  # sharded weights are in the module already
+                load_ema(self.model, averages)
+            original(checkpoint)
+
+        self.model.on_load_checkpoint = load
 
     def _hand_over_facts(self) -> None:
         """Give the model what the data knows and the user has not said; refuse what contradicts."""
@@ -126,10 +162,10 @@ class ZooCLI(LightningCLI):
         self._model_name = name
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        given = self.config_init[self.subcommand]
-        callbacks: list[Any] = [Progress(), StepSeed()]
-        callbacks += [given[slot] for slot in ("early_stopping",) if given.get(slot) is not None]
+        given = self.config_init[str(self.subcommand)]
+        callbacks: list[Any] = [Progress(), StepSeed(), *self.extra_callbacks]
         if self.subcommand == "fit":
+            callbacks += [given[slot] for slot in SLOTS if given.get(slot) is not None]
             self.checkpoints = given.get("checkpoint") or RunCheckpoints()
             callbacks.append(self.checkpoints)
         elif self.subcommand == "predict" and given.get("out"):
@@ -201,13 +237,13 @@ class ZooCLI(LightningCLI):
         return kwargs
 
     def fit(self, **kwargs: Any) -> None:
-        if self.run_dir is not None and rank_zero_only.rank == 0:
+        if self.run_dir is not None and is_main_process():
             if not os.environ.get("ZOO_RESUME"):
                 text = yaml.safe_dump(self._dump(), sort_keys=False)
                 runs.write_text(self.run_dir / "config.yaml", text)
             devices = f"{self.trainer.world_size} x {type(self.trainer.accelerator).__name__}"
             runs.write_environment(self.run_dir, runs.environment(self.own.get("seed_everything"), devices))
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             count = sum(p.numel() for p in self.model.parameters())
             data = f" on {type(self.datamodule).__name__}" if self.datamodule else ""
             print(f"{self._model_name}{data}: {count:,} parameters" + (f", run {self.run_dir}" if self.run_dir else ""))
@@ -219,15 +255,18 @@ class ZooCLI(LightningCLI):
             signal.signal(signal.SIGINT, before)
         if self.checkpoints.interrupted:
             raise KeyboardInterrupt
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             print_end_of_fit(self.trainer, self.run_dir, self.checkpoints, time.monotonic() - began)
 
     def _interrupt(self, *_: Any) -> None:
         if self.checkpoints.interrupted:
             raise KeyboardInterrupt
         self.checkpoints.interrupted = True
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             print("\nCtrl-C: finishing this step and saving a checkpoint; once more to stop at once", file=sys.stderr)
+
+    def plan(self, **kwargs: Any) -> None:
+        commands.plan(self.trainer, self.model, self.datamodule, self.own)
 
     def validate(self, **kwargs: Any) -> None:
         print_metrics(self.trainer.validate(**kwargs), self.model)
@@ -240,7 +279,7 @@ class ZooCLI(LightningCLI):
         if out is None:
             raise UserError("predict needs a file to write to: --out predictions.csv (or .jsonl)")
         self.trainer.predict(**kwargs)
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             writer = next(c for c in self.trainer.callbacks if isinstance(c, PredictionsFile))  # type: ignore
             print(f"{writer.rows} predictions in {out}")
 
@@ -335,20 +374,55 @@ def steps_done(path: Path) -> int:
     return loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
 
 
-def main(args: list[str] | None = None) -> int:
+def verify(argv: list[str]) -> int:
+    """``zoo verify resume -c CONFIG``: prove that a killed and resumed run equals the one that was never killed."""
+    from zoo.verify import resume
+
+    if argv[:1] != ["resume"] or len(argv) < 3:
+        raise UserError("usage: zoo verify resume -c CONFIG [--kills 4] [options of zoo fit]")
+    kills = option(argv, "--kills") or "4"
+    if not kills.isdigit() or int(kills) < 1:
+        raise UserError(f"--kills is a number from 1 up, got {kills}")
+    for config in [*options(argv, "-c"), *options(argv, "--config")]:
+        check_config(config)
+    found = resume(without_option(argv[1:], "--kills"), int(kills))
+    print(f"differs: {found}" if found else "resumed equals uninterrupted, bit for bit")
+    return 1 if found else 0
+
+
+def export(argv: list[str]) -> int:
+    """``zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]``: write the network's weights alone."""
+    from safetensors.torch import save_file
+
+    path, out, weights = option(argv, "--ckpt_path"), option(argv, "--out"), option(argv, "--weights") or "auto"
+    if path is None or out is None or not out.endswith(".safetensors"):
+        raise UserError("usage: zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]")
+    readable_checkpoint(Path(path))
+    state = with_ema(torch.load(path, weights_only=True, map_location="cpu"), weights)["state_dict"]  # type: ignore
+    kept = {k.removeprefix("net."): v.clone().contiguous() for k, v in state.items() if k.startswith("net.")} or state
+    new = Path(out).with_name(Path(out).name + ".new")
+    save_file(kept, new)
+    os.replace(new, out)
+    print(f"{len(kept)} tensors in {out}")
+    return 0
+
+
+def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) -> int:
     """Run a command; return its exit code.
 
     0 done, 1 a check said no, 2 a mistake of the user (one line on stderr), 3 training became non-finite, 130 Ctrl-C.
     """
     argv = list(sys.argv[1:] if args is None else args)
     quiet()
-    os.environ.pop("ZOO_RUN_DIR", None) if rank_zero_only.rank == 0 else None
+    os.environ.pop("ZOO_RUN_DIR", None) if is_main_process() else None
     cli: ZooCLI | None = None
     try:
         allow_imports(options(argv, "--allow-import"))
         argv = expand_resume(without_option(argv, "--allow-import"))
-        cli = ZooCLI.__new__(ZooCLI)
-        cli.__init__(argv)
+        if argv[:1] in (["verify"], ["export"]):
+            return {"verify": verify, "export": export}[argv[0]](argv[1:])
+        cli = ZooCLI.__new__(ZooCLI)  # bound before it runs, so that what it has made can be cleaned up
+        cli.__init__(argv, callbacks)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -371,7 +445,7 @@ def main(args: list[str] | None = None) -> int:
 
 def discard_failed(cli: ZooCLI | None) -> None:
     folder = getattr(cli, "run_dir", None)
-    if folder is not None and rank_zero_only.rank == 0 and not os.environ.get("ZOO_RESUME"):
+    if folder is not None and is_main_process() and not os.environ.get("ZOO_RESUME"):
         runs.discard(folder)
 
 
@@ -397,7 +471,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def quiet() -> None:
-    """Lightning's hints that do not apply here, or say again what zoo says."""
+    """Silence Lightning's hints that do not apply here, or say again what zoo says."""
+    if torch.cuda.device_count() == 0:
+        # Lightning sets this to 1, by which Adam looks for NVIDIA's library at every single step: 0.07 ms
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from zoo.processes import is_main_process
+
 
 class MetricsCSV(Logger):
     """Write ``metrics.csv``: one row a step, a column a metric, appended to when a run is resumed.
@@ -30,7 +32,7 @@ class MetricsCSV(Logger):
         self.rows: list[dict[str, Any]] = []
         self._ends: list[int] = []
         self._written = 0  # rows in the file, and where each of them ends in it
-        if upto is not None and self.path.exists() and rank_zero_only.rank == 0:
+        if upto is not None and self.path.exists() and is_main_process():
             with open(self.path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or self.columns)

@@ -48,7 +48,9 @@ def confusion(counts: list[list[int]], names: list[str]) -> str:
     width = max([len(str(c)) for row in counts for c in row] + [min(8, max(len(n) for n in names))]) + 1
     side = max(len(n) for n in [*names, "true"])
     head = "  " + "true".ljust(side) + "".join(n[: width - 1].rjust(width) for n in names) + "  (predicted)"
-    return "\n".join([head, *(f"  {n:<{side}}" + "".join(f"{c:>{width}}" for c in r) for n, r in zip(names, counts, strict=True))])
+    return "\n".join(
+        [head, *(f"  {n:<{side}}" + "".join(f"{c:>{width}}" for c in r) for n, r in zip(names, counts, strict=True))]
+    )
 
 
 def relative(path: Path) -> str:

@@ -24,7 +24,9 @@ def new_folder(name: str, run_dir: str | None = None) -> Path:
         if run_dir is not None:
             folder = Path(run_dir)
             if folder.exists() and any(folder.iterdir()):
-                raise ValueError(f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}")
+                raise ValueError(
+                    f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         parent = ROOT / name
@@ -97,7 +99,10 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def environment(seed: int | None, devices: str) -> dict[str, Any]:
     """What it takes to run this again: versions, commit, seed, devices, command."""
-    packages = ("torch", "lightning", "torchvision", "torchmetrics", "jsonargparse")
+    import torch
+
+    packages = ("lightning", "torchvision", "torchmetrics", "jsonargparse")
+    changes = _git("status", "--porcelain")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -105,9 +110,9 @@ def environment(seed: int | None, devices: str) -> dict[str, Any]:
         "devices": devices,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"zoo": __version__} | {name: version(name) for name in packages},
+        "versions": {"zoo": __version__, "torch": torch.__version__} | {name: version(name) for name in packages},
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_dirty": None if changes is None else bool(changes),
     }
 
 

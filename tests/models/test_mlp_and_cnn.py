@@ -43,7 +43,13 @@ def test_dropout_mlp_of_the_notes():
 
 def test_layernorm_mlp_of_the_notes():
     reference = nn.Sequential(
-        nn.Linear(20, 128), nn.LayerNorm(128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1)
+        nn.Linear(20, 128),
+        nn.LayerNorm(128),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+        nn.Linear(64, 1),
     )
     net = MLP(20, [128, 64], 1, norm=["layer", "none"], dropout=[0.3, 0.0])
     equal(net, reference, torch.randn(7, 20, dtype=torch.float64))

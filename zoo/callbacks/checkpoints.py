@@ -44,6 +44,7 @@ class RunCheckpoints(Checkpoint):
         self.interrupted = False
         self._saved_step, self._saved_time = 0, time.monotonic()
         self._improved = False
+        self._between_epochs = False
 
     @property
     def best_path(self) -> Path | None:
@@ -63,11 +64,14 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step
+        if self._between_epochs:
+            # Lightning would take the batches of the epoch before for those of the one to come, and skip it.
+            trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not at the end of the epoch before: there the plateau schedule and the log are still to come.
         if trainer.global_step > self._saved_step:
-            self.save(trainer)
+            self.save(trainer, between_epochs=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         loop = trainer.fit_loop
@@ -77,7 +81,8 @@ class RunCheckpoints(Checkpoint):
         epoch_done, validates = loop.epoch_loop._num_ready_batches_reached(), False
         if not epoch_done and loop._data_fetcher is not None:
             validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-        if (stop or self._due(trainer)) and not epoch_done and not validates:
+        ends = trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
+        if (stop or ends or self._due(trainer)) and not epoch_done and not validates:
             self.save(trainer)
         if stop and not epoch_done and not validates:
             raise KeyboardInterrupt
@@ -104,36 +109,42 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step > self._saved_step:
-            self.save(trainer)
+            self.save(trainer, between_epochs=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         wanted = self.interrupted or isinstance(exception, KeyboardInterrupt)
         if wanted and self.dirpath and trainer.global_step > 0 and not (self._folder / "last.ckpt").exists():
             self.save(trainer)
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer, between_epochs: bool = False) -> None:
         """Write ``last.ckpt``, keep the one before as ``previous.ckpt``, and link it as ``best.ckpt`` if it is."""
         last, new = self._folder / "last.ckpt", self._folder / "last.ckpt.new"
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
-        improved, self._improved = self._improved, False
+        improved, self._improved, self._between_epochs = self._improved, False, between_epochs
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
             if new.is_file():
                 _sync(new)
+            if improved:  # first: should the process die in between, the run goes on from before, and does this again
+                twin = self._folder / "best.ckpt.new"
+                _copy(new, twin)
+                _replace(twin, self._folder / "best.ckpt")
             if last.exists():
                 _replace(last, self._folder / "previous.ckpt")
             _replace(new, last)
-            if improved:
-                twin = self._folder / "best.ckpt.new"
-                _copy(last, twin)
-                _replace(twin, self._folder / "best.ckpt")
         trainer.strategy.barrier("checkpoint")
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._between_epochs:  # the epoch that is about to start has not begun yet
+            for progress in ("total", "current"):
+                counts = checkpoint["loops"]["fit_loop"]["epoch_progress"][progress]
+                counts.update(dict.fromkeys(counts, counts["completed"]))
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "monitor": self.monitor}
+        return {"best": self.best, "monitor": self.monitor, "between_epochs": self._between_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self._between_epochs = state_dict["best"], state_dict["between_epochs"]
 
     def _due(self, trainer: L.Trainer) -> bool:
         if self.every_steps:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
@@ -71,18 +72,18 @@ class PredictionsFile(L.Callback):
 
     def _merge(self, world: int) -> None:
         """Put the processes' files together: sample ``i`` was predicted by process ``i % world``."""
-        merged, files = self._part(world), [open(self._part(r), encoding="utf-8", newline="") for r in range(world)]
-        self.rows = 0
-        with open(merged, "w", encoding="utf-8", newline="") as out:
+        merged, self.rows = self._part(world), 0
+        with ExitStack() as stack, open(merged, "w", encoding="utf-8", newline="") as out:
+            files = [stack.enter_context(self._part(rank).open(encoding="utf-8", newline="")) for rank in range(world)]
             if self.path.suffix == ".csv":
-                out.write([file.readline() for file in files][0])
+                headers = [file.readline() for file in files]
+                out.write(headers[0])
             for lines in zip_longest(*files):
                 for line in lines:
                     if line is not None:
                         out.write(line)
                         self.rows += 1
-        for rank, file in enumerate(files):
-            file.close()
+        for rank in range(world):
             self._part(rank).unlink()
         os.replace(merged, self._part(0))
 

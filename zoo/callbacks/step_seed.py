@@ -22,9 +22,15 @@ class StepSeed(L.Callback):
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if self.seed is None:
             from zoo.data.base import order_seed
 
             self.seed = order_seed()
-        torch.manual_seed(mix(self.seed, trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.global_rank))
+        seed = mix(self.seed, trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.global_rank)
+        # torch.manual_seed also asks after every device there might be, which takes as long as a small network's step
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(seed)

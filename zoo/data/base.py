@@ -13,11 +13,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from zoo.data.sampler import Batches, OrderedBatches, Shard, mix
+from zoo.processes import is_main_process
 
 # What a dataset may tell a model. A model that has an argument of this name, left at None, is given the data's value.
 FACTS = (
@@ -56,7 +56,7 @@ class TensorSet(Dataset):
 
 
 class _Batched(Dataset):
-    """Answers a whole batch of indices at once. Random augmentation is seeded by the batch, whichever worker does it."""
+    """Answers a whole batch of indices; random augmentation is seeded by the batch, whichever worker does it."""
 
     def __init__(self, dataset: Dataset, collate: Callable[[list], Any], seeded: bool) -> None:
         self.dataset, self.collate, self.seeded = dataset, collate, seeded
@@ -133,7 +133,7 @@ class DataModule(L.LightningDataModule):
         _ = self.datasets
 
     def train_dataloader(self) -> DataLoader:
-        ordered = self.trainer is not None and self.trainer.overfit_batches > 0
+        ordered = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         sampler = (OrderedBatches if ordered else Batches)(
             len(self.datasets["train"]),  # type: ignore[arg-type]
             self.batch_size,
@@ -187,7 +187,7 @@ class DataModule(L.LightningDataModule):
         """Batches of the current epoch that have been trained on: a resumed run goes on behind them."""
         if self.trainer is None or not (total := self.trainer.num_training_batches) or total == float("inf"):
             return {"batches_done": 0}
-        return {"batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % int(total)}
+        return {"batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % int(total)}  # type: ignore
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._done = state_dict["batches_done"]
@@ -195,7 +195,7 @@ class DataModule(L.LightningDataModule):
 
 def say(text: str) -> None:
     """Tell the user, once and not by every process, what was done to the data."""
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         print(f"zoo: {text}", file=sys.stderr)
 
 

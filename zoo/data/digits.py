@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from zoo.data.base import DataModule, TensorSet, split_indices
@@ -29,7 +31,7 @@ class Digits(DataModule):
     def splits(self) -> dict[str, TensorSet]:
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
+        digits: Any = load_digits()
         x = torch.from_numpy(digits.data).float().reshape(-1, 64 if self.flat else 1, *([] if self.flat else [8, 8]))
         y = torch.from_numpy(digits.target).long()
         shares = [1 - self.val_share - self.test_share, self.val_share, self.test_share]

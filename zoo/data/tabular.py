@@ -42,7 +42,7 @@ class Tabular(DataModule):
         file: str | None = None,
         target: str | None = None,
         kind: Literal["classification", "regression"] | None = None,
-        ignore: list[str] = [],  # noqa: B006
+        ignore: list[str] = [],
         predict_file: str | None = None,
         val_share: float = 0.15,
         test_share: float = 0.15,

@@ -83,7 +83,7 @@ class MLPClassifier(Classifier):
 
     def __init__(
         self,
-        hidden: list[int] = [64, 64],  # noqa: B006  (never changed, and shown in --help)
+        hidden: list[int] = [64, 64],
         activation: LayerSpec = "ReLU",
         norm: LayerSpec | list[LayerSpec] = "none",
         dropout: float | list[float] = 0.0,
@@ -112,7 +112,7 @@ class MLPRegressor(Regressor):
 
     def __init__(
         self,
-        hidden: list[int] = [64, 64],  # noqa: B006
+        hidden: list[int] = [64, 64],
         activation: LayerSpec = "ReLU",
         norm: LayerSpec | list[LayerSpec] = "none",
         dropout: float | list[float] = 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class ScratchMLP(nn.Module):
         if len(dims) < 2:
             raise ValueError(f"dims needs an input and an output width, got {list(dims)}")
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(dims, dims[1:], strict=False):
+        for width_in, width_out in pairwise(dims):
             layers += [ScratchLinear(width_in, width_out), ScratchReLU()]
         self.layers = nn.ModuleList(layers[:-1])
 
@@ -103,7 +104,7 @@ class ScratchMLPClassifier(Classifier):
 
     def __init__(
         self,
-        hidden: list[int] = [64, 32],  # noqa: B006
+        hidden: list[int] = [64, 32],
         input_dim: int | None = None,
         num_classes: int | None = None,
         class_names: list[str] | None = None,

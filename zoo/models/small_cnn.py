@@ -30,7 +30,7 @@ class ConvBlock(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
         act = _activation(activation)
         if hasattr(act, "inplace"):
-            act.inplace = True
+            act.inplace = True  # type: ignore[assignment]
         super().__init__(conv, *([] if norm == "none" else [_norm(norm, out_channels)]), act)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
@@ -79,12 +79,16 @@ class SmallCNN(nn.Module):
         if head == "flatten":
             side = (image_size or 0) >> len(stages)
             if side < 1:
-                raise ValueError(f"head flatten with {len(stages)} stages needs images of {2 ** len(stages)} pixels or more, "
-                                 f"got image_size={image_size}")  # fmt: skip
+                least = f"needs images of {2 ** len(stages)} pixels or more"
+                raise ValueError(f"head flatten with {len(stages)} stages {least}, got image_size={image_size}")
             width *= side * side
         self.features = nn.Sequential(*layers, *([nn.AdaptiveAvgPool2d(1)] if head == "pool" else []))
         self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(width, hidden), _activation(activation), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
+            nn.Flatten(),
+            nn.Linear(width, hidden),
+            _activation(activation),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
@@ -109,7 +113,7 @@ class SmallCNNClassifier(Classifier):
 
     def __init__(
         self,
-        stages: list[list[int]] = [[32, 64], [128, 128], [256]],  # noqa: B006
+        stages: list[list[int]] = [[32, 64], [128, 128], [256]],
         head: Literal["pool", "flatten"] = "pool",
         hidden: int = 128,
         dropout: float = 0.4,

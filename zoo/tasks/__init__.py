@@ -4,4 +4,4 @@ from zoo.tasks.base import Task, need
 from zoo.tasks.classification import Classifier
 from zoo.tasks.regression import Regressor
 
-__all__ = ["Classifier", "Regressor", "Task"]
+__all__ = ["Classifier", "Regressor", "Task", "need"]

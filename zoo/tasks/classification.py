@@ -49,20 +49,20 @@ class Classifier(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
-        num_classes = need(self, num_classes=num_classes)
+        classes: int = need(self, num_classes=num_classes)
         task = task or "multiclass"
-        if task == "binary" and num_classes != 2:
+        if task == "binary" and classes != 2:
             raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
-        if class_names is not None and len(class_names) != num_classes:
+        if class_names is not None and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}: {class_names}")
-        self.num_classes, self.task = num_classes, task
-        self.class_names = class_names or [str(i) for i in range(num_classes)]
+        self.num_classes, self.task = classes, task
+        self.class_names = class_names or [str(i) for i in range(classes)]
         if self.loss is None:
             self.loss = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
-        metrics = _metrics(task, num_classes)
+        metrics = _metrics(task, classes)
         self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("val", "test")})
         if task != "multilabel":
-            matrix = BinaryConfusionMatrix() if task == "binary" else MulticlassConfusionMatrix(num_classes)
+            matrix = BinaryConfusionMatrix() if task == "binary" else MulticlassConfusionMatrix(classes)
             self.metrics["confusion"] = matrix
 
     def forward(self, x: Tensor) -> Float[Tensor, "b k"]:
@@ -128,7 +128,7 @@ class Classifier(Task):
     @property
     def confusion_matrix(self) -> Tensor | None:
         """Counts ``(true class, predicted class)`` of the last test, or None before one."""
-        matrix = self.metrics["confusion"] if "confusion" in self.metrics else None
+        matrix = dict(self.metrics.items()).get("confusion")
         return matrix.compute() if matrix is not None and matrix.update_called else None  # type: ignore
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
@@ -161,7 +161,7 @@ def binary_logit(logits: Tensor) -> Tensor:
 
 
 def _metrics(task: str, k: int) -> MetricCollection:
-    fast = {"validate_args": False}  # their checks read values back from the device
+    fast: dict[str, Any] = {"validate_args": False}  # their checks read values back from the device
     if task == "binary":
         chosen = {"accuracy": BinaryAccuracy(**fast), "f1": BinaryF1Score(**fast), "auroc": BinaryAUROC(**fast)}
     elif task == "multilabel":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
@@ -48,7 +47,9 @@ class Regressor(Task):
         out = self._standardised(x)
         target = y.view(out.shape[0], -1).to(out.dtype)
         if target.shape != out.shape:
-            raise ValueError(f"the network gives {out.shape[1]} numbers a sample, the data has {target.shape[1]} targets")
+            raise ValueError(
+                f"the network gives {out.shape[1]} numbers a sample, the data has {target.shape[1]} targets"
+            )
         assert self.loss is not None
         if stage != "train":
             values = (out.float() * self.target_std + self.target_mean, target.float())

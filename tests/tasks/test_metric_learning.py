@@ -1,0 +1,116 @@
+"""recall@k against its definition, in every order and on two processes; embeddings that really learn."""
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from tests.conftest import ROOT
+from zoo.losses import BatchTripletLoss, RankingLoss
+from zoo.models import MLP
+from zoo.tasks.metric_learning import MetricLearner, mate_ranks, recall_at_k
+
+
+def by_definition(embeddings: Tensor, labels: Tensor, k: int) -> float:
+    hits = []
+    for i in range(len(labels)):
+        others = [j for j in range(len(labels)) if j != i]
+        if any(labels[j] == labels[i] for j in others):
+            nearest = sorted(others, key=lambda j: float((embeddings[i] - embeddings[j]).square().sum()))[:k]
+            hits.append(any(labels[j] == labels[i] for j in nearest))
+    return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 2**22])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_recall_equals_its_definition_in_blocks_of_any_size(k, numbers):
+    generator = torch.Generator().manual_seed(k)
+    embeddings = torch.randn(60, 3, generator=generator, dtype=torch.float64).float() + 5
+    labels = torch.randint(0, 25, (60,), generator=generator)
+    assert (labels.bincount() == 1).any(), "some sample has no mate, and does not count"
+    assert 0.1 < by_definition(embeddings, labels, k) < 0.9
+    ours = recall_at_k(mate_ranks(embeddings, labels, numbers), k)
+    assert float(ours) == pytest.approx(by_definition(embeddings, labels, k))
+
+
+def test_recall_by_hand():
+    embeddings, labels = torch.tensor([[0.0], [1.0], [3.0], [3.5], [9.0]]), torch.tensor([0, 1, 0, 1, 2])
+    assert mate_ranks(embeddings, labels).tolist() == [2, 3, 3, 2, 0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e4, float("nan")])
+def test_embeddings_all_alike_have_no_recall(value):
+    """Sorted by class, as validation data may be, the first of equal neighbours would be of the right class."""
+    labels = torch.arange(10).repeat_interleave(20)
+    assert recall_at_k(mate_ranks(torch.full((200, 16), value), labels), 5) == 0
+
+
+@pytest.mark.parametrize("loss", [None, BatchTripletLoss(0.5), BatchTripletLoss(0.5, "all"), RankingLoss()])
+def test_each_loss_pulls_classes_apart(loss):
+    torch.manual_seed(0)
+    centres, labels = torch.randn(5, 8), torch.arange(5).repeat(8)
+    noise = torch.randn(40, 30) * 2  # most of the input tells nothing
+    x = torch.cat([centres[labels], noise], 1)
+    module = MetricLearner(MLP(38, [32], 4), loss=loss)
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    before = recall_at_k(mate_ranks(module(x).detach(), labels), 1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        module.step((x, labels), "train").backward()
+        optimizer.step()
+    after = recall_at_k(mate_ranks(module(x).detach(), labels), 1)
+    assert before < 0.7
+    assert after == 1
+
+
+def test_embeddings_lie_on_the_sphere_unless_told_otherwise():
+    net, x = nn.Linear(6, 3), torch.randn(5, 6)
+    assert torch.allclose(MetricLearner(net)(x).norm(dim=1), torch.ones(5))
+    assert torch.equal(MetricLearner(net, normalize=False)(x), net(x))
+
+
+def test_predictions_are_columns():
+    module, x = MetricLearner(nn.Linear(6, 3)), torch.randn(5, 6)
+    columns = module.predict_step((x, torch.zeros(5)), 0)
+    assert list(columns) == ["e0", "e1", "e2"]
+    assert columns["e1"] == module(x)[:, 1].tolist()
+
+
+@pytest.mark.parametrize("ks", [[], [5], [0, 1]])
+def test_impossible_ks(ks):
+    with pytest.raises(ValueError, match=r"recall@k start at 1"):
+        MetricLearner(nn.Linear(6, 3), ks=ks)
+
+
+@pytest.fixture
+def config(here) -> dict:
+    return yaml.safe_load((ROOT / "configs/metric_mlp_digits.yaml").read_text())
+
+
+def test_the_config_learns_and_its_checkpoint_predicts(zoo, here, config):
+    code, out, err = zoo("fit", "-c", "configs/metric_mlp_digits.yaml", "--trainer.max_epochs", "3", "--run_dir", "r")
+    assert (code, err) == (0, "")
+    assert (here / "r/embeddings.png").stat().st_size > 10_000
+    best = float(next(line for line in out.splitlines() if "best val/recall@1" in line).split()[-1])
+    assert best > 0.9
+    code, _, err = zoo("predict", "--ckpt_path", "r/checkpoints/best.ckpt", "--out", "e.csv")
+    assert (code, err) == (0, "")
+    lines = (here / "e.csv").read_text().splitlines()
+    assert lines[0] == ",".join(f"e{i}" for i in range(16))
+    assert len(lines) > 200
+
+
+def test_two_processes_report_the_recall_of_one(zoo_process, here):
+    """271 validation samples: the processes hold different numbers of them."""
+    fit = zoo_process("fit", "-c", "configs/metric_mlp_digits.yaml", "--trainer.max_epochs", "1", "--run_dir", "r")
+    assert fit.returncode == 0, fit.stderr
+    common = ["test", "--ckpt_path", "r/checkpoints/last.ckpt", "--data.eval_batch_size", "50", "--data.test_share", "0.151"]
+    one = zoo_process(*common)
+    two = zoo_process(*common, "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+
+    def recalls(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "recall" in line]
+
+    assert len(recalls(one.stdout)) == 2
+    assert recalls(one.stdout) == recalls(two.stdout)

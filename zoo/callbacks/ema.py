@@ -1,0 +1,267 @@
+"""Exponential moving average of the weights (Polyak & Juditsky, 1992, https://doi.org/10.1137/0330046)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def ema_decay(update: int, decay: float, warmup: bool) -> float:
+    """The decay of an update, counted from 0: young averages forget faster, or the first weights would linger."""
+    return min(decay, (1 + update) / (10 + update)) if warmup else decay
+
+
+@torch.no_grad()
+def ema_update(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
+    """Moves the averages towards the weights, in place."""
+    pairs = list(zip(averages, weights, strict=True))
+    alike = [(a, w) for a, w in pairs if a.dtype == w.dtype and a.device == w.device]
+    if alike:
+        torch._foreach_lerp_([a for a, _ in alike], [w for _, w in alike], 1 - decay)
+    for a, w in pairs:
+        if a.dtype != w.dtype or a.device != w.device:
+            a.lerp_(w.to(a), 1 - decay)  # one at a time: a cast of all at once would be a second model in memory
+
+
+def with_ema(checkpoint: Mapping[str, Any], weights: Literal["auto", "ema", "raw"] = "auto") -> dict[str, Any]:
+    """A shallow copy of a checkpoint with the chosen weights in `state_dict` and without `ema_params`.
+
+    Args:
+        checkpoint: what `torch.load` returned for a file written by a run with `EMA`, or without it.
+        weights: `auto` takes the averages where there are any, `ema` insists on them, `raw` keeps the trained weights.
+    """
+    if weights not in ("auto", "ema", "raw"):
+        raise ValueError(f"weights must be auto, ema or raw, not {weights!r}")
+    averages = checkpoint.get("ema_params", {})
+    if weights == "ema" and not averages:
+        raise ValueError("weights='ema', but this checkpoint holds no averages: it was saved without EMA or too early")
+    chosen = {key: value for key, value in checkpoint.items() if key != "ema_params"}
+    if weights != "raw" and averages and "state_dict" in checkpoint:  # sharded models have consumed theirs: `load_ema`
+        chosen["state_dict"] = {name: averages.get(name, tensor) for name, tensor in checkpoint["state_dict"].items()}
+    return chosen
+
+
+@torch.no_grad()
+def load_ema(module: nn.Module, averages: Mapping[str, Tensor]) -> None:
+    """Copies averages into the parameters of the same names, which may be sharded."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in averages:
+            _local(parameter).copy_(_shard(averages[name], parameter))
+
+
+class EMA(L.Callback):
+    """Keeps a running average of the weights, which validation, test, prediction and the fitted module then use.
+
+    Parameters are averaged in float32 or wider, tied ones once; buffers stay the model's own. A checkpoint's
+    `state_dict` holds the trained weights, its `ema_params` the averages. Logs nothing.
+
+    Args:
+        decay: share of the old average kept at each update, in [0, 1); 0.999 looks back over about 1,000 updates.
+        warmup: begin with `(1 + t) / (10 + t)` at update t while that is less than `decay`.
+        start_step: optimizer steps before averaging begins; until then the trained weights are used everywhere.
+        every: optimizer steps from one update to the next.
+        device: where averages are kept, for instance `cpu` to spare GPU memory; null for beside the weights.
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        warmup: bool = True,
+        start_step: int = 0,
+        every: int = 1,
+        device: str | None = None,
+    ) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and less than 1, not {decay}")
+        if start_step < 0:
+            raise ValueError(f"start_step must be at least 0, not {start_step}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        try:
+            torch.device(device or "cpu")
+        except RuntimeError:
+            raise ValueError(f"device must be a torch device like cpu or cuda:0, not {device!r}") from None
+        self.decay, self.warmup, self.start_step, self.every, self.device = decay, warmup, start_step, every, device
+        self._names: dict[nn.Parameter, list[str]] = {}  # several names where tied
+        self._forget()
+
+    def _forget(self) -> None:
+        self.updates = 0
+        self.averages: list[Tensor] | None = None  # this rank's shards, in the order of _names; None before an update
+        self._raw: list[Tensor] | None = None  # the trained weights while the averages stand in for them
+        self._step = 0  # the optimizer step last looked at
+
+    # fit
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
+            name = type(trainer.strategy).__name__
+            raise ValueError(f"EMA cannot average what {name} shards: use ModelParallelStrategy with fully_shard")
+        if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
+            rank_zero_warn("save_weights_only=True: these checkpoints will hold the trained weights, not the averages.")
+        continues = trainer.global_step > 0 and any(p in self._names for p in pl_module.parameters())
+        if not continues:
+            self._forget()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore(pl_module)  # fitted before: go on from the trained weights
+        self._collect(pl_module)
+        self._settle()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._advance(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # elsewhere the module holds what it should
+            self._apply(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restore(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restore(pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._settle()  # Lightning has moved the module off the GPU
+        self._apply(pl_module)
+
+    # checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates = state_dict["updates"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._advance(trainer)  # another callback may be saving before our on_train_batch_end
+        if self.averages is None:
+            return
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
+        checkpoint["ema_params"] = self._named(self.averages, gather=True, keep=trainer.is_global_zero)
+        if self._raw is not None:
+            state = checkpoint["state_dict"]
+            sharded = any(isinstance(value, DTensor) for value in state.values())
+            raw = self._named(self._raw, gather=not sharded, keep=sharded or trainer.is_global_zero)
+            state.update({name: tensor for name, tensor in raw.items() if name in state})
+
+    @torch.no_grad()
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._forget()
+        averages = checkpoint.get("ema_params")
+        if trainer.state.fn != TrainerFn.FITTING:
+            load_ema(pl_module, averages or {})
+            return
+        self._step = checkpoint["global_step"]
+        if averages:
+            self._collect(pl_module)
+            self.averages = [
+                self._shadow(_shard(averages[names[0]], parameter) if names[0] in averages else _local(parameter))
+                for parameter, names in self._names.items()
+            ]
+
+    # the averages
+
+    def _collect(self, module: nn.Module) -> None:
+        _reshard(module)
+        self._names = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if parameter.is_floating_point() or parameter.is_complex():
+                self._names.setdefault(parameter, []).append(name)
+
+    def _weights(self) -> list[Tensor]:
+        return [_local(parameter) for parameter in self._names]
+
+    def _shadow(self, weight: Tensor) -> Tensor:
+        # bfloat16 would round away every update of a slow average
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return weight.to(self.device or weight.device, dtype, copy=True)
+
+    def _settle(self) -> None:
+        """Brings the averages to where the weights are by now."""
+        if self.averages is not None:
+            pairs = zip(self.averages, self._weights(), strict=True)
+            self.averages = [average.to(self.device or weight.device) for average, weight in pairs]
+
+    @torch.no_grad()
+    def _advance(self, trainer: L.Trainer) -> None:
+        """Updates the averages if the optimizer has stepped since the last look."""
+        step, last = trainer.global_step, self._step
+        if step <= last:
+            return
+        self._step = step
+        # not `step % every`: several optimizers in one batch advance the count by more than one
+        if step <= self.start_step or step // self.every == last // self.every:
+            return
+        if self.averages is None:
+            self.averages, self.updates = [self._shadow(weight) for weight in self._weights()], 0
+        else:
+            ema_update(self.averages, self._weights(), ema_decay(self.updates, self.decay, self.warmup))
+        self.updates += 1
+
+    @torch.no_grad()
+    def _apply(self, module: nn.Module) -> None:
+        if self.averages is None or self._raw is not None:
+            return
+        _reshard(module)
+        weights = self._weights()
+        # A copy, taken before any weight changes, and not an exchange: Ctrl-C at any point leaves both whole. It takes
+        # the memory of the gradients, which Lightning has freed by now, and lies beside the averages.
+        self._raw = [w.to(a.device, copy=True) for w, a in zip(weights, self.averages, strict=True)]
+        torch._foreach_copy_(weights, self.averages)
+
+    @torch.no_grad()
+    def _restore(self, module: nn.Module) -> None:
+        if self._raw is None:
+            return
+        _reshard(module)
+        torch._foreach_copy_(self._weights(), self._raw)
+        self._raw = None
+
+    def _named(self, tensors: Sequence[Tensor], gather: bool, keep: bool) -> dict[str, Tensor]:
+        """The tensors under every name they have in a state_dict; all ranks call it, those that save keep them."""
+        named = {}
+        for (parameter, names), tensor in zip(self._names.items(), tensors, strict=True):
+            if isinstance(parameter, DTensor):
+                tensor = DTensor.from_local(
+                    tensor.to(parameter.device),
+                    parameter.device_mesh,
+                    parameter.placements,
+                    shape=parameter.shape,
+                    stride=parameter.stride(),
+                )
+                tensor = tensor.full_tensor().cpu() if gather else tensor
+            if keep:
+                named.update(dict.fromkeys(names, tensor))
+        return named
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """This rank's part of a parameter, sharing its memory."""
+    return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
+
+
+def _shard(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, cut as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return _local(distribute_tensor(tensor.to(parameter.device), mesh, placements, src_data_rank=None))
+
+
+def _reshard(module: nn.Module) -> None:
+    """Drops whole weights that fully_shard keeps after a forward pass: they would outlive a change of the shards."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()

@@ -1,0 +1,79 @@
+"""Commands that look at a run before it trains: each starts a real fit and leaves it at its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.call import _TunerExitException
+
+from zoo.optim import describe_groups
+from zoo.optim.schedules import Schedule
+
+
+class ZooTrainer(L.Trainer):
+    """Lightning's Trainer, with zoo's commands as methods so that the command line lists them."""
+
+    def plan(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
+        """Print the parameter groups, the schedule and the fine-tuning plan, without training."""
+
+
+class AtStart(L.Callback):
+    """Call a function when training would begin, with everything in place, and end there.
+
+    Args:
+        action: called with the trainer and the module.
+    """
+
+    def __init__(self, action: Callable[[L.Trainer, L.LightningModule], None]) -> None:
+        self.action = action
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.action(trainer, pl_module)
+        raise _TunerExitException  # by which Lightning's own tuner leaves a fit in good order
+
+
+def at_start(trainer: L.Trainer, model: L.LightningModule, data: Any, action: Callable) -> None:
+    trainer.callbacks.append(AtStart(action))  # type: ignore[attr-defined]
+    trainer.limit_val_batches = 0
+    trainer.fit(model, datamodule=data)
+
+
+def plan(trainer: L.Trainer, model: L.LightningModule, data: Any, config: Any) -> None:
+    """Print the table of parameter groups, the learning rate over the run, and what is trained when."""
+    at_start(trainer, model, data, lambda trainer, module: print(plan_text(trainer, module)))
+
+
+def plan_text(trainer: L.Trainer, module: L.LightningModule) -> str:
+    parts = []
+    for optimizer in trainer.optimizers:
+        rows = [{k: v for k, v in row.items() if k != "trainable"} for row in describe_groups(optimizer)]
+        parts.append(columns(rows))
+    steps = trainer.estimated_stepping_batches
+    parts.append(f"{steps} steps, {trainer.num_training_batches} batches an epoch")
+    for config in trainer.lr_scheduler_configs:
+        schedule = config.scheduler
+        if isinstance(schedule, Schedule):
+            marks = sorted({round(share * (int(steps) - 1)) for share in (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1)})
+            rows = [
+                {"step": step} | {str(g.get("name", i)): base * schedule.factor(step)
+                for i, (g, base) in enumerate(zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True))}
+                for step in marks
+            ]  # fmt: skip
+            parts.append(f"{type(schedule).__name__}, the learning rate of each group:\n" + columns(rows))
+        else:
+            parts.append(f"{type(schedule).__name__}, stepped every {config.frequency} {config.interval}")
+    return "\n\n".join(parts)
+
+
+def columns(rows: list[dict[str, Any]]) -> str:
+    """A table with a header, numbers short."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+    head = list(rows[0])
+    lines = [head, *([cell(row[k]) for k in head] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  " + "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,0 +1,199 @@
+"""Losses on the outputs of a network: classes, yes-or-no questions, a teacher's logits, quantiles."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
+    """Cross-entropy as in torch, with the class weights as a list.
+
+    Args:
+        weight: one factor per class; ``None`` weighs all alike.
+        label_smoothing: probability, in [0, 1], that is spread over all classes.
+        ignore_index: label that does not count.
+        reduction: mean (weighted, as in torch), sum or none.
+    """
+
+    def __init__(
+        self,
+        weight: list[float] | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        weights = None if weight is None else torch.tensor(weight)
+        super().__init__(weights, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy that counts well-classified examples less (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
+
+    The factor is (1 - p)^gamma. Whole-number targets mean classes, one per example; floating-point targets of the
+    logits' shape mean independent yes-or-no questions. Computed in logarithms, so values and gradients stay finite for
+    logits of 10,000.
+
+    Args:
+        gamma: how strongly; 0 is plain cross-entropy.
+        alpha: yes-or-no: weight of "yes", with 1 - alpha for "no", one number or one per column; classes: one factor
+            per class. ``None`` weighs all alike.
+        ignore_index: target that does not count.
+        reduction: mean over the targets that count, sum, or none (zero where ignored).
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | list[float] | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"FocalLoss: gamma is {gamma}, but must be at least 0")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"FocalLoss: reduction is {reduction!r}, but must be mean, sum or none")
+        self.gamma, self.alpha, self.ignore_index, self.reduction = gamma, alpha, ignore_index, reduction
+
+    def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Tensor:
+        """The loss.
+
+        Args:
+            logits: (b, k) or (b, k, ...) for classes, any shape for yes-or-no questions.
+            target: (b) or (b, ...) class indices, or floats in [0, 1] of the logits' shape.
+
+        Returns:
+            A scalar, or the target's shape for reduction "none".
+
+        Raises:
+            ValueError: shapes do not fit, or alpha does not.
+        """
+        per_target = self._yes_or_no if target.is_floating_point() else self._classes
+        keep = target != self.ignore_index
+        losses = per_target(logits, target.masked_fill(~keep, 0)).masked_fill(~keep, 0.0)
+        if self.reduction == "mean":
+            return losses.sum() / keep.sum().clamp(min=1)
+        return losses.sum() if self.reduction == "sum" else losses
+
+    def _yes_or_no(self, logits: Tensor, target: Tensor) -> Tensor:
+        if target.shape != logits.shape:
+            raise ValueError(f"FocalLoss: targets are {tuple(target.shape)}, but logits {tuple(logits.shape)}")
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
+        log_miss = torch.logaddexp(log_yes + torch.log1p(-target), log_no + target.log())
+        if self.alpha is not None:
+            alpha = logits.new_tensor(self.alpha)
+            losses = losses * (alpha * target + (1 - alpha) * (1 - target))
+        return losses * torch.exp(self.gamma * log_miss)
+
+    def _classes(self, logits: Tensor, target: Tensor) -> Tensor:
+        classes = logits.shape[1] if logits.ndim > 1 else 0
+        if classes < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+            raise ValueError(
+                f"FocalLoss: logits are {tuple(logits.shape)} and class indices {tuple(target.shape)}, "
+                "but must be (b, k, ...) with k > 1 and (b, ...); yes-or-no targets have to be floats"
+            )
+        log_p, index = logits.log_softmax(1), target.unsqueeze(1)
+        # log(1 - p) from the other classes: 1 - p itself rounds to 0 where p is nearly 1.
+        log_miss = log_p.scatter(1, index, -math.inf).logsumexp(1)
+        losses = -log_p.gather(1, index).squeeze(1)
+        if self.alpha is not None:
+            if not isinstance(self.alpha, list) or len(self.alpha) != classes:
+                raise ValueError(f"FocalLoss: alpha is {self.alpha}, but must be a list of {classes} class weights")
+            losses = losses * logits.new_tensor(self.alpha)[target]
+        return losses * torch.exp(self.gamma * log_miss)
+
+
+class DistillationLoss(nn.Module):
+    """Learns from a teacher's soft probabilities and the labels (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+
+    alpha T^2 KL(teacher at T, student at T) + (1 - alpha) cross-entropy.
+
+    Args:
+        temperature: T, above 0; the higher, the more the unlikely classes count.
+        alpha: share of the teacher, in [0, 1]; at 1 no labels are needed.
+        ignore_index: label that does not count, for the teacher's part neither.
+    """
+
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, ignore_index: int = -100) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"DistillationLoss: temperature is {temperature}, but must be above 0")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"DistillationLoss: alpha is {alpha}, but must be in [0, 1]")
+        self.temperature, self.alpha, self.ignore_index = temperature, alpha, ignore_index
+
+    def forward(
+        self,
+        student: Float[Tensor, "*b k"],
+        teacher: Float[Tensor, "*b k"],
+        target: Int[Tensor, "*b"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss.
+
+        Args:
+            student: logits.
+            teacher: logits, of the same shape; no gradient flows into them.
+            target: class indices; may be left out if alpha is 1.
+
+        Returns:
+            A scalar, the mean over the targets that count.
+
+        Raises:
+            ValueError: labels are needed but missing.
+        """
+        if target is None and self.alpha < 1:
+            raise ValueError(f"DistillationLoss: alpha is {self.alpha}, so labels count too, but none were given")
+        log_student = (student / self.temperature).log_softmax(-1)
+        log_teacher = (teacher.detach() / self.temperature).log_softmax(-1)
+        soft = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1) * self.temperature**2
+        if target is None:
+            return soft.mean()
+        hard = F.cross_entropy(student.movedim(-1, 1), target, ignore_index=self.ignore_index, reduction="none")
+        losses = self.alpha * soft + (1 - self.alpha) * hard
+        keep = target != self.ignore_index
+        return losses.masked_fill(~keep, 0.0).sum() / keep.sum().clamp(min=1)
+
+
+class PinballLoss(nn.Module):
+    """Learns quantiles, by weighing misses unequally (Koenker and Bassett 1978, https://doi.org/10.2307/1913643).
+
+    A prediction costs q times its distance below the truth and 1 - q times its distance above.
+
+    Args:
+        quantiles: each in (0, 1), as [0.1, 0.5, 0.9]; the prediction's last dimension is in this order.
+    """
+
+    def __init__(self, quantiles: list[float]) -> None:
+        super().__init__()
+        if not quantiles or not all(0 < q < 1 for q in quantiles):
+            raise ValueError(f"PinballLoss: quantiles are {quantiles}, but must be one or more numbers in (0, 1)")
+        self.quantiles = list(quantiles)
+
+    def forward(self, prediction: Float[Tensor, "*b q"], target: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+        """The loss.
+
+        Args:
+            prediction: (..., q).
+            target: (...), the same without the quantiles.
+
+        Returns:
+            A scalar, the mean over everything.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        if prediction.shape != (*target.shape, len(self.quantiles)):
+            raise ValueError(
+                f"PinballLoss: predictions are {tuple(prediction.shape)}, but must be the targets' "
+                f"{tuple(target.shape)} and {len(self.quantiles)} quantiles"
+            )
+        error = target.unsqueeze(-1) - prediction
+        q = error.new_tensor(self.quantiles)
+        return torch.maximum(q * error, (q - 1) * error).mean()

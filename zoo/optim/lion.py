@@ -1,0 +1,144 @@
+"""Lion, the optimizer found by symbolic search (Chen et al. 2023, https://arxiv.org/abs/2302.06675)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Elements a thread works on before moving on: parameter, gradient, momentum and update then stay in its L2 cache.
+CHUNK = 65_536
+
+
+class Lion(torch.optim.Optimizer):
+    """Steps by the sign of an interpolated momentum: one state tensor per parameter, weight decay decoupled.
+
+    Every step has size ``lr`` in every element, so ``lr`` wants to be 3 to 10 times smaller, and ``weight_decay`` as
+    much larger, than for AdamW.
+
+    Args:
+        params: parameters, named parameters or groups, as for any torch optimizer; real and dense.
+        lr: learning rate; a one-element tensor is read once a step.
+        betas: weight of the momentum in the update, and its decay from step to step.
+        weight_decay: share of the parameter taken away per step, times ``lr``.
+        foreach: update all tensors of a group at once, at the cost of one temporary copy of them; ``None`` does so on
+            CUDA, and goes tensor by tensor in cache-sized pieces elsewhere, which is faster there.
+        maximize: follow the gradient upwards.
+
+    Raises:
+        ValueError: an option is out of range.
+        RuntimeError: a gradient is sparse, or a parameter complex.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        if float(lr) < 0:
+            raise ValueError(f"Lion: lr is {float(lr)}, but must be at least 0")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Lion: betas are {tuple(betas)}, but must be two numbers in [0, 1)")
+        if weight_decay < 0:
+            raise ValueError(f"Lion: weight_decay is {weight_decay}, but must be at least 0")
+        options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach, "maximize": maximize}
+        super().__init__(params, options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients anew; called once, first.
+
+        Returns:
+            What the closure returned, or ``None``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            grads = [self._checked_grad(p) for p in params]
+            momenta = [self._momentum(p) for p in params]
+            foreach = group["foreach"]
+            if foreach is None:
+                foreach = all(p.is_cuda and type(p) in (Tensor, nn.Parameter) for p in params)
+            lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+            keep = 1 - lr * group["weight_decay"]
+            update = _update_together if foreach else _update_each
+            update(params, grads, momenta, lr, keep, beta1, beta2, group["maximize"])
+        return loss
+
+    def _momentum(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return state["exp_avg"]
+
+    @staticmethod
+    def _checked_grad(param: Tensor) -> Tensor:
+        assert param.grad is not None
+        if param.grad.is_sparse:
+            raise RuntimeError("Lion takes dense gradients only; set sparse=False in the embedding")
+        if param.is_complex():
+            raise RuntimeError("Lion takes real parameters only: a complex number has no sign")
+        return param.grad
+
+
+def _update_together(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    lr: float,
+    keep: float,
+    beta1: float,
+    beta2: float,
+    maximize: bool,
+) -> None:
+    if not params:
+        return
+    if maximize:
+        grads = list(torch._foreach_neg(grads))
+    updates = torch._foreach_lerp(momenta, grads, 1 - beta1)
+    torch._foreach_sign_(updates)
+    torch._foreach_lerp_(momenta, grads, 1 - beta2)
+    if keep != 1:
+        torch._foreach_mul_(params, keep)
+    torch._foreach_add_(params, updates, alpha=-lr)
+
+
+def _update_each(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    lr: float,
+    keep: float,
+    beta1: float,
+    beta2: float,
+    maximize: bool,
+) -> None:
+    for tensors in zip(params, grads, momenta, strict=True):
+        for param, grad, momentum in _pieces(*tensors):
+            slope = -grad if maximize else grad
+            update = momentum.lerp(slope, 1 - beta1).sign_()
+            momentum.lerp_(slope, 1 - beta2)
+            if keep != 1:
+                param.mul_(keep)
+            param.add_(update, alpha=-lr)
+
+
+def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The same tensors as flat, cache-sized views, where plain memory allows it."""
+    chunk = CHUNK * torch.get_num_threads()
+    splittable = all(
+        t.device.type == "cpu" and t.is_contiguous() and type(t) in (Tensor, nn.Parameter) for t in tensors
+    )
+    if not splittable or tensors[0].numel() <= chunk:
+        return (tensors,)
+    return zip(*(t.view(-1).split(chunk) for t in tensors), strict=True)

@@ -1,0 +1,250 @@
+"""Learning-rate schedules by step; their formulas, and what step 0 means, are in :mod:`zoo.optim.curves`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from zoo.optim import curves
+
+
+class Schedule(LRScheduler):
+    """Sets every group's learning rate to its own peak (``initial_lr``) times one factor of the step.
+
+    Groups keep their ratios. Nothing is computed from the step before, so a resumed run is exact; if it is resumed
+    with another length, the new length holds from there on. Checkpoints hold plain numbers only.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        last_epoch: last step already done; -1 to begin.
+        options: further arguments of ``curve``.
+
+    Raises:
+        ValueError: ``total_steps`` is missing or not a positive whole number, or an option is out of range.
+    """
+
+    interval = "step"
+    curve: Callable[..., float]
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None, last_epoch: int = -1, **options: Any) -> None:
+        name = type(self).__name__
+        if total_steps is None:
+            raise ValueError(f"{name} needs total_steps: the task fills it in; outside of a task, give it yourself")
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise ValueError(f"{name}: total_steps is {total_steps}, but must be a whole number of at least 1")
+        self.total_steps = total_steps
+        self.options = options
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """The factor at any step, past or future.
+
+        Args:
+            step: from 0; beyond the last step the last value holds.
+
+        Returns:
+            Learning rate over its peak.
+        """
+        return self.curve(min(step, self.total_steps - 1), self.total_steps, **self.options)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rates of the current step.
+
+        Returns:
+            One for each group.
+        """
+        factor = self.factor(self.last_epoch)
+        return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is, and the peaks: neither its length nor its shape, which are the configuration's.
+
+        Returns:
+            Plain numbers.
+        """
+        return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues at the saved step, and sets the learning rates of that step.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the optimizer has another number of groups.
+        """
+        groups, peaks = self.optimizer.param_groups, state_dict["base_lrs"]
+        if len(peaks) != len(groups):
+            raise ValueError(f"the saved schedule has {len(peaks)} parameter groups, but the optimizer {len(groups)}")
+        for group, peak in zip(groups, peaks, strict=True):
+            group["initial_lr"] = peak
+        self.base_lrs = list(peaks)
+        self.last_epoch = state_dict["last_epoch"]
+        self._last_lr = self.get_lr()
+        for group, lr in zip(groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+
+class WarmupCosine(Schedule):
+    """Linear warmup, then half a cosine down (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
+
+    Without the paper's restarts.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        warmup: share of the run (0.05) or number of steps (500).
+        min_ratio: floor, as a share of the peak.
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.warmup_anneal)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: int | float = 0.05,
+        min_ratio: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup, min_ratio=min_ratio)
+
+
+class WarmupLinear(Schedule):
+    """Linear warmup, then a line down to a floor.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        warmup: share of the run (0.05) or number of steps (500).
+        min_ratio: floor, as a share of the peak.
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.warmup_anneal)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: int | float = 0.05,
+        min_ratio: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup, min_ratio=min_ratio, shape="linear")
+
+
+class WarmupStableDecay(Schedule):
+    """Linear warmup, a long plateau, and a decay only at the end (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
+
+    The sqrt shape is from Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        warmup: share of the run (0.05) or number of steps (500).
+        decay: share or number of steps, at the end.
+        min_ratio: floor, as a share of the peak.
+        shape: of the decay: a line, half a cosine, or 1 - sqrt(progress).
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.warmup_stable_decay)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: int | float = 0.05,
+        decay: int | float = 0.2,
+        min_ratio: float = 0.0,
+        shape: Literal["linear", "cosine", "sqrt"] = "linear",
+        last_epoch: int = -1,
+    ) -> None:
+        options = {"warmup": warmup, "decay": decay, "min_ratio": min_ratio, "shape": shape}
+        super().__init__(optimizer, total_steps, last_epoch, **options)
+
+
+class OneCycle(Schedule):
+    """Up and down again in half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
+
+    The numbers of torch's OneCycleLR, but every group keeps its own peak, and the momentum is left alone.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        pct_start: share of the run that goes up.
+        div_factor: peak over start.
+        final_div_factor: start over end.
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.one_cycle)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        last_epoch: int = -1,
+    ) -> None:
+        options = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
+        super().__init__(optimizer, total_steps, last_epoch, **options)
+
+
+class StepDecay(Schedule):
+    """Drops by a factor at each milestone.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        milestones: shares of the run (0.5) or steps (10000) at which the rate drops.
+        gamma: factor of one drop.
+        warmup: share of the run or number of steps.
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.step_decay)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        milestones: Sequence[int | float] = (0.5, 0.75),
+        gamma: float = 0.1,
+        warmup: int | float = 0,
+        last_epoch: int = -1,
+    ) -> None:
+        options = {"milestones": list(milestones), "gamma": gamma, "warmup": warmup}
+        super().__init__(optimizer, total_steps, last_epoch, **options)
+
+
+class Constant(Schedule):
+    """The peak throughout, after a linear warmup if there is one.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        warmup: share of the run or number of steps.
+        last_epoch: last step already done; -1 to begin.
+    """
+
+    curve = staticmethod(curves.constant)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: int | float = 0,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup)
