@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import commands, runs
-from zoo.callbacks import EarlyStopping, PredictionsFile, Progress, RunCheckpoints, StepSeed
+from zoo.callbacks import EMA, EarlyStopping, PredictionsFile, Progress, RunCheckpoints, StepSeed
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.commands import ZooTrainer
 from zoo.data.base import FACTS
@@ -32,10 +33,15 @@ from zoo.parsing import UserError, ZooParser, allow_imports, check_config, one_l
 from zoo.processes import is_main_process
 from zoo.report import print_end_of_fit, print_metrics
 
+# Short names are found among the classes that are imported already.
+for _room in ("callbacks", "data", "layers", "losses", "models", "optim", "tasks"):
+    importlib.import_module(f"zoo.{_room}")
+
 Weights = Literal["auto", "ema", "raw"]
 LoggerName = Literal["csv", "wandb", "tensorboard"]
 # Callbacks with a key of their own, so that two configs combine without one list replacing the other.
 SLOTS: dict[str, tuple[Any, str]] = {
+    "ema": (EMA, "average the weights, for validation and after"),
     "early_stopping": (EarlyStopping, "stop when a metric no longer improves"),
 }
 

@@ -66,7 +66,8 @@ class Task(L.LightningModule):
         if compile:
             net.compile()
         self._meters: dict[str, _Meter] = {}
-        self._seen = 0  # items in this accumulation window, on this process
+        self._items = 0  # in this batch
+        self._seen = 0  # in this accumulation window, on this process
 
     # What a task says -------------------------------------------------------------------------------------------------
 
@@ -98,10 +99,15 @@ class Task(L.LightningModule):
         loss = self.step(batch, "train")
         n = self.count(batch)
         self.log_training(loss, n)
-        if self._weighted:
-            self._seen += n
-            loss = loss * n
+        self._items = n
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Weigh the batch by its size where batches are averaged; ``on_after_backward`` divides by all of them."""
+        if self._weighted:
+            self._seen += self._items
+            loss = loss * self._items
+        loss.backward(*args, **kwargs)
 
     def log_training(self, loss: Tensor, n: int) -> None:
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""

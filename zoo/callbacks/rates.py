@@ -1,0 +1,108 @@
+"""Reading and setting the learning rate of an optimizer with its schedule, whatever they are."""
+
+import math
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau
+
+
+def assign(group: Any, key: Any, lr: float) -> None:
+    if isinstance(group[key], Tensor):
+        group[key].fill_(lr)
+    else:
+        group[key] = lr
+
+
+def rescale(value: float, old: float, new: float, factor: float = 1.0) -> float:
+    """`value`, made from the rate `old`, as it would have been made from `new`: to the last bit.
+
+    `value * (new / old)` may miss by a rounding. So the factor or divisor is applied again that explains `value`
+    exactly: the one given, or else the one recovered, as such numbers are short decimals as a rule (0.1, 25).
+    """
+    if not (value and old):
+        return value
+    for times in (factor, float(f"{value / old:.12g}")):
+        if old * times == value:
+            return new * times
+    over = float(f"{old / value:.12g}")
+    return new / over if old / over == value else value * (new / old)
+
+
+def schedules(trainer: Trainer) -> list[LRScheduler]:
+    """The schedules that hold rates: those inside `SequentialLR` and `ChainedScheduler`, not these themselves."""
+
+    def leaves(scheduler: Any) -> list[LRScheduler]:
+        if not isinstance(scheduler, LRScheduler):
+            raise ValueError(
+                f"LRFinder cannot set the rate of {type(scheduler).__name__}, which is no torch LRScheduler;"
+                " use apply: false and set lr by hand"
+            )
+        if children := getattr(scheduler, "_schedulers", None):
+            return [leaf for child in children for leaf in leaves(child)]
+        return [] if isinstance(scheduler, ReduceLROnPlateau) else [scheduler]
+
+    return [leaf for config in trainer.lr_scheduler_configs for leaf in leaves(config.scheduler)]
+
+
+def peaks(trainer: Trainer) -> list[float]:
+    """The highest rate that each group is meant to reach: now a warmup may hold it near zero."""
+    groups = trainer.optimizers[0].param_groups
+    tops = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
+    for schedule in schedules(trainer):
+        tops = [float(top) for top in getattr(schedule, "max_lrs", tops)]
+    return tops
+
+
+def main_lr(groups: list[dict[str, Any]], tops: list[float]) -> float:
+    """The rate a user would call `lr`: the common one when groups name their `lr_scale`, else the largest."""
+    scales = [group.get("lr_scale", 1.0) for group in groups]
+    unscaled = [top / scale for top, scale in zip(tops, scales, strict=True) if scale]
+    base = max(unscaled, default=0.0)
+    if not all(math.isclose(lr, base, rel_tol=1e-9) for lr in unscaled):
+        base = max(tops)
+    if base <= 0:
+        raise ValueError(f"LRFinder: the optimizer's lr is {base}, so no factor can change it; give a positive lr")
+    # a quotient may be a rounding off the decimal that the user wrote
+    return float(f"{base:.12g}")
+
+
+def rescaled(groups: list[dict[str, Any]], tops: list[float], base: float, lr: float) -> list[float]:
+    """The groups' rates once the main one is `lr`."""
+    return [rescale(top, base, lr, group.get("lr_scale", 1.0)) for group, top in zip(groups, tops, strict=True)]
+
+
+def set_lr(trainer: Trainer, lr: float) -> None:
+    """Sets the main rate in groups and schedules, before the first step, as if they had been built with it."""
+    groups = trainer.optimizers[0].param_groups
+    tops = peaks(trainer)
+    base = main_lr(groups, tops)
+    new_tops = rescaled(groups, tops, base, lr)
+    for group, old, new in zip(groups, tops, new_tops, strict=True):
+        start = float(group.get("initial_lr", old))
+        new_start = rescale(start, old, new)
+        if "max_lr" in group:
+            assign(group, "max_lr", new)
+            assign(group, "min_lr", rescale(float(group["min_lr"]), start, new_start))
+        if "initial_lr" in group:
+            assign(group, "initial_lr", new_start)
+        assign(group, "lr", new_start)
+    for schedule in schedules(trainer):
+        for name in ("base_lrs", "max_lrs"):
+            for i, value in enumerate(getattr(schedule, name, ())):
+                assign(getattr(schedule, name), i, rescale(float(value), tops[i], new_tops[i]))
+    for config in trainer.lr_scheduler_configs:
+        restart(config.scheduler)
+
+
+def restart(scheduler: Any) -> None:
+    """Takes a schedule's very first step again, so that the groups get their rate of step 0."""
+    children = getattr(scheduler, "_schedulers", None)
+    if children:
+        for child in children if isinstance(scheduler, ChainedScheduler) else children[:1]:
+            restart(child)
+    elif not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.last_epoch -= 1
+        scheduler._initial_step()
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
