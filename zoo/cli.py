@@ -24,7 +24,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import commands, runs
-from zoo.callbacks import EMA, EarlyStopping, PredictionsFile, Progress, RunCheckpoints, StepSeed
+from zoo.callbacks import (
+    EMA,
+    EarlyStopping,
+    GradientDiagnostics,
+    LRFinder,
+    PredictionsFile,
+    Progress,
+    RunCheckpoints,
+    StepSeed,
+)
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.commands import ZooTrainer
 from zoo.data.base import FACTS
@@ -43,6 +52,8 @@ LoggerName = Literal["csv", "wandb", "tensorboard"]
 SLOTS: dict[str, tuple[Any, str]] = {
     "ema": (EMA, "average the weights, for validation and after"),
     "early_stopping": (EarlyStopping, "stop when a metric no longer improves"),
+    "lr_finder": (LRFinder, "find the learning rate before training starts"),
+    "gradients": (GradientDiagnostics, "measure gradients, updates and dead units"),
 }
 
 
@@ -67,7 +78,7 @@ class ZooCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        own = {name: {"model", "datamodule"} for name in ("plan",)}
+        own = {name: {"model", "datamodule"} for name in ("plan", "lr-find")}
         return LightningCLI.subcommands() | own
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -233,6 +244,10 @@ class ZooCLI(LightningCLI):
 
     # Running ----------------------------------------------------------------------------------------------------------
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        kwargs = self._prepare_subcommand_kwargs(subcommand)
+        getattr(self, subcommand.replace("-", "_"))(**kwargs)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["weights_only"] = True
@@ -270,6 +285,10 @@ class ZooCLI(LightningCLI):
         self.checkpoints.interrupted = True
         if is_main_process():
             print("\nCtrl-C: finishing this step and saving a checkpoint; once more to stop at once", file=sys.stderr)
+
+    def lr_find(self, **kwargs: Any) -> None:
+        finder = self.config_init["lr-find"].get("lr_finder") or LRFinder(dirpath=".")
+        commands.lr_find(self.trainer, self.model, self.datamodule, finder)
 
     def plan(self, **kwargs: Any) -> None:
         commands.plan(self.trainer, self.model, self.datamodule, self.own)
@@ -375,9 +394,12 @@ def fits(path: Path, model: L.LightningModule) -> None:
 
 
 def steps_done(path: Path) -> int:
-    """Batches that had stepped when a checkpoint was taken: the number of the first step still to come."""
-    loops = readable_checkpoint(path).get("loops") or {}
-    return loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
+    """The number of the first step still to come, as the log counts them, after a checkpoint."""
+    checkpoint = readable_checkpoint(path)
+    loops = (checkpoint.get("loops") or {}).get("fit_loop", {})
+    stepped = loops.get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
+    between = (checkpoint.get("callbacks") or {}).get("RunCheckpoints", {}).get("between_epochs", False)
+    return stepped + (not between)  # within an epoch Lightning counts a step only after it is saved
 
 
 def verify(argv: list[str]) -> int:
@@ -488,6 +510,7 @@ def quiet() -> None:
         ".*is smaller than the logging interval.*",
         ".*Using `DistributedSampler` with the dataloaders.*",
         ".*enable_checkpointing.*",
+        ".*your dataloader is not resumable.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*LeafSpec.*",
         ".*No positive samples in targets.*",

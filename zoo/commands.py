@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.call import _TunerExitException
 
+from zoo.callbacks import LRFinder
 from zoo.optim import describe_groups
 from zoo.optim.schedules import Schedule
 
@@ -17,6 +18,12 @@ class ZooTrainer(L.Trainer):
 
     def plan(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
         """Print the parameter groups, the schedule and the fine-tuning plan, without training."""
+
+    def lr_find(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
+        """Sweep the learning rate, draw the curve, and print the line to add to the config."""
+
+
+setattr(ZooTrainer, "lr-find", ZooTrainer.lr_find)  # as it is typed
 
 
 class AtStart(L.Callback):
@@ -38,6 +45,20 @@ def at_start(trainer: L.Trainer, model: L.LightningModule, data: Any, action: Ca
     trainer.callbacks.append(AtStart(action))  # type: ignore[attr-defined]
     trainer.limit_val_batches = 0
     trainer.fit(model, datamodule=data)
+
+
+def lr_find(trainer: L.Trainer, model: L.LightningModule, data: Any, finder: LRFinder) -> None:
+    """Sweep the learning rate without training, and print the line to add."""
+    finder.apply = False
+    trainer.callbacks.append(finder)  # type: ignore[attr-defined]
+
+    def tell(trainer: L.Trainer, module: L.LightningModule) -> None:
+        if finder.result is None or finder.result.chosen is None:
+            raise ValueError("no learning rate to suggest: the loss never fell; try another range, --lr_finder.min_lr")
+        if trainer.is_global_zero:
+            print(f"to take it, add: --model.lr {finder.result.chosen:.3g}")
+
+    at_start(trainer, model, data, tell)
 
 
 def plan(trainer: L.Trainer, model: L.LightningModule, data: Any, config: Any) -> None:

@@ -3,8 +3,19 @@
 from zoo.callbacks.checkpoints import RunCheckpoints
 from zoo.callbacks.early_stopping import EarlyStopping
 from zoo.callbacks.ema import EMA
+from zoo.callbacks.gradients import GradientDiagnostics
+from zoo.callbacks.lr_finder import LRFinder
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
 from zoo.callbacks.step_seed import StepSeed
 
-__all__ = ["EMA", "EarlyStopping", "PredictionsFile", "Progress", "RunCheckpoints", "StepSeed"]
+__all__ = [
+    "EMA",
+    "EarlyStopping",
+    "GradientDiagnostics",
+    "LRFinder",
+    "PredictionsFile",
+    "Progress",
+    "RunCheckpoints",
+    "StepSeed",
+]

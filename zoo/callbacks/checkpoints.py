@@ -73,6 +73,10 @@ class RunCheckpoints(Checkpoint):
         if trainer.global_step > self._saved_step:
             self.save(trainer, between_epochs=True)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        # While this is set Lightning leaves out the plateau schedule, for want of metrics; this epoch will have them.
+        trainer.fit_loop._restarting = False
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         loop = trainer.fit_loop
         if loop._should_accumulate():  # private: no public name says that a window of micro-batches is full
@@ -93,10 +97,15 @@ class RunCheckpoints(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor or "")
         if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
             self.best, self._improved = float(value), True
-        mid_epoch = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if mid_epoch and (self._improved or self.interrupted or self._due(trainer)):
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            return  # saved when the epoch is over
+        if trainer.fit_loop._should_accumulate():  # a run cannot go on from here: half a gradient would be lost
+            if self._improved:
+                self.save(trainer, last=False)
+            return
+        if self._improved or self.interrupted or self._due(trainer):
             self.save(trainer)
-        if self.interrupted and mid_epoch:
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -116,10 +125,11 @@ class RunCheckpoints(Checkpoint):
         if wanted and self.dirpath and trainer.global_step > 0 and not (self._folder / "last.ckpt").exists():
             self.save(trainer)
 
-    def save(self, trainer: L.Trainer, between_epochs: bool = False) -> None:
-        """Write ``last.ckpt``, keep the one before as ``previous.ckpt``, and link it as ``best.ckpt`` if it is."""
-        last, new = self._folder / "last.ckpt", self._folder / "last.ckpt.new"
-        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+    def save(self, trainer: L.Trainer, between_epochs: bool = False, last: bool = True) -> None:
+        """Write ``best.ckpt`` if this is the best, and ``last.ckpt``, of which the one before is ``previous.ckpt``."""
+        newest, new = self._folder / "last.ckpt", self._folder / "last.ckpt.new"
+        if last:
+            self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         improved, self._improved, self._between_epochs = self._improved, False, between_epochs
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
@@ -129,9 +139,12 @@ class RunCheckpoints(Checkpoint):
                 twin = self._folder / "best.ckpt.new"
                 _copy(new, twin)
                 _replace(twin, self._folder / "best.ckpt")
-            if last.exists():
-                _replace(last, self._folder / "previous.ckpt")
-            _replace(new, last)
+            if last and newest.exists():
+                _replace(newest, self._folder / "previous.ckpt")
+            if last:
+                _replace(new, newest)
+            else:
+                new.unlink()
         trainer.strategy.barrier("checkpoint")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

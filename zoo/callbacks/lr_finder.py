@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -115,10 +115,11 @@ class LRFinder(Callback):
                 set_lr(trainer, result.chosen)
             others = ", ".join(f"{name} {lr:.3g}" for name, lr in result.suggestions.items() if name != self.suggestion)
             verb = "takes" if self.apply else "suggests"
-            rank_zero_info(
-                f"LRFinder: {verb} lr={result.chosen:.3g} ({self.suggestion}; {others}; was {result.base:.3g}),"
-                f" see {folder / 'lr_find.png'}"
-            )
+            if trainer.is_global_zero:
+                print(
+                    f"LRFinder: {verb} lr={result.chosen:.3g} ({self.suggestion}; {others}; was {result.base:.3g}),"
+                    f" see {folder / 'lr_find.png'}"
+                )
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(result, folder / "lr_find.csv")
