@@ -102,10 +102,11 @@ def wandb_logger(folder: Path, name: str, run_id: str, config: dict[str, Any]) -
     if not os.environ.get("WANDB_MODE"):
         reason = "no API key" if not _wandb_key() else None if _reachable("api.wandb.ai") else "no network"
     offline = reason is not None or os.environ.get("WANDB_MODE") == "offline"
-    if reason:
+    if reason and is_main_process():
         print(f"wandb: {reason}, so the run is kept offline; `wandb sync` sends it later", file=sys.stderr)
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(project="zoo", name=name, id=run_id, save_dir=str(folder), offline=offline, resume="allow")
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it on, and wandb warns of it
     logger.log_hyperparams(config)
     return logger
 

@@ -5,6 +5,7 @@ from zoo.callbacks.early_stopping import EarlyStopping
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.gradients import GradientDiagnostics
 from zoo.callbacks.lr_finder import LRFinder
+from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
 from zoo.callbacks.step_seed import StepSeed
@@ -14,6 +15,8 @@ __all__ = [
     "EarlyStopping",
     "GradientDiagnostics",
     "LRFinder",
+    "NaNGuard",
+    "NonFiniteError",
     "PredictionsFile",
     "Progress",
     "RunCheckpoints",

@@ -1,0 +1,254 @@
+"""Which operation made the first non-finite value: a watch over every operation of a training step."""
+
+import dataclasses
+import linecache
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
+
+from zoo.callbacks.nan_advice import UNTRACED, diagnose
+
+TORCH_FOLDER = os.path.dirname(nn.__path__[0])
+
+
+@dataclasses.dataclass(eq=False)
+class Finding:
+    """The place where a non-finite value first appeared, and what is known about it."""
+
+    kind: str  # input data, weight, activation, loss, gradient or optimizer state
+    phase: str  # before (already there when the step began), forward or backward
+    module: str
+    module_class: str
+    operation: str  # or the name of the tensor that was non-finite before
+    call: int = 1  # which call of the module within the step, for modules that are used more than once
+    source: str = ""
+    cause: str = ""
+    advice: str = ""
+    samples: list[int] | None = None  # None: the tensor does not say which sample its rows belong to
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    on_purpose: bool = False  # the infinities of a mask: innocent until they turn into NaN or reach the loss
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists and the leaves in them, whatever containers a batch or an output came in."""
+    if value is None or isinstance(value, Tensor | str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
+    return str(value)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The values that this process holds of a possibly sharded, sparse or complex tensor."""
+    to_local = getattr(tensor, "to_local", None)
+    tensor = to_local() if to_local else tensor
+    tensor = tensor._values() if tensor.is_sparse else tensor
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def float_tensors(value: Any) -> list[Tensor]:
+    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and not leaf.is_meta]
+    return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(dense(tensor)).all())
+
+
+def has_nan(tensor: Tensor) -> bool:
+    return bool(torch.isnan(dense(tensor)).any())
+
+
+def batch_length(batch: Any) -> int | None:
+    return next((leaf.size(0) for leaf in tree_leaves(plain(batch)) if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def bad_samples(tensor: Tensor, batch_size: int | None) -> list[int] | None:
+    """Indices of the samples with a non-finite value, if the first dimension is the batch's."""
+    if tensor.dim() == 0 or tensor.size(0) != batch_size:
+        return None
+    return (~torch.isfinite(dense(tensor))).reshape(tensor.size(0), -1).any(1).nonzero().flatten().tolist()
+
+
+def describe(tensor: Tensor) -> dict[str, Any]:
+    """Shape, dtype, the range of the finite values and the share of the others."""
+    values = dense(tensor.detach()).cpu()
+    finite = values[torch.isfinite(values)].double()
+    known = finite.numel() > 0
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "min": finite.min().item() if known else None,
+        "max": finite.max().item() if known else None,
+        "abs_mean": finite.abs().mean().item() if known else None,
+        "non_finite_share": 1 - finite.numel() / max(values.numel(), 1),
+    }
+
+
+def statistics(module: nn.Module, inputs: list[Tensor], output: Tensor) -> dict[str, Any]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return {
+        "inputs": [describe(tensor) for tensor in inputs[:8]],
+        "output": describe(output),
+        "weights": {name: describe(tensor) for name, tensor in own if tensor.is_floating_point()},
+    }
+
+
+def starting_faults(module: nn.Module, batch: Any) -> list[tuple[Tensor, Finding]]:
+    """What is non-finite before the step begins: inputs, then parameters, then buffers."""
+    found = []
+    for key, tensor in tree_leaves_with_path(plain(batch)):
+        if float_tensors(tensor) and not is_finite(tensor):
+            finding = Finding("input data", "before", "", type(module).__name__, "batch" + keystr(key))
+            finding.samples = bad_samples(tensor, batch_length(batch))
+            found.append((tensor, finding))
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if float_tensors(tensor) and not is_finite(tensor):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            finding = Finding("weight", "before", name.rpartition(".")[0], type(owner).__name__, name)
+            finding.on_purpose = not isinstance(tensor, nn.Parameter) and not has_nan(tensor)  # a causal mask, say
+            found.append((tensor, finding))
+    for tensor, finding in found:
+        finding.statistics = statistics(nn.Module(), [], tensor)
+        finding.cause, finding.advice = diagnose(finding.kind, finding.operation, finding.statistics)
+    return found
+
+
+@dataclasses.dataclass
+class Place:
+    """Where an operation was called: the innermost module, and the innermost line outside torch."""
+
+    module: nn.Module
+    path: str
+    call: int
+    in_loss: bool
+    file: str
+    line: int
+
+
+class Tracer(TorchDispatchMode):
+    """Remembers, for every non-finite tensor, the finding that it descends from."""
+
+    def __init__(self, module: nn.Module, batch: Any):
+        super().__init__()
+        self.root = module
+        self.paths = {sub: path for path, sub in module.named_modules()}
+        self.batch_size = batch_length(batch)
+        self.stack: list[nn.Module] = []
+        self.calls: Counter[nn.Module] = Counter()
+        self.places: dict[int, Place] = {}  # by the sequence number of the autograd node that an operation made
+        self.lone_outputs: set[tuple[str, int]] = set()
+        self.findings: list[Finding] = []
+        self.origins: dict[int, Finding] = {}
+        self.kept: list[Any] = []  # storages that stay alive, so that their addresses stay theirs
+        for tensor, finding in starting_faults(module, batch):
+            self.blame(tensor, finding)
+
+    @staticmethod
+    def key(tensor: Tensor) -> int:
+        return dense(tensor).untyped_storage()._cdata
+
+    def blame(self, tensor: Tensor, finding: Finding) -> None:
+        self.kept.append(dense(tensor).untyped_storage())
+        self.origins[self.key(tensor)] = finding
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def origin(self, tensors: list[Tensor]) -> Finding | None:
+        """The earliest finding these tensors descend from; one made on purpose only if there is no other."""
+        found = [self.origins[key] for key in map(self.key, tensors) if key in self.origins]
+        return min(found, key=lambda finding: (finding.on_purpose, self.findings.index(finding)), default=None)
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.stack.append(module)
+        self.calls[module] += 1
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        while self.stack and self.stack.pop() is not module:
+            pass
+        path = self.paths.get(module, "")
+        outputs = float_tensors(plain(output))
+        if len(outputs) == 1:
+            self.lone_outputs.add((path, self.key(outputs[0])))
+        for finding in self.findings:  # inside, time or space may have come before the samples
+            if finding.samples is None and finding.phase == "forward" and finding.module == path:
+                finding.samples = next(filter(None, (bad_samples(out, self.batch_size) for out in outputs)), None)
+
+    def here(self) -> Place:
+        frame = sys._getframe(2)
+        while frame.f_back and frame.f_code.co_filename.startswith(TORCH_FOLDER):
+            frame = frame.f_back
+        module = next((sub for sub in reversed(self.stack) if sub in self.paths), self.root)
+        in_loss = any(isinstance(sub, nn.modules.loss._Loss) for sub in self.stack)
+        in_loss = in_loss or bool(self.calls and not self.stack)  # training_step's own lines, after the net
+        call = max(self.calls[module], 1)
+        return Place(module, self.paths[module], call, in_loss, frame.f_code.co_filename, frame.f_lineno)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        node, place = torch._C._current_autograd_node(), self.here()
+        forward = node is None or bool(self.stack)  # a checkpoint calls its modules again within backward
+        if node is None or forward:
+            self.places.setdefault(torch.autograd._get_sequence_nr() - 1, place)
+        else:
+            place = self.places.get(node._sequence_nr(), place)
+
+        # what was in the target of a copy does not matter
+        originals = float_tensors((args[1:] if name in ("copy_", "fill_", "zero_") else args, kwargs))
+        inputs = [tensor.clone() for tensor in originals] if func._schema.is_mutable else originals
+        guilty = [original for original, tensor in zip(originals, inputs, strict=True) if not is_finite(tensor)]
+        from_nan = any(has_nan(tensor) for tensor in guilty)
+        cause = self.origin(guilty)
+
+        out = func(*args, **kwargs)
+        outputs = float_tensors(out)
+        if "empty" in name:  # whatever bits lay there are nobody's fault
+            for tensor in outputs:
+                tensor.zero_()
+        bad = [tensor for tensor in outputs if not is_finite(tensor)]
+        if not bad:
+            return out
+
+        makes_nan = not from_nan and any(has_nan(tensor) for tensor in bad)
+        if cause is None or (makes_nan and cause.on_purpose):
+            given = any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in tree_leaves((args, kwargs)))
+            operation = name if node is None or forward else f"{node.name()} ({name})"
+            kind = "gradient" if not forward else "loss" if place.in_loss else "activation"
+            cause = Finding(
+                kind, "forward" if forward else "backward", place.path, type(place.module).__name__, operation
+            )
+            cause.call, cause.samples = place.call, bad_samples(bad[0], self.batch_size)
+            cause.source = f"{place.file}:{place.line}: {linecache.getline(place.file, place.line).strip()}"
+            cause.on_purpose = not makes_nan and not from_nan and (given or bool(guilty))
+            cause.statistics = statistics(place.module, inputs, bad[0])
+            repeated = place.call > 1 or isinstance(place.module, nn.RNNBase)
+            cause.cause, cause.advice = diagnose(kind, operation, cause.statistics, given or bool(guilty), repeated)
+        for tensor in bad:
+            self.blame(tensor, cause)
+        return out
+
+
+def output_fault(module: nn.Module, path: str, args: Any, output: Any, batch_size: int | None) -> Finding | None:
+    """What the always-on look at one call of a module finds in its output."""
+    # NaN or +inf; -inf alone is what masks are filled with
+    bad = next((out for out in float_tensors(plain(output)) if not bool((dense(out) < math.inf).all())), None)
+    if bad is None:
+        return None
+    finding = Finding("activation", "forward", path, type(module).__name__, "forward")
+    finding.samples = bad_samples(bad, batch_size)
+    finding.statistics = statistics(module, float_tensors(plain(args)), bad)
+    finding.cause, finding.advice = UNTRACED
+    return finding
