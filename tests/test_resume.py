@@ -77,7 +77,6 @@ def test_more_epochs_after_the_end_equal_a_longer_run(here):
 
 def test_more_steps_after_an_end_within_an_epoch_equal_a_longer_run(here):
     from zoo.cli import main
-    from zoo.verify import compare_runs
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "-1"]
     assert main([*short, "--trainer.max_steps", "6", "--run_dir", "a"]) == 0

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -27,8 +28,11 @@ from zoo import commands, runs
 from zoo.callbacks import (
     EMA,
     EarlyStopping,
+    FineTuning,
     GradientDiagnostics,
     LRFinder,
+    NaNGuard,
+    NonFiniteError,
     PredictionsFile,
     Progress,
     RunCheckpoints,
@@ -51,7 +55,9 @@ LoggerName = Literal["csv", "wandb", "tensorboard"]
 # Callbacks with a key of their own, so that two configs combine without one list replacing the other.
 SLOTS: dict[str, tuple[Any, str]] = {
     "ema": (EMA, "average the weights, for validation and after"),
+    "nan_guard": (NaNGuard, "stop at the first non-finite value and name what made it"),
     "early_stopping": (EarlyStopping, "stop when a metric no longer improves"),
+    "fine_tuning": (FineTuning, "freeze, and unfreeze by plan"),
     "lr_finder": (LRFinder, "find the learning rate before training starts"),
     "gradients": (GradientDiagnostics, "measure gradients, updates and dead units"),
 }
@@ -60,8 +66,8 @@ SLOTS: dict[str, tuple[Any, str]] = {
 class ZooCLI(LightningCLI):
     """LightningCLI as zoo wants it. Any LightningModule and LightningDataModule will do, not only zoo's."""
 
-    def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
-        self.argv, self.extra_callbacks = args, list(callbacks)
+    def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = (), typed: Sequence[str] = ()) -> None:
+        self.argv, self.extra_callbacks, self.typed = args, list(callbacks), typed or args
         self.run_dir: Path | None = None
         self.resumed_from: Path | None = None
         super().__init__(
@@ -112,7 +118,7 @@ class ZooCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         subcommand = next((a for a in self.argv if a in self._subcommand_parsers), None)
         checkpoint = option(self.argv, "--ckpt_path")
-        if subcommand and checkpoint and Path(checkpoint).is_file():
+        if subcommand and checkpoint and not is_url(checkpoint):
             # What the checkpoint knows are defaults: the config and the command line stand above them.
             self._subcommand_parsers[subcommand].set_defaults(hyperparameters(Path(checkpoint)))
         for config in [*options(self.argv, "-c"), *options(self.argv, "--config")]:
@@ -129,8 +135,6 @@ class ZooCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         assert self.subcommand is not None
         self.own = self.config[self.subcommand]
-        if self.own.get("ckpt_path") and not re.match(r"\w+://", self.own.ckpt_path):
-            readable_checkpoint(Path(self.own.ckpt_path))
         self.datamodule = self._build("data") if self.own.get("data") else None
         self._hand_over_facts()
         self.model = self._build("model")
@@ -138,7 +142,7 @@ class ZooCLI(LightningCLI):
         self.config_init = self.parser.instantiate_classes(
             Namespace({"subcommand": self.subcommand, self.subcommand: rest})
         )
-        if self.own.get("ckpt_path"):
+        if self.own.get("ckpt_path") and not is_url(self.own.ckpt_path):
             fits(Path(self.own.ckpt_path), self.model)
             self._choose_weights(self.own.get("weights"))
         self.trainer = self.instantiate_trainer()
@@ -221,7 +225,9 @@ class ZooCLI(LightningCLI):
     def _run_name(self) -> str:
         config = option(self.argv, "-c", "--config")
         if config:
-            return Path(config).stem
+            path = Path(config).resolve()
+            saved = path.name == "config.yaml" and (path.parent / "environment.json").exists()
+            return path.parent.parent.name if saved else path.stem
         data = type(self.datamodule).__name__ if self.datamodule else "data"
         return f"{self._model_name}_{data}".lower()
 
@@ -263,7 +269,9 @@ class ZooCLI(LightningCLI):
                 text = yaml.safe_dump(self._dump(), sort_keys=False)
                 runs.write_text(self.run_dir / "config.yaml", text)
             devices = f"{self.trainer.world_size} x {type(self.trainer.accelerator).__name__}"
-            runs.write_environment(self.run_dir, runs.environment(self.own.get("seed_everything"), devices))
+            command = shlex.join(["zoo", *self.typed])
+            entry = runs.environment(command, self.own.get("seed_everything"), devices)
+            runs.write_environment(self.run_dir, entry)
         if is_main_process():
             count = sum(p.numel() for p in self.model.parameters())
             data = f" on {type(self.datamodule).__name__}" if self.datamodule else ""
@@ -291,19 +299,24 @@ class ZooCLI(LightningCLI):
         commands.lr_find(self.trainer, self.model, self.datamodule, finder)
 
     def plan(self, **kwargs: Any) -> None:
-        commands.plan(self.trainer, self.model, self.datamodule, self.own)
+        commands.plan(self.trainer, self.model, self.datamodule, self.config_init["plan"])
+
+    def _trained(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not kwargs.get("ckpt_path") and is_main_process():
+            print(f"zoo: no --ckpt_path: {self._model_name} as it is built, untrained", file=sys.stderr)
+        return kwargs
 
     def validate(self, **kwargs: Any) -> None:
-        print_metrics(self.trainer.validate(**kwargs), self.model)
+        print_metrics(self.trainer.validate(**self._trained(kwargs)), self.model)
 
     def test(self, **kwargs: Any) -> None:
-        print_metrics(self.trainer.test(**kwargs), self.model)
+        print_metrics(self.trainer.test(**self._trained(kwargs)), self.model)
 
     def predict(self, **kwargs: Any) -> None:
         out = self.own.get("out")
         if out is None:
             raise UserError("predict needs a file to write to: --out predictions.csv (or .jsonl)")
-        self.trainer.predict(**kwargs)
+        self.trainer.predict(**self._trained(kwargs))
         if is_main_process():
             writer = next(c for c in self.trainer.callbacks if isinstance(c, PredictionsFile))  # type: ignore
             print(f"{writer.rows} predictions in {out}")
@@ -348,6 +361,10 @@ def without_option(argv: list[str], name: str) -> list[str]:
     return kept
 
 
+def is_url(path: str) -> bool:
+    return re.match(r"\w+://", path) is not None
+
+
 def hyperparameters(path: Path) -> dict[str, Any]:
     """Class and arguments of the model and the data in a checkpoint, as parser defaults."""
     checkpoint = readable_checkpoint(path)
@@ -370,7 +387,7 @@ def readable_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         if "Weights only load failed" in str(error) or "weights_only" in str(error):
             raise UserError(f"{path} holds Python objects, which could run code; only plain tensors are read") from None
-        raise UserError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a whole checkpoint") from None
 
 
 def fits(path: Path, model: L.LightningModule) -> None:
@@ -440,7 +457,7 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
 
     0 done, 1 a check said no, 2 a mistake of the user (one line on stderr), 3 training became non-finite, 130 Ctrl-C.
     """
-    argv = list(sys.argv[1:] if args is None else args)
+    typed = argv = list(sys.argv[1:] if args is None else args)
     quiet()
     os.environ.pop("ZOO_RUN_DIR", None) if is_main_process() else None
     cli: ZooCLI | None = None
@@ -450,7 +467,7 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
         if argv[:1] in (["verify"], ["export"]):
             return {"verify": verify, "export": export}[argv[0]](argv[1:])
         cli = ZooCLI.__new__(ZooCLI)  # bound before it runs, so that what it has made can be cleaned up
-        cli.__init__(argv, callbacks)
+        cli.__init__(argv, callbacks, typed)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -458,6 +475,9 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
         if cli is not None and getattr(getattr(cli, "checkpoints", None), "interrupted", False):
             return 130
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except NonFiniteError as error:
+        print(f"zoo: error: {error}", file=sys.stderr)
+        return 3
     except Exception as error:
         discard_failed(cli)
         if os.environ.get("ZOO_DEBUG") == "1":

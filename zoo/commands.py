@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.call import _TunerExitException
 
-from zoo.callbacks import LRFinder
+from zoo.callbacks import FineTuning, LRFinder
+from zoo.callbacks.fine_tuning import describe
 from zoo.optim import describe_groups
 from zoo.optim.schedules import Schedule
 
@@ -63,11 +65,15 @@ def lr_find(trainer: L.Trainer, model: L.LightningModule, data: Any, finder: LRF
 
 def plan(trainer: L.Trainer, model: L.LightningModule, data: Any, config: Any) -> None:
     """Print the table of parameter groups, the learning rate over the run, and what is trained when."""
-    at_start(trainer, model, data, lambda trainer, module: print(plan_text(trainer, module)))
+    tuning = config.get("fine_tuning")
+    at_start(trainer, model, data, lambda trainer, module: print(plan_text(trainer, module, tuning)))
 
 
-def plan_text(trainer: L.Trainer, module: L.LightningModule) -> str:
+def plan_text(trainer: L.Trainer, module: L.LightningModule, tuning: FineTuning | None = None) -> str:
     parts = []
+    if tuning is not None:
+        epochs, steps = trainer.max_epochs or math.inf, trainer.estimated_stepping_batches
+        parts.append(columns(describe(tuning.plan, module, epochs if epochs > 0 else math.inf, steps)))
     for optimizer in trainer.optimizers:
         rows = [{k: v for k, v in row.items() if k != "trainable"} for row in describe_groups(optimizer)]
         parts.append(columns(rows))

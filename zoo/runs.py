@@ -97,7 +97,7 @@ def newest_checkpoint(folder: Path) -> Path:
     raise ValueError(f"no readable checkpoint in {folder / 'checkpoints'}")
 
 
-def environment(seed: int | None, devices: str) -> dict[str, Any]:
+def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
     """What it takes to run this again: versions, commit, seed, devices, command."""
     import torch
 
@@ -105,7 +105,7 @@ def environment(seed: int | None, devices: str) -> dict[str, Any]:
     changes = _git("status", "--porcelain")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "seed": seed,
         "devices": devices,
         "python": platform.python_version(),

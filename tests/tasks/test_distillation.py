@@ -57,7 +57,7 @@ def test_the_teacher_goes_where_the_student_goes():
     module.setup("fit")
     module.double().train()
     x, y = torch.randn(4, 6, dtype=torch.float64), torch.zeros(4).long()
-    first, second = (float(module.step((x, y), "train")) for _ in range(2))
+    first, second = (module.step((x, y), "train").item() for _ in range(2))
     assert first == second, "its dropout is off"
     assert module.teacher[0].weight.dtype == torch.float64
     module.to("meta")
@@ -72,7 +72,9 @@ def test_divergence_falls_without_a_label(tmp_path):
 
     def divergence() -> float:
         with torch.no_grad():
-            return float(F.kl_div(module(x).log_softmax(1), guide(x).log_softmax(1), log_target=True, reduction="batchmean"))
+            return float(
+                F.kl_div(module(x).log_softmax(1), guide(x).log_softmax(1), log_target=True, reduction="batchmean")
+            )
 
     def agreement() -> float:
         return float((module(x).argmax(1) == guide(x).argmax(1)).float().mean())
@@ -101,6 +103,18 @@ def test_weights_of_the_teacher_come_from_its_file(trained):
     torch.testing.assert_close(student.teacher.state_dict(), module.net.state_dict(), rtol=0, atol=0)
 
 
+def test_averaged_weights_are_the_teacher_s(trained):
+    """As in ``zoo test``, which takes the averages where a run had EMA."""
+    _, path = trained
+    saved = torch.load(path, weights_only=True)
+    saved["ema_params"] = {name: tensor + 1 for name, tensor in saved["state_dict"].items() if name.startswith("net.")}
+    torch.save(saved, path)
+    loaded = load_teacher(str(path), MLP(6, [8], 3)).state_dict()
+    torch.testing.assert_close(
+        loaded, {n.removeprefix("net."): t for n, t in saved["ema_params"].items()}, rtol=0, atol=0
+    )
+
+
 def test_prediction_needs_no_teacher():
     student = Distiller(MLP(6, [4], 3), teacher_checkpoint="long gone.ckpt", num_classes=3)
     student.setup("predict")
@@ -115,13 +129,15 @@ def test_mistakes_are_told_in_a_line(trained):
         Distiller(MLP(6, [4], 3), num_classes=3)
     with pytest.raises(ValueError, match="task is multiclass, not binary"):
         Distiller(MLP(6, [4], 1), teacher(), num_classes=2, task="binary")
-    with pytest.raises(ValueError, match="is not of this MLP: size mismatch for 1.weight[^\n]*$"):
+    with pytest.raises(ValueError, match=r"is not of this MLP: size mismatch for 1\.weight[^\n]*$"):
         load_teacher(str(path), MLP(6, [9], 3))
     with pytest.raises(ValueError, match="does not say what it is a checkpoint of, so Distiller needs a teacher too"):
         load_teacher(str(path))
     module = Distiller(MLP(6, [4], 4), teacher(), num_classes=4)
     module.setup("fit")
-    with pytest.raises(ValueError, match=r"logits are \(5, 4\), the teacher's \(5, 3\): give both the same num_classes"):
+    with pytest.raises(
+        ValueError, match=r"logits are \(5, 4\), the teacher's \(5, 3\): give both the same num_classes"
+    ):
         module.step((torch.randn(5, 6), torch.zeros(5).long()), "train")
 
 
@@ -129,7 +145,12 @@ def test_the_config_with_a_trained_teacher(zoo, here):
     """The two commands of the config's first lines; the second time without naming the teacher's architecture."""
     code, _, err = zoo("fit", "-c", "configs/small_cnn_digits.yaml", "--trainer.max_epochs", "2")
     assert (code, err) == (0, "")
-    trained = ["--model.teacher_checkpoint", "runs/small_cnn_digits/1/checkpoints/best.ckpt", "--trainer.max_epochs", "5"]
+    trained = [
+        "--model.teacher_checkpoint",
+        "runs/small_cnn_digits/1/checkpoints/best.ckpt",
+        "--trainer.max_epochs",
+        "5",
+    ]
     config = "configs/distill_cnn_to_mlp_digits.yaml"
     lines = []
     for run, more in (("named", []), ("unnamed", ["--model.teacher", "null"])):

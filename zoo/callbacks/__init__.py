@@ -3,6 +3,8 @@
 from zoo.callbacks.checkpoints import RunCheckpoints
 from zoo.callbacks.early_stopping import EarlyStopping
 from zoo.callbacks.ema import EMA
+from zoo.callbacks.embedding_picture import EmbeddingPicture
+from zoo.callbacks.fine_tuning import FineTuning, Phase
 from zoo.callbacks.gradients import GradientDiagnostics
 from zoo.callbacks.lr_finder import LRFinder
 from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
@@ -13,10 +15,13 @@ from zoo.callbacks.step_seed import StepSeed
 __all__ = [
     "EMA",
     "EarlyStopping",
+    "EmbeddingPicture",
+    "FineTuning",
     "GradientDiagnostics",
     "LRFinder",
     "NaNGuard",
     "NonFiniteError",
+    "Phase",
     "PredictionsFile",
     "Progress",
     "RunCheckpoints",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from zoo.callbacks.early_stopping import better
+from zoo.callbacks.early_stopping import better, names
 
 
 class RunCheckpoints(Checkpoint):
@@ -37,7 +37,7 @@ class RunCheckpoints(Checkpoint):
         save_every: str | None = None,
         dirpath: str | None = None,
     ) -> None:
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode, self._named = monitor, mode, monitor is not None
         self.every_steps, self.every_seconds = parse_interval(save_every)
         self.dirpath = Path(dirpath) if dirpath else None
         self.best: float | None = None
@@ -95,6 +95,9 @@ class RunCheckpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor or "")
+        if value is None and self._named:
+            known = names(trainer.callback_metrics)
+            raise ValueError(f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are {known}")
         if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
             self.best, self._improved = float(value), True
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
@@ -131,7 +134,11 @@ class RunCheckpoints(Checkpoint):
         if last:
             self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         improved, self._improved, self._between_epochs = self._improved, False, between_epochs
-        trainer.save_checkpoint(new)
+        try:
+            trainer.save_checkpoint(new)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise ValueError(f"cannot write {newest}: {error.strerror or error}") from None
         if trainer.is_global_zero:
             if new.is_file():
                 _sync(new)
@@ -172,7 +179,8 @@ class RunCheckpoints(Checkpoint):
         return self.interrupted
 
     def _is_better(self, value: float) -> bool:
-        return self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        # Of two that are as good the later one: small validation sets tie early.
+        return self.best is None or (value <= self.best if self.mode == "min" else value >= self.best)
 
 
 def parse_interval(text: str | None) -> tuple[int | None, float | None]:

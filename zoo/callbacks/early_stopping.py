@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import lightning.pytorch.callbacks as callbacks
 
@@ -34,7 +35,20 @@ class EarlyStopping(callbacks.EarlyStopping):
             patience=patience,
             min_delta=min_delta,
             stopping_threshold=stopping_threshold,
+            check_on_train_epoch_end=False,
         )
+
+    def _validate_condition_metric(self, logs: dict[str, Any]) -> bool:
+        if self.monitor not in logs:
+            raise ValueError(
+                f"early_stopping.monitor is {self.monitor!r}, which is not logged; there are {names(logs)}"
+            )
+        return True
+
+
+def names(logs: Iterable[str]) -> str:
+    """The metrics that a run logs, for an error."""
+    return ", ".join(sorted(logs)) or "none"
 
 
 def better(metric: str) -> Literal["min", "max"]:

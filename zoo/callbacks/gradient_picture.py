@@ -30,6 +30,6 @@ def heat_map(layers: list[str], steps: list[int], history: list[list[float]]) ->
 def show(logger: Any, figure: Any, path: Path, step: int) -> None:
     """Hands the picture to a logger that takes pictures, as TensorBoard's and Weights & Biases' do."""
     if hasattr(logger, "log_image"):
-        logger.log_image("gradients", [str(path)])
-    elif hasattr(logger.experiment, "add_figure"):
-        logger.experiment.add_figure("gradients", figure, step)
+        logger.log_image(path.stem, [str(path)])
+    elif hasattr(experiment := getattr(logger, "experiment", None), "add_figure"):
+        experiment.add_figure(path.stem, figure, step)  # type: ignore[union-attr]

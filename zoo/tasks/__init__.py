@@ -2,6 +2,8 @@
 
 from zoo.tasks.base import Task, need
 from zoo.tasks.classification import Classifier
+from zoo.tasks.distillation import Distiller
+from zoo.tasks.metric_learning import MetricLearner
 from zoo.tasks.regression import Regressor
 
-__all__ = ["Classifier", "Regressor", "Task", "need"]
+__all__ = ["Classifier", "Distiller", "MetricLearner", "Regressor", "Task", "need"]

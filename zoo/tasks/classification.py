@@ -72,11 +72,9 @@ class Classifier(Task):
     def step(self, batch: Any, stage: str) -> Tensor:
         x, y = batch
         logits = self(x)
-        try:
-            loss = self._loss(logits, y)
-        except (IndexError, RuntimeError, ValueError):
-            self._explain(logits, y)
-            raise
+        if y.device.type == "cpu" or stage not in self._meters:  # elsewhere looking at values waits for the device
+            self._check(y)
+        loss = self._loss(logits, y)
         if stage == "train":
             with torch.no_grad():
                 correct = self._decide(logits) == (y if self.task == "multilabel" else y.view(-1))
@@ -145,14 +143,20 @@ class Classifier(Task):
         names = [self.class_names[i] for i in chosen.tolist()]
         return {"class": chosen.tolist(), "name": names, "probability": probability.tolist()}
 
-    def _explain(self, logits: Tensor, y: Tensor) -> None:
-        """Say in words what a kernel would call an index out of bounds."""
-        if self.task != "multiclass" or y.ndim != 1 or y.is_floating_point():
+    def _check(self, y: Tensor) -> None:
+        """Say in words what a kernel would call an index out of bounds, or take for granted."""
+        top = self.num_classes - 1 if self.task == "multiclass" else 1
+        if (y.is_floating_point() and self.task == "multiclass") or not len(y):
+            return  # probabilities of the classes
+        low, high = (float(v) for v in y.aminmax())
+        if low >= 0 and high <= top:
             return
-        bad = y[((y < 0) | (y >= self.num_classes)) & (y != getattr(self.loss, "ignore_index", -100))]
+        ignored = getattr(self.loss, "ignore_index", None)
+        bad = y[((y < 0) | (y > top)) & (y != ignored)] if ignored is not None else y[(y < 0) | (y > top)]
         if len(bad):
-            allowed = f"num_classes={self.num_classes} allows labels from 0 to {self.num_classes - 1}"
-            raise ValueError(f"label {int(bad[0])} is out of range: {allowed}")
+            allowed = f"num_classes={self.num_classes} allows labels from 0 to {top}"
+            rule = allowed if self.task == "multiclass" else f"the labels of a {self.task} task are 0 or 1"
+            raise ValueError(f"label {bad.flatten()[0].item():g} is out of range: {rule}")
 
 
 def binary_logit(logits: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Every config through the true command line: a few steps of each, and, marked slow, to the result it states.
+
+The first line of a config says what it is and ends in its result, such as ``-> test/accuracy >= 0.96``.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import CONFIGS
+
+# What a config needs of an earlier run: another config's checkpoint, by the argument that takes it.
+TEACHERS = {"teacher_checkpoint": "small_cnn_digits"}
+SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.limit_val_batches", 1]
+RESULT = re.compile(r"\b((?:test|val)/[\w@]+) (>=|<=) (-?[\d.]*\d)")
+MEASURED = re.compile(r"^\s+((?:test|val)/[\w@]+)\s+(\S+)$", re.MULTILINE)
+
+configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+
+
+def first_line(config: Path) -> str:
+    return config.read_text().splitlines()[0]
+
+
+def stated(config: Path) -> list[tuple[str, str, float]]:
+    """The results in the first line: metric, direction, bound."""
+    return [(metric, sign, float(bound)) for metric, sign, bound in RESULT.findall(first_line(config))]
+
+
+def train(zoo, config: Path, *args: object) -> Path:
+    """Fit a config, after those it learns from; return its run folder."""
+    given = yaml.safe_load(config.read_text())["model"]
+    named = f"{first_line(config)} {given.get('init_args', {}) if isinstance(given, dict) else ''}"
+    teachers = []
+    for argument, teacher in TEACHERS.items():
+        if argument in named:
+            folder = train(zoo, config.with_name(f"{teacher}.yaml"), *args)
+            teachers += [f"--model.{argument}", folder / "checkpoints" / "best.ckpt"]
+    code, _, err = zoo("fit", "-c", config, *args, *teachers)
+    assert (code, err) == (0, ""), err
+    return Path("runs") / config.stem / "1"
+
+
+@configs
+def test_first_line_and_length(config):
+    lines = config.read_text().splitlines()
+    assert re.match(r"# [A-Z].*[^ ]$", lines[0])
+    assert len(lines) <= 30
+    assert all(len(line) <= 120 for line in lines)
+
+
+@configs
+def test_states_a_result(config):
+    assert stated(config), f"its first line ends in no result such as '-> test/accuracy >= 0.96': {first_line(config)}"
+
+
+def test_results_are_read_from_the_first_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("# Bars on digits, width 3 -> test/accuracy >= 0.96, test/rmse <= 55.\nmodel: X  # val/f1 >= 2\n")
+    assert stated(path) == [("test/accuracy", ">=", 0.96), ("test/rmse", "<=", 55.0)]
+
+
+@configs
+def test_fit_test_and_predict(config, zoo, here):
+    run = train(zoo, config, *SHORT)
+    last = run / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.csv", "environment.json", "checkpoints"}
+    code, out, err = zoo("test", "--ckpt_path", last)
+    assert (code, err) == (0, "")
+    assert dict(MEASURED.findall(out)), "numbers are printed"
+    code, out, err = zoo("predict", "--ckpt_path", last, "--out", "out.csv")
+    assert (code, err) == (0, "")
+    with open("out.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert out.startswith(f"{len(rows) - 1} predictions")
+    assert len(rows) > 10
+    assert len({tuple(row) for row in rows}) > 2, "not one answer for all"
+
+
+@configs
+@pytest.mark.slow
+def test_reaches_its_stated_result(config, zoo):
+    run = train(zoo, config)
+    results = stated(config)
+    assert results
+    measured = {}
+    for command in {metric.partition("/")[0] for metric, *_ in results}:
+        code, out, err = zoo(
+            {"val": "validate"}.get(command, command), "--ckpt_path", run / "checkpoints" / "best.ckpt"
+        )
+        assert (code, err) == (0, "")
+        measured |= {name: float(value) for name, value in MEASURED.findall(out)}
+    for metric, sign, bound in results:
+        value = measured[metric]
+        print(f"{config.stem}: {metric} {value}")
+        assert value >= bound if sign == ">=" else value <= bound, f"{metric} is {value}, stated {sign} {bound}"
