@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "test": "compute the test metrics of a checkpoint",
     "predict": "write a checkpoint's predictions to a file",
     "plan": "print parameter groups and schedule of a config, without training",
+    "diagnose": "check a model and its data for what goes wrong before training",
     "lr-find": "sweep the learning rate of a config and print the line to add",
     "verify": "prove that a run killed and resumed equals the one never killed: `zoo verify resume -c CONFIG`",
     "export": "write a checkpoint's weights alone to a .safetensors file",

@@ -84,7 +84,7 @@ class ZooCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        own = {name: {"model", "datamodule"} for name in ("plan", "lr-find")}
+        own = {name: {"model", "datamodule"} for name in ("plan", "lr-find", "diagnose")}
         return LightningCLI.subcommands() | own
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -111,6 +111,8 @@ class ZooCLI(LightningCLI):
             parser.add_argument(
                 "--weights", type=Weights, default="auto", help="averages of EMA (where there are any), or raw weights"
             )
+        if subcommand == "diagnose":
+            parser.add_argument("--json", action="store_true", help="print the findings for programs")
         if subcommand == "predict":
             parser.add_argument("--out", type=str | None, default=None, help="file for the predictions, .csv or .jsonl")
         return parser
@@ -256,7 +258,8 @@ class ZooCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        kwargs["weights_only"] = True
+        if "ckpt_path" in kwargs:
+            kwargs["weights_only"] = True
         if "verbose" in kwargs:
             kwargs["verbose"] = False
         if subcommand == "predict":
@@ -293,6 +296,9 @@ class ZooCLI(LightningCLI):
         self.checkpoints.interrupted = True
         if is_main_process():
             print("\nCtrl-C: finishing this step and saving a checkpoint; once more to stop at once", file=sys.stderr)
+
+    def diagnose(self, **kwargs: Any) -> None:
+        raise SystemExit(commands.diagnose(self.trainer, self.model, self.datamodule, self.own.json))
 
     def lr_find(self, **kwargs: Any) -> None:
         finder = self.config_init["lr-find"].get("lr_finder") or LRFinder(dirpath=".")

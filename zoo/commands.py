@@ -24,6 +24,9 @@ class ZooTrainer(L.Trainer):
     def lr_find(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
         """Sweep the learning rate, draw the curve, and print the line to add to the config."""
 
+    def diagnose(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
+        """Check a model and its data for what goes wrong before training; exit code 1 if something does."""
+
 
 setattr(ZooTrainer, "lr-find", ZooTrainer.lr_find)  # as it is typed
 
@@ -47,6 +50,18 @@ def at_start(trainer: L.Trainer, model: L.LightningModule, data: Any, action: Ca
     trainer.callbacks.append(AtStart(action))  # type: ignore[attr-defined]
     trainer.limit_val_batches = 0
     trainer.fit(model, datamodule=data)
+
+
+def diagnose(trainer: L.Trainer, model: L.LightningModule, data: Any, as_json: bool) -> int:
+    """Print the findings of a diagnosis; return the exit code."""
+    from zoo.diagnosis import run
+
+    if data is None:
+        raise ValueError("diagnose needs data: give --data NAME, or a config with -c FILE")
+    trainer.callbacks.clear()  # type: ignore[attr-defined]
+    report = run(trainer, model, data)
+    print(report.to_json() if as_json else report)
+    return 0 if report.ok else 1
 
 
 def lr_find(trainer: L.Trainer, model: L.LightningModule, data: Any, finder: LRFinder) -> None:

@@ -44,7 +44,9 @@ def main(names: list[str]) -> None:
             cells = [row["name"], f"{row['ours_ms']:.3f}", row["peer"], f"{row['peer_ms']:.3f}", f"{row['ratio']:.3f}"]
             lines.append("| " + " | ".join([*cells, target]) + " |")
             print(lines[-1], flush=True)
-        head = f"\n{began}, {machine()}, `python -m tests.benchmarks {name.removeprefix('bench_')}`, commit {commit()}\n\n"
+        head = (
+            f"\n{began}, {machine()}, `python -m tests.benchmarks {name.removeprefix('bench_')}`, commit {commit()}\n\n"
+        )
         sections[name] = head + "\n".join(lines) + "\n"
         new = path.with_suffix(".new")
         new.write_text(HEAD + "".join(f"\n## {k}\n{v.rstrip()}\n" for k, v in sorted(sections.items())))

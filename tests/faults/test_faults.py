@@ -1,0 +1,92 @@
+"""Every planted bug is named rightly, and nothing sound raises an alarm."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+import zoo.callbacks
+import zoo.data
+import zoo.layers
+import zoo.losses
+import zoo.models
+import zoo.optim
+import zoo.tasks
+from tests.conftest import CONFIGS
+from tests.faults.planted import FAULTS, Fault
+from tests.faults.sound import SOUND
+from zoo.data.base import FACTS
+from zoo.diagnosis import Finding, Report, diagnose, run
+from zoo.diagnosis.examiner import CHECKS
+
+
+def alarms(report: Report) -> list[Finding]:
+    return report.of("warning") + report.of("error")
+
+
+def crashed(report: Report) -> list[Finding]:
+    return [f for f in report.of("skipped") if "the check failed" in f.verdict]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_planted_bug_is_named(fault: Fault):
+    torch.manual_seed(0)
+    report = diagnose(*fault.build(), overfit_steps=60)
+    verdicts = [f.verdict for f in alarms(report) if f.name == fault.check]
+    named = any(word in verdict for verdict in verdicts for word in fault.words)
+    assert named, report
+    assert not crashed(report), report
+    assert all(f.advice for f in alarms(report))
+
+
+@pytest.mark.parametrize("build", SOUND, ids=lambda build: build.__name__)
+def test_sound_module_raises_no_alarm(build):
+    torch.manual_seed(0)
+    report = diagnose(*build(), overfit_steps=100)
+    assert not alarms(report), report
+    assert not crashed(report), report
+    assert report.ok
+
+
+def built(key: str, base: type, config: dict[str, Any]) -> Any:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(base, key, subclass_mode=True)  # type: ignore[arg-type]
+    return parser.instantiate(parser.parse_object({key: config}))[key]
+
+
+def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDataModule]:
+    """Build what a config says, the model given the facts of the data."""
+    config = yaml.safe_load(path.read_text())
+    model, data = ({"class_path": p} if isinstance(p, str) else p for p in (config["model"], config["data"]))
+    datamodule = built("data", L.LightningDataModule, data)
+    cls = getattr(zoo.models, model["class_path"], None) or getattr(zoo.tasks, model["class_path"])
+    takes = {name for c in cls.__mro__ for name in inspect.signature(c.__init__).parameters}
+    facts = {f: value for f in FACTS if f in takes and (value := getattr(datamodule, f, None)) is not None}
+    module = built("model", L.LightningModule, model | {"init_args": facts | model.get("init_args", {})})
+    options = {k: v for k, v in config.get("trainer", {}).items() if k != "callbacks"}
+    options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    return L.Trainer(**options, enable_model_summary=False), module, datamodule
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_healthy_config_raises_no_alarm(config, here):
+    torch.manual_seed(0)
+    report = run(*from_config(here / "configs" / config.name), overfit_steps=100)
+    assert not alarms(report), report
+    assert not crashed(report), report
+    assert report.seconds < 60
+
+
+def test_the_corpus_covers_every_check():
+    assert {fault.check for fault in FAULTS} == CHECKS.keys()
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 24
+
+
+def test_the_checks_know_nothing_of_the_corpus():
+    source = "".join(p.read_text() for p in Path(inspect.getfile(diagnose)).parent.glob("*.py"))
+    assert not [fault.name for fault in FAULTS if fault.name in source]

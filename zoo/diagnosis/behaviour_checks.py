@@ -1,0 +1,164 @@
+"""Does the net keep apart what must not mix: samples, and the two modes?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.diagnosis.compare import differ, first_difference
+from zoo.diagnosis.recorder import NORMAL, UNIFORM, Recorder, leaves, mapped
+from zoo.diagnosis.report import Finding, Skip, error, ok, warning
+from zoo.diagnosis.subject import Subject
+
+SWITCHED = (
+    nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU, nn.modules.instancenorm._InstanceNorm
+)  # fmt: skip
+
+
+def sample_mixing(subject: Subject) -> Finding:
+    subject.good()
+    size, batch = subject.size, subject.batches[0]
+    if size < 2:
+        raise Skip("the batch has one sample only")
+    before = _traced(subject, batch, train=False)
+    for kept, others in ((slice(0, size // 2), slice(size // 2, size)), (slice(size // 2, size), slice(0, size // 2))):
+
+        def disturb(_: str, t: Tensor, kept: slice = kept, others: slice = others) -> Tensor:
+            if t.ndim and len(t) == size:
+                t = t.clone()
+                t[others] = t[kept][:1].clone()
+            return t
+
+        after = _traced(subject, mapped(batch, disturb), train=False)
+        x, y = subject.outputs(before), subject.outputs(after)
+        if x is None or y is None:
+            raise Skip("the outputs have no dimension of the batch's size")
+        if x.shape == (size, size):
+            raise Skip("outputs compare all samples with each other on purpose")
+        if differ(x[kept], y[kept]):
+            where = first_difference(before, after, lambda t, kept=kept: t[kept] if len(t) == size else None)
+            return error(
+                f"the outputs of samples {kept.start} to {kept.stop - 1} change with the others in the batch, in eval"
+                f" mode too; it begins in {where}",
+                "look there for a mean, softmax or norm over dimension 0, a view or reshape where transpose is meant,"
+                " or batch_first",
+            )
+    return ok("each sample's outputs depend on that sample alone (in eval mode)")
+
+
+def training_mode(subject: Subject) -> Finding:
+    calls = subject.good().calls
+    parents = {path: m for path, m in subject.module.named_modules()}
+
+    def frozen(path: str) -> bool:
+        while True:
+            params = list(parents[path].parameters())
+            if params or not path:
+                return bool(params) and not any(p.requires_grad for p in params)
+            path = path.rpartition(".")[0]
+
+    stuck = [c for c in calls if not c.training and not frozen(c.path)]
+    stuck = [c for c in stuck if any(True for _ in c.module.parameters()) or isinstance(c.module, SWITCHED)]
+    if not stuck:
+        return ok("everything that learns is in training mode during a training step")
+    matter = [c for c in stuck if isinstance(c.module, SWITCHED)]
+    top = min(stuck, key=lambda c: (c.depth, c.path))
+    affected = f"; {len({c.path for c in matter})} Dropout or BatchNorm layers do not train" if matter else ""
+    return (error if matter else warning)(
+        f"{top.name} is in eval mode during training_step{affected}: eval() was called and never undone",
+        "call train() after building or loading the net; Lightning leaves the modes as it finds them",
+    )
+
+
+def eval_mode(subject: Subject) -> list[Finding]:
+    call = subject.net()
+    subject.jitter()
+    (a, one), (b, two) = subject.replay(call), subject.replay(call, seed=1)
+    found = []
+    stray = [path for path, training in one.dropouts if not training]
+    if stray:
+        found.append(
+            error(
+                f"dropout is active in eval mode, in {stray[0] or 'the net'}: F.dropout without training=self.training",
+                "use nn.Dropout, or pass training=self.training",
+            )
+        )
+    elif differ(a, b):
+        where = first_difference(one, two, lambda t: t)
+        if one.random & UNIFORM:
+            advice = "draw only if self.training"
+            found.append(warning(f"outputs are random in eval mode; it begins in {where}", advice))
+        elif not one.random & NORMAL:
+            found.append(
+                warning(f"outputs differ from call to call in eval mode; it begins in {where}", "keep no state")
+            )
+    if found:
+        return found
+    switched = sum(isinstance(m, SWITCHED) for m in call.module.modules())
+    trained, second = subject.replay(call, train=True, still=SWITCHED)
+    again, _ = subject.replay(call, train=True, still=SWITCHED, seed=1)
+    if trained.shape == a.shape and differ(trained, a) and not differ(trained, again):
+        where = first_difference(one, second, lambda t: t)
+        return [
+            warning(
+                f"train and eval mode differ though Dropout and BatchNorm do not explain it; it begins in {where}",
+                "look there for self.training",
+            )
+        ]
+    noise = "; it draws Gaussian noise in eval mode too" if differ(a, b) else ""
+    return [ok(f"eval mode differs from training only in Dropout, BatchNorm and noise ({switched} layers){noise}")]
+
+
+def influence(subject: Subject) -> Finding:
+    """Each input and target must change the loss."""
+    batch, size = subject.batches[0], subject.size
+    subject.good()
+    if size < 2:
+        raise Skip("the batch has one sample only")
+    base = _loss_value(subject, batch)
+    if not math.isfinite(base):
+        raise Skip("the loss is not finite")
+    without, idle = [], []
+    for name, tensor in leaves(batch).items():
+        if not tensor.ndim or len(tensor) != size or bool((tensor == tensor[:1]).all()):
+            continue
+        changed = _loss_value(
+            subject, mapped(batch, lambda n, t, name=name: t[:1].expand_as(t).clone() if n == name else t)
+        )
+        if changed == base:
+            (without if name in subject.targets or name == next(iter(leaves(batch))) else idle).append(name)
+    if without:
+        what = "target" if without[0] in subject.targets else "input"
+        return error(
+            f"the loss ignores {without[0]}, the {what}: it stays {base:.4g} whatever stands there",
+            "check that training_step compares the outputs with the targets, and that no layer swallows the input",
+        )
+    more = f"; {', '.join(idle)} is not used" if idle else ""
+    return ok(f"the loss changes with inputs and targets{more}")
+
+
+BEHAVIOUR: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+    "influence": influence,
+    "sample mixing": sample_mixing,
+    "training mode": training_mode,
+    "eval mode": eval_mode,
+}
+
+
+def _traced(subject: Subject, batch: Any, train: bool) -> Recorder:
+    subject.jitter()  # each time: a module that optimises by itself has moved
+    trace = subject.trace(batch, train=train)
+    if trace.error is not None:
+        raise Skip(f"training_step fails {'' if train else 'in eval mode '}on a changed batch: {trace.error}")
+    return trace
+
+
+def _loss_value(subject: Subject, batch: Any) -> float:
+    # in training mode, seeded: untrained BatchNorm lets deep nets vanish in eval mode
+    loss = _traced(subject, batch, train=True).loss
+    if loss is None:
+        raise Skip("the training step shows no loss")
+    return float(loss.detach().float().sum())

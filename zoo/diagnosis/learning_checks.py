@@ -1,0 +1,125 @@
+"""Can the module learn a handful of samples by heart, and is its learning rate sane?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from zoo.callbacks.rates import assign
+from zoo.diagnosis.report import Finding, Skip, error, ok, warning
+from zoo.diagnosis.subject import Subject
+
+LEARNT = 0.2
+STUCK = 0.9
+FLAT = 0.98
+# Where half of a sweep's fall is done, as a multiple of rates that train well: 0.4 to 20 over MLPs, CNNs, GRUs and
+# transformers; of rates 100 times too high at most 0.1, too low mostly above 80.
+SANE = (0.12, 60.0)
+
+
+def overfit(subject: Subject) -> Finding:
+    """One small batch with the module's own optimizer; if that fails, with Adam, to tell the rate from the rest."""
+    subject.learnable()
+    if not subject.automatic and len(subject.first.losses) > 1:
+        raise Skip("the module weighs several losses by itself, which need not all fall")
+    subject.peak()
+    start = _baseline(subject)
+    taken = subject.train(subject.overfit_steps)
+    share = subject.score() / start
+    own = f"from {start:.3g} to {share * start:.3g} in {taken} steps"
+    if share < LEARNT:
+        return ok(f"a few samples are learnt by heart: {own}")
+    if share < STUCK and not (subject.automatic and subject.pure):
+        return ok(f"the loss on a few samples falls {own}")
+    if not subject.automatic:
+        return error(f"the loss on a few samples does not fall: {own}", "check gradients and learning rate by hand")
+    best, rate = _with_adam(subject, start)
+    adam = f"Adam at {rate:g} reaches {best * start:.3g}"
+    if best < LEARNT:
+        if not share < 1.5:
+            text = f"the loss on a few samples explodes, {own}, while {adam}: the learning rate is too high"
+            return error(text, "lower lr tenfold, or clip gradients")
+        if share > STUCK:
+            text = f"the loss on a few samples does not fall, {own}, while {adam}: the optimizer or its rate is wrong"
+            return error(text, "change lr (zoo lr-find), and see the finding on the optimizer")
+        return ok(f"the loss on a few samples falls {own}; {adam}")
+    kept = min(best, share if math.isfinite(share) else math.inf)
+    if not subject.pure and kept < FLAT:
+        return ok(f"the loss on a few samples falls {own}; {adam}; how low it can get is unknown")
+    advice = "see the other findings first; then: can the net express it, do labels contradict, has the loss a floor?"
+    if kept > 0.5:
+        text = f"a few samples cannot be learnt by heart: {own}, and {adam}; model, loss or labels are wrong"
+        return error(text, advice)
+    return warning(f"a few samples are only half learnt: {own}, and {adam}", advice)
+
+
+def learning_rate(subject: Subject, steps: int = 80, seconds: float = 20.0) -> Finding:
+    """Sweep the rate over one batch, always the same, so that the curve is smooth."""
+    subject.learnable()
+    if not subject.automatic:
+        raise Skip("the module optimises by itself")
+    subject.peak()
+    groups = subject.trainer.optimizers[0].param_groups
+    tops = [float(group["lr"]) for group in groups]
+    base = max(tops)
+    if base <= 0:
+        raise Skip("the learning rate is 0")
+    start, losses, rates = time.monotonic(), [], np.geomspace(1e-7, 10.0, steps).tolist()
+    for i, rate in enumerate(rates):
+        for group, top in zip(groups, tops, strict=True):
+            assign(group, "lr", top * rate / base)
+        losses.append(subject.step(subject.raw[0], i))
+        if not losses[-1] < losses[0] + 3 * abs(losses[0]):
+            break
+        if time.monotonic() - start > seconds:
+            raise Skip(f"{steps} steps take more than {seconds:.0f} s")
+    if not math.isfinite(losses[0]):
+        raise Skip("the loss is not finite")
+    least = int(np.nanargmin(losses))
+    fall = losses[0] - losses[least]
+    if fall <= 0.1 * abs(losses[0]):
+        raise Skip("the loss hardly falls at any rate, see overfit")
+    half = rates[next(i for i, loss in enumerate(losses) if losses[0] - loss >= fall / 2)]
+    seen = f"lr is {base:.3g}; in a sweep half of the loss's fall is done at {half:.2g}"
+    ratio = half / base
+    if ratio > SANE[1]:
+        return warning(f"{seen}, {ratio:.0f} times as much: lr is too low", f"try {half / 3:.1g}, or zoo lr-find")
+    if ratio < SANE[0]:
+        return warning(f"{seen}, {1 / ratio:.0f} times less: lr is too high", f"try {half / 3:.1g}, or zoo lr-find")
+    return ok(seen)
+
+
+LEARNING: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+    "overfit": overfit,
+    "learning rate": learning_rate,
+}
+
+
+def _baseline(subject: Subject) -> float:
+    """The loss of a net that knows nothing but what is usual."""
+    start, losses = subject.score(), subject.first.losses
+    if not math.isfinite(start):
+        raise Skip("the loss is not finite")
+    if start <= 0:
+        raise Skip(f"the loss is {start:.3g}: there is no zero to reach")
+    if subject.pure and losses[0].is_classes and losses[0].classes > 1:
+        return min(start, math.log(losses[0].classes))
+    return start
+
+
+def _with_adam(subject: Subject, start: float) -> tuple[float, float]:
+    """The best share of the loss that Adam leaves, and at which rate."""
+    found = []
+    for rate in (1e-3, 3e-2):
+        subject.restore()
+        trainable = [p for p in subject.module.parameters() if p.requires_grad]
+        subject.train(subject.overfit_steps, torch.optim.Adam(trainable, lr=rate))
+        share = subject.score() / start
+        found.append((share if math.isfinite(share) else math.inf, rate))
+        if share < LEARNT:
+            break
+    return min(found)
