@@ -20,7 +20,7 @@ def weights(path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("windows", [1, 4])
 def test_ddp_equals_one_process(zoo_process, here, windows):
     common = ["fit", "-c", "configs/mlp_digits.yaml", "--trainer.precision", "64-true", "--trainer.max_epochs", "2",
-              "--trainer.gradient_clip_val", "1.0", "--model.lr_scheduler", "WarmupCosine",
+              "--trainer.gradient_clip_val", "1.0", "--model.dropout", "0",
               "--trainer.accumulate_grad_batches", windows]  # fmt: skip
     one = zoo_process(*common, "--run_dir", "one", "--data.batch_size", "64")
     two = zoo_process(*common, "--run_dir", "two", "--data.batch_size", "32", *DDP)
@@ -47,7 +47,7 @@ def test_ddp_predictions_come_in_the_order_of_the_data(zoo_process, here):
         done = zoo_process("predict", "--ckpt_path", "r/checkpoints/last.ckpt", "--out", f"{name}.csv",
                            "--data.samples", "1010", "--data.eval_batch_size", "9", *extra)  # fmt: skip
         assert done.returncode == 0, done.stderr
-    assert "101 predictions in two.csv" in done.stdout
     one, two = (table(here / f"{n}.csv") for n in ("one", "two"))
+    assert f"{len(one)} predictions in two.csv" in done.stdout
     assert [r["class"] for r in one] == [r["class"] for r in two]
     assert sorted(p.name for p in here.iterdir() if p.name.startswith(".")) == [], "no part is left"

@@ -87,8 +87,9 @@ def test_cli_schedulers(zoo, here):
         "from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel\n"
         "class Model(BoringModel):\n"
         "    def configure_optimizers(self): ...\n"
-        "cli = LightningCLI(Model, BoringDataModule, trainer_defaults={'logger': False, 'max_epochs': 2,\n"
-        "    'limit_train_batches': 12, 'enable_checkpointing': False, 'accelerator': 'cpu'}, save_config_callback=None)\n"
+        "defaults = {'logger': False, 'max_epochs': 2, 'limit_train_batches': 12, 'enable_checkpointing': False,\n"
+        "    'accelerator': 'cpu'}\n"
+        "cli = LightningCLI(Model, BoringDataModule, trainer_defaults=defaults, save_config_callback=None)\n"
         "scheduler = cli.trainer.lr_scheduler_configs[0].scheduler\n"
         "print('SCHEDULER STEPS', scheduler.last_epoch, 'OPTIMIZER STEPS', cli.trainer.global_step)\n"
     )
