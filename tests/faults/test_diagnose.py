@@ -70,7 +70,7 @@ def test_nothing_is_left_behind_by_an_interruption():
 
     module = Interrupted(nets.mlp())
     before = snapshot(module)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(KeyboardInterrupt):
         diagnose(module, Data(*nets.table()))
     after = snapshot(module)
     assert all(torch.equal(v, after["state"][k]) for k, v in before["state"].items())
@@ -143,7 +143,7 @@ def test_a_given_trainer_keeps_its_own_ways():
         enable_model_summary=False, precision="bf16-mixed", accumulate_grad_batches=4, callbacks=[callback],
     )  # fmt: skip
     report = run(trainer, Module(nets.cnn()), Data(*nets.images()), overfit_steps=60)
-    assert report.ok, report
+    assert report.ok, str(report)
     assert not Noted.called, "callbacks may act on the weights, or save them"
     assert callback in trainer.callbacks
     assert trainer.accumulate_grad_batches == 4
@@ -157,7 +157,7 @@ def test_rates_are_judged_at_a_warmup_s_peak():
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     report = diagnose(Warm(nets.mlp()), Data(*nets.table()), overfit_steps=60)
-    assert not report.of("error") + report.of("warning"), report
+    assert not report.of("error") + report.of("warning"), str(report)
     assert "lr is 0.003" in next(f.verdict for f in report.findings if f.name == "learning rate")
 
 
@@ -185,7 +185,7 @@ def test_a_module_without_a_known_loss_is_checked_as_far_as_it_goes():
         return (x.gather(1, y.unsqueeze(1)) - x.logsumexp(1, keepdim=True)).exp().neg().add(1).mean()
 
     report = diagnose(Module(nets.mlp(), odd), Data(*nets.table()), overfit_steps=100)
-    assert report.ok, report
+    assert report.ok, str(report)
     skipped = {f.name: f.verdict for f in report.of("skipped")}
     assert "outputs and targets are unknown" in skipped["initial loss"]
     assert F.mse_loss.__name__ not in str(report)

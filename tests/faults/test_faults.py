@@ -18,8 +18,8 @@ import zoo.models
 import zoo.optim
 import zoo.tasks
 from tests.conftest import CONFIGS
-from tests.faults.planted import FAULTS, Fault
-from tests.faults.sound import SOUND
+from tests.faults import faults_in_data, faults_in_networks, faults_in_training, sound_oddities, sound_tasks  # noqa: F401
+from tests.faults.corpus import FAULTS, SOUND, Fault
 from zoo.data.base import FACTS
 from zoo.diagnosis import Finding, Report, diagnose, run
 from zoo.diagnosis.examiner import CHECKS
@@ -39,8 +39,8 @@ def test_planted_bug_is_named(fault: Fault):
     report = diagnose(*fault.build(), overfit_steps=60)
     verdicts = [f.verdict for f in alarms(report) if f.name == fault.check]
     named = any(word in verdict for verdict in verdicts for word in fault.words)
-    assert named, report
-    assert not crashed(report), report
+    assert named, str(report)
+    assert not crashed(report), str(report)
     assert all(f.advice for f in alarms(report))
 
 
@@ -48,8 +48,8 @@ def test_planted_bug_is_named(fault: Fault):
 def test_sound_module_raises_no_alarm(build):
     torch.manual_seed(0)
     report = diagnose(*build(), overfit_steps=100)
-    assert not alarms(report), report
-    assert not crashed(report), report
+    assert not alarms(report), str(report)
+    assert not crashed(report), str(report)
     assert report.ok
 
 
@@ -77,8 +77,8 @@ def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDa
 def test_healthy_config_raises_no_alarm(config, here):
     torch.manual_seed(0)
     report = run(*from_config(here / "configs" / config.name), overfit_steps=100)
-    assert not alarms(report), report
-    assert not crashed(report), report
+    assert not alarms(report), str(report)
+    assert not crashed(report), str(report)
     assert report.seconds < 60
 
 

@@ -78,14 +78,16 @@ class RunCheckpoints(Checkpoint):
         trainer.fit_loop._restarting = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        loop = trainer.fit_loop
+        loop, ends = trainer.fit_loop, trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
+        timed = self.every_steps or self.every_seconds
+        if not (ends or timed or self.interrupted or trainer.world_size > 1):
+            return  # nearly every step
         if loop._should_accumulate():  # private: no public name says that a window of micro-batches is full
             return
         stop = self._agreed_to_stop(trainer)
         epoch_done, validates = loop.epoch_loop._num_ready_batches_reached(), False
         if not epoch_done and loop._data_fetcher is not None:
             validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-        ends = trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
         if (stop or ends or self._due(trainer)) and not epoch_done and not validates:
             self.save(trainer)
         if stop and not epoch_done and not validates:

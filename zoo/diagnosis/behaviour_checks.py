@@ -23,7 +23,12 @@ def sample_mixing(subject: Subject) -> Finding:
     size, batch = subject.size, subject.batches[0]
     if size < 2:
         raise Skip("the batch has one sample only")
+
+    def turn(_: str, t: Tensor) -> Tensor:
+        return t.flip(0) if t.ndim and len(t) == size else t
+
     before = _traced(subject, batch, train=False)
+    x = subject.outputs(before)
     for kept, others in ((slice(0, size // 2), slice(size // 2, size)), (slice(size // 2, size), slice(0, size // 2))):
 
         def disturb(_: str, t: Tensor, kept: slice = kept, others: slice = others) -> Tensor:
@@ -33,7 +38,7 @@ def sample_mixing(subject: Subject) -> Finding:
             return t
 
         after = _traced(subject, mapped(batch, disturb), train=False)
-        x, y = subject.outputs(before), subject.outputs(after)
+        y = subject.outputs(after)
         if x is None or y is None:
             raise Skip("the outputs have no dimension of the batch's size")
         if x.shape == (size, size):
@@ -45,6 +50,13 @@ def sample_mixing(subject: Subject) -> Finding:
                 f" mode too; it begins in {where}",
                 "look there for a mean, softmax or norm over dimension 0, a view or reshape where transpose is meant,"
                 " or batch_first",
+            )
+    if not before.random:  # noise is drawn by place
+        turned = subject.outputs(_traced(subject, mapped(batch, turn), train=False))
+        if turned is not None and x is not None and differ(x, turned.flip(0), 1e-3):
+            return error(
+                "a sample's outputs depend on its place in the batch, in eval mode too",
+                "look for an index or embedding taken along dimension 0",
             )
     return ok("each sample's outputs depend on that sample alone (in eval mode)")
 
@@ -73,43 +85,32 @@ def training_mode(subject: Subject) -> Finding:
     )
 
 
-def eval_mode(subject: Subject) -> list[Finding]:
+def eval_mode(subject: Subject) -> Finding:
     call = subject.net()
     subject.jitter()
     (a, one), (b, two) = subject.replay(call), subject.replay(call, seed=1)
-    found = []
     stray = [path for path, training in one.dropouts if not training]
     if stray:
-        found.append(
-            error(
-                f"dropout is active in eval mode, in {stray[0] or 'the net'}: F.dropout without training=self.training",
-                "use nn.Dropout, or pass training=self.training",
-            )
+        return error(
+            f"dropout is active in eval mode, in {stray[0] or 'the net'}: F.dropout without training=self.training",
+            "use nn.Dropout, or pass training=self.training",
         )
-    elif differ(a, b):
+    if differ(a, b) and (one.random & UNIFORM or not one.random & NORMAL):  # a VAE may draw from its normal
         where = first_difference(one, two, lambda t: t)
-        if one.random & UNIFORM:
-            advice = "draw only if self.training"
-            found.append(warning(f"outputs are random in eval mode; it begins in {where}", advice))
-        elif not one.random & NORMAL:
-            found.append(
-                warning(f"outputs differ from call to call in eval mode; it begins in {where}", "keep no state")
-            )
-    if found:
-        return found
-    switched = sum(isinstance(m, SWITCHED) for m in call.module.modules())
-    trained, second = subject.replay(call, train=True, still=SWITCHED)
+        text = "are random" if one.random else "differ from call to call"
+        return warning(
+            f"outputs {text} in eval mode; it begins in {where}", "draw, or change state, only if self.training"
+        )
+    trained, three = subject.replay(call, train=True, still=SWITCHED)
     again, _ = subject.replay(call, train=True, still=SWITCHED, seed=1)
     if trained.shape == a.shape and differ(trained, a) and not differ(trained, again):
-        where = first_difference(one, second, lambda t: t)
-        return [
-            warning(
-                f"train and eval mode differ though Dropout and BatchNorm do not explain it; it begins in {where}",
-                "look there for self.training",
-            )
-        ]
+        where = first_difference(one, three, lambda t: t)
+        return warning(
+            f"train and eval mode differ though Dropout and BatchNorm do not explain it; it begins in {where}",
+            "look there for self.training",
+        )
     noise = "; it draws Gaussian noise in eval mode too" if differ(a, b) else ""
-    return [ok(f"eval mode differs from training only in Dropout, BatchNorm and noise ({switched} layers){noise}")]
+    return ok(f"eval mode differs from training in Dropout, BatchNorm and noise only{noise}")
 
 
 def influence(subject: Subject) -> Finding:

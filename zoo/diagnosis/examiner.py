@@ -66,7 +66,7 @@ def run(
     """Diagnose with a trainer that exists: its precision, clipping and schedule count; its callbacks are not called.
 
     Args:
-        trainer: not used before, on one process.
+        trainer: on one process, neither used before nor to be used afterwards.
         module: any LightningModule.
         datamodule: its data.
         batches: training batches to look at.
@@ -89,6 +89,8 @@ def run(
             pass
         finally:
             memory.restore()
+    if examiner.interrupted:
+        raise KeyboardInterrupt
     if not examiner.findings:
         raise ValueError(f"{type(datamodule).__name__} gives no training batch")
     return Report(type(module).__name__, type(datamodule).__name__, examiner.findings, time.monotonic() - start)
@@ -103,6 +105,7 @@ class _Examiner(L.Callback):
         self.batches, self.overfit_steps = batches, overfit_steps
         self.findings: list[Finding] = []
         self.subject: Subject | None = None
+        self.interrupted = False
 
     # Not earlier: only now have all the hooks run that a module may prepare its training in.
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -118,6 +121,8 @@ class _Examiner(L.Callback):
                 finally:
                     subject.restore()
                 self.findings += [replace(f, name=name) for f in (found if isinstance(found, list) else [found])]
+        except KeyboardInterrupt:  # which Lightning would turn into an exit
+            self.interrupted = True
         finally:
             subject.close()
         raise _Done

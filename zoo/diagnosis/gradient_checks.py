@@ -71,15 +71,11 @@ def units(subject: Subject) -> Finding:
                 seen.setdefault((path, kind), []).append((output.detach(), before))
     if not seen:
         raise Skip("no ReLU, tanh or sigmoid is called")
-    worst = max(((_lost(kind, [o for o, _ in many]), path, kind) for (path, kind), many in seen.items()))
-    share, path, kind = worst
+    share, path, kind = max((_lost(kind, [o for o, _ in many]), path, kind) for (path, kind), many in seen.items())
     if share < SOME:
         return ok(f"at most {share:.0%} of the units of an activation are dead or saturated ({path})")
-    word = (
-        "dead: they give 0 for every sample, and pass no gradient"
-        if kind == "relu"
-        else "saturated: at an end of their range"
-    )
+    dead, full = "dead: they give 0 for every sample, and pass no gradient", "saturated: at an end of their range"
+    word = dead if kind == "relu" else full
     before = seen[path, kind][0][1]
     cause = ""
     if before is not None:
@@ -167,10 +163,10 @@ def _gradients_of_step(subject: Subject, raw: object, index: int) -> Gradients:
     """All gradients of one step, whether or not an optimizer holds the parameter."""
     for p in subject.module.parameters():
         p.grad = None
-    subject.seen.clear()
+    subject.noting = True
     subject.step(raw, index)
     grads = {n: p.grad for n, p in subject.named.items() if p.grad is not None}
-    for _, seen in subject.seen:  # a module that optimises by itself may have cleared them again
+    for seen in subject.seen:  # a module that optimises by itself may have cleared them again
         grads |= seen
     return grads
 
@@ -178,13 +174,13 @@ def _gradients_of_step(subject: Subject, raw: object, index: int) -> Gradients:
 def _second_gradient(subject: Subject, clear: bool) -> Gradients:
     """What the optimizers saw at their second step, with gradients cleared by us in between or not."""
     subject.restore()
-    steps = 0
+    subject.noting, steps = True, 0
     for index in range(8):
         subject.seen.clear()
         subject.step(subject.raw[0], index)
         steps += bool(subject.seen)
         if steps == 2:
-            return {n: g.float() for _, grads in subject.seen for n, g in grads.items()}
+            return {n: g.float() for grads in subject.seen for n, g in grads.items()}
         if subject.seen and clear:
             for p in subject.module.parameters():
                 p.grad = None

@@ -16,9 +16,11 @@ from zoo.diagnosis.subject import Subject
 LEARNT = 0.2
 STUCK = 0.9
 FLAT = 0.98
-# Where half of a sweep's fall is done, as a multiple of rates that train well: 0.4 to 20 over MLPs, CNNs, GRUs and
-# transformers; of rates 100 times too high at most 0.1, too low mostly above 80.
-SANE = (0.12, 60.0)
+# Half of a sweep's fall is done at 0.4 to 40 times the rates that train MLPs, CNNs, GRUs and transformers well, and the
+# loss climbs again at 9 times or more. Of rates 100 times too low the first is mostly above 75; of rates 100 times too
+# high it is at most 0.12, or the second below 2. Wide nets fall early however well they train: hence both.
+LATE = 60.0
+EARLY = 0.12
 
 
 def overfit(subject: Subject) -> Finding:
@@ -83,13 +85,15 @@ def learning_rate(subject: Subject, steps: int = 80, seconds: float = 20.0) -> F
     fall = losses[0] - losses[least]
     if fall <= 0.1 * abs(losses[0]):
         raise Skip("the loss hardly falls at any rate, see overfit")
-    half = rates[next(i for i, loss in enumerate(losses) if losses[0] - loss >= fall / 2)]
-    seen = f"lr is {base:.3g}; in a sweep half of the loss's fall is done at {half:.2g}"
-    ratio = half / base
-    if ratio > SANE[1]:
-        return warning(f"{seen}, {ratio:.0f} times as much: lr is too low", f"try {half / 3:.1g}, or zoo lr-find")
-    if ratio < SANE[0]:
-        return warning(f"{seen}, {1 / ratio:.0f} times less: lr is too high", f"try {half / 3:.1g}, or zoo lr-find")
+    middle = losses[0] - fall / 2
+    down = next(rate for rate, loss in zip(rates, losses, strict=False) if loss <= middle)
+    up = next((r for r, loss in list(zip(rates, losses, strict=False))[least:] if not loss < middle), None)
+    seen = f"lr is {base:.3g}; in a sweep the loss falls around {down:.2g}"
+    seen += f" and climbs again at {up:.2g}" if up else ""
+    if down > LATE * base:
+        return warning(f"{seen}: lr is too low", f"try {down / 3:.1g}, or zoo lr-find")
+    if (up and up < 2 * base) or (down < EARLY * base and (up is None or up < 10 * base)):
+        return warning(f"{seen}: lr is too high", f"try {down / 3:.1g}, or zoo lr-find")
     return ok(seen)
 
 

@@ -140,13 +140,13 @@ class Recorder(TorchFunctionMode):
         self.softmaxes: list[tuple[str, Tensor, int]] = []
         self.result: Any = None
         self.error: Exception | None = None
-        self._losses: list[Loss] = []
+        self.called: list[Loss] = []
         self._stack: list[Call] = []
         self._handles: list[Any] = []
 
     @property
     def losses(self) -> list[Loss]:
-        return self._losses or self._losses_by_hand()
+        return self.called or self._losses_by_hand()
 
     @property
     def loss(self) -> Tensor | None:
@@ -195,7 +195,7 @@ class Recorder(TorchFunctionMode):
             given = inspect.signature(func).bind(*args, **kwargs).arguments
             options = {k: v for k, v in given.items() if k not in ("input", "target")}
             loss = Loss(LOSSES[func], given["input"], given["target"], options)
-            self._losses.append(loss)  # before the call, which a label out of range may end
+            self.called.append(loss)  # before the call, which a label out of range may end
             loss.value = func(*args, **kwargs)
             return loss.value
         if name in DROPOUTS and hasattr(F, name):
@@ -223,7 +223,7 @@ class Recorder(TorchFunctionMode):
             tensors = [a for a in call.args if isinstance(a, Tensor)]
             one_number = isinstance(call.output, Tensor) and call.output.ndim == 0
             if one_number and len(tensors) >= 2 and tensors[0].is_floating_point() and tensors[0].ndim:
-                kind = _same_as(tensors[0].detach(), tensors[1], call.output)
+                kind = kind_of(tensors[0].detach(), tensors[1], call.output)
                 found.append(Loss(kind, tensors[0], tensors[1], {}, call.output))
         return found
 
@@ -232,7 +232,7 @@ def _has_own(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
-def _same_as(x: Tensor, y: Tensor, value: Tensor) -> str:
+def kind_of(x: Tensor, y: Tensor, value: Tensor) -> str:
     """Which of torch's losses gives this value, or none."""
     for function, kind in LOSSES.items():
         if kind in ("cross-entropy", "binary cross-entropy with logits", "squared error"):

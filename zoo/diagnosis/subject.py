@@ -18,7 +18,7 @@ from zoo.callbacks.lr_finder import endless, optimizer_step, remember
 from zoo.callbacks.memory import Memory
 from zoo.callbacks.rates import assign, peaks
 from zoo.diagnosis.compare import same
-from zoo.diagnosis.recorder import Call, Loss, Recorder, _same_as, leaves, main_output, mapped
+from zoo.diagnosis.recorder import Call, Loss, Recorder, kind_of, leaves, main_output, mapped
 from zoo.diagnosis.report import Skip
 from zoo.diagnosis.survey import Split, survey
 
@@ -53,7 +53,7 @@ class Subject:
         self.silenced.keep(module)
         for optimizer in trainer.optimizers:
             self.silenced.keep(optimizer)
-        self.seen: list[tuple[Any, Gradients]] = []  # optimizer and gradients, at every step an optimizer takes
+        self.noting, self.seen = False, list[Gradients]()  # while noting: the gradients each optimizer steps with
         self.raw = list(islice(endless(trainer), batches))
         self.batches = [self._transferred(raw) for raw in self.raw]
 
@@ -62,6 +62,7 @@ class Subject:
     def restore(self) -> None:
         """Weights, buffers, modes, optimizers as they were when the diagnosis began."""
         self.silenced.restore()
+        self.noting = False
         self.seen.clear()
 
     def close(self) -> None:
@@ -116,9 +117,9 @@ class Subject:
         """For losses written out in ``training_step``: outputs and targets are those that give its value."""
         output, value = main_output(net.output), recorder.loss
         for target in reversed(leaves(batch).values()):
-            kind = _same_as(output.detach(), target, value) if output is not None and value is not None else ""
+            kind = kind_of(output.detach(), target, value) if output is not None and value is not None else ""
             if kind and output is not None:
-                recorder._losses.append(Loss(kind, output, target, {}, value))
+                recorder.called.append(Loss(kind, output, target, {}, value))
                 return
 
     @cached_property
@@ -204,10 +205,7 @@ class Subject:
     # Training a little ------------------------------------------------------------------------------------------------
 
     def step(self, raw: Any, index: int = 0, seed: int = 0) -> float:
-        """One training step as Lightning takes it, on a batch as the loader gives it; returns the loss.
-
-        The gradients with which optimizers step are added to ``seen``.
-        """
+        """One training step as Lightning takes it, on a batch as the loader gives it; returns the loss."""
         torch.manual_seed(seed)
         if self.automatic:
             loss = optimizer_step(self.trainer, self.module, iter([raw]), index)
@@ -222,10 +220,10 @@ class Subject:
 
     def note_gradients(self, optimizer: Any) -> None:
         """Called right before any optimizer steps."""
-        grads = {n: p.grad.detach().clone() for n, p in self.named.items() if p.grad is not None}
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.seen.append((optimizer, {n: g for n, g in grads.items() if id(self.named[n]) in mine}))
-        self.every_gradient = grads
+        if self.noting:
+            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            held = {n: p.grad for n, p in self.named.items() if id(p) in mine}
+            self.seen.append({n: g.detach().clone() for n, g in held.items() if g is not None})
 
     def peak(self) -> None:
         """Set the rates that a schedule rises to, which a warmup may hold near zero now."""

@@ -113,7 +113,7 @@ class Task(L.LightningModule):
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""
         self.report("train", n, loss=loss)
         # Private: no public name tells whether this micro-batch ends an accumulation window.
-        if not self.trainer.fit_loop._should_accumulate() and self._log_due:
+        if self._log_due and not self.trainer.fit_loop._should_accumulate():
             self._log_meter("train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
