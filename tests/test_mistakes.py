@@ -72,7 +72,7 @@ TABLE = {
     "network, not a module": Mistake(
         "fit --model torch.nn.Linear --data Digits", ["torch.nn.Linear", "LightningModule"]
     ),
-    "dataset": Mistake("fit --model MLPClassifier --data Digit", ["data: ", "'Digit'", "did you mean Digits?"]),
+    "dataset": Mistake("fit --model MLPClassifier --data Digit", ["data: ", "'Digit'", "did you mean Digits"]),
     "optimizer": Mistake(f"{DIGITS} --model.optimizer Adm", ["model.optimizer", "'Adm'", "Adam"]),
     "callback": Mistake(f"{DIGITS} --trainer.callbacks+=LearningRateMonitr", ["LearningRateMonitor"]),
     "layer": Mistake(f"{DIGITS} --model.activation Relu", ["'Relu'", "ReLU"]),

@@ -8,8 +8,9 @@ from zoo.verify import difference, resume
 # Between them: shuffling, dropout, BatchNorm, workers, accumulation, clipping, bf16, averages, validation within
 # epochs, early stopping, manual optimisation, and schedules stepped by step, by epoch and by plateau.
 CASES = {
-    "dropout": ["-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "6", "--model.optimizer", "Lion",
-                "--model.lr", "1e-3", "--model.lr_scheduler", "WarmupStableDecay", "--ema.decay", "0.9"],
+    "dropout": ["-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "6",
+                "--model.optimizer", "zoo.optim.Lion", "--model.lr", "1e-3",
+                "--model.lr_scheduler", "WarmupStableDecay", "--ema.decay", "0.9"],
     "accumulation and bf16": ["-c", "configs/mlp_regularized_breast_cancer.yaml", "--trainer.max_epochs", "5",
                               "--trainer.accumulate_grad_batches", "4", "--trainer.precision", "bf16-mixed",
                               "--trainer.val_check_interval", "5", "--early_stopping.patience", "20"],
