@@ -1,6 +1,7 @@
 """One tiny net of each family with a `slot` in the middle, the faults planted there, and runs that must fail."""
 
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Fault(nn.Module):
         self.step += 1
         return self.harm(x) if self.step == SICK_STEP + 1 else x
 
-    def harm(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def harm(self, x: Tensor) -> Tensor: ...
 
 
 class ExpOverflow(Fault):
