@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -39,6 +38,7 @@ from zoo.callbacks import (
     StepSeed,
 )
 from zoo.callbacks.ema import load_ema, with_ema
+from zoo.checkpoint_files import fits, hyperparameters, is_url, readable_checkpoint, steps_done
 from zoo.commands import ZooTrainer
 from zoo.data.base import FACTS
 from zoo.loggers import MetricsCSV, tensorboard_logger, wandb_logger
@@ -365,64 +365,6 @@ def without_option(argv: list[str], name: str) -> list[str]:
             kept.append(arg)
         skip = arg == name
     return kept
-
-
-def is_url(path: str) -> bool:
-    return re.match(r"\w+://", path) is not None
-
-
-def hyperparameters(path: Path) -> dict[str, Any]:
-    """Class and arguments of the model and the data in a checkpoint, as parser defaults."""
-    checkpoint = readable_checkpoint(path)
-    defaults = {}
-    for key, name in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        saved = {k: v for k, v in (checkpoint.get(name) or {}).items() if k != "_instantiator"}
-        if "_class_path" in saved:
-            defaults[key] = {"class_path": saved.pop("_class_path"), "init_args": saved}
-    return defaults
-
-
-def readable_checkpoint(path: Path) -> dict[str, Any]:
-    """Open a checkpoint without running anything in it or reading its weights, or say what is wrong with it."""
-    if not path.exists():
-        raise UserError(f"no checkpoint {path}")
-    if path.is_dir():
-        return {}
-    try:
-        return torch.load(path, weights_only=True, map_location="meta", mmap=True)
-    except Exception as error:
-        if "Weights only load failed" in str(error) or "weights_only" in str(error):
-            raise UserError(f"{path} holds Python objects, which could run code; only plain tensors are read") from None
-        raise UserError(f"{path} is not a whole checkpoint") from None
-
-
-def fits(path: Path, model: L.LightningModule) -> None:
-    """Compare the weights in a checkpoint with the model's before Lightning fails on them."""
-    state = readable_checkpoint(path).get("state_dict") if path.is_file() else None
-    own = model.state_dict()
-    if state is None or not own:  # sharded, or built later in configure_model
-        return
-    wrong = {
-        "missing": [k for k in own if k not in state],
-        "unexpected": [k for k in state if k not in own],
-        "of another shape": [
-            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-            for k in own
-            if k in state and state[k].shape != own[k].shape
-        ],
-    }
-    if any(wrong.values()) and model.strict_loading:
-        parts = [f"{len(v)} {k} ({', '.join(v[:2])}{', ...' if len(v) > 2 else ''})" for k, v in wrong.items() if v]
-        raise UserError(f"{path} was not made by this {type(model).__name__}: " + "; ".join(parts))
-
-
-def steps_done(path: Path) -> int:
-    """The number of the first step still to come, as the log counts them, after a checkpoint."""
-    checkpoint = readable_checkpoint(path)
-    loops = (checkpoint.get("loops") or {}).get("fit_loop", {})
-    stepped = loops.get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
-    between = (checkpoint.get("callbacks") or {}).get("RunCheckpoints", {}).get("between_epochs", False)
-    return stepped + (not between)  # within an epoch Lightning counts a step only after it is saved
 
 
 def verify(argv: list[str]) -> int:
