@@ -232,7 +232,7 @@ def test_the_saved_config_is_complete_and_runs_again_to_the_same_weights(zoo):
     assert config["seed_everything"] == 3
     assert config["trainer"]["max_epochs"] == 2
     given = config["model"]["init_args"]
-    assert given.items() >= {"hidden": [24], "dropout": 0.2, "lr": 0.003, "norm": "none"}.items()
+    assert given.items() >= {"hidden": [24], "dropout": 0.2, "lr": 0.002, "norm": "none"}.items()
     assert (given["num_classes"], given["input_dim"]) == (10, 64), "facts of the data"
     assert config["data"]["class_path"].endswith("Digits")
     assert config["data"]["init_args"]["batch_size"] == 64, "defaults too"
@@ -270,7 +270,7 @@ def test_later_configs_win_key_by_key(zoo, here):
     first = yaml.safe_load(Path("runs/mlp_digits/1/config.yaml").read_text())
     assert (first["trainer"]["max_epochs"], first["trainer"]["limit_train_batches"]) == (1, 3)
     assert first["model"]["init_args"]["hidden"] == [7]
-    assert first["model"]["init_args"]["lr"] == 0.003, "of the first config"
+    assert first["model"]["init_args"]["lr"] == 0.002, "of the first config"
     assert first["early_stopping"]["init_args"]["monitor"] == "val/loss"
     assert zoo(*DIGITS, "-c", "a.yaml", "-c", "b.yaml", "-c", "c.yaml")[0] == 0
     assert yaml.safe_load(Path("runs/mlp_digits/2/config.yaml").read_text())["early_stopping"] is None
