@@ -21,14 +21,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.cli import main as zoo
-from zoo.data import Digits, SignOfSum
+from zoo.data import Digits, Quadrants
 from zoo.models import MLP, SmallCNN
 
 CASES = {
-    "MLP 20-64-64, batch 64": (
-        ["--model", "MLPClassifier", "--model.hidden", "[64,64]", "--data", "SignOfSum", "--data.samples", "32000"],
-        lambda: MLP(20, [64, 64], 2),
-        lambda: SignOfSum(samples=32000),
+    "MLP 2-64-64-4, batch 64": (
+        ["--model", "MLPClassifier", "--model.hidden", "[64,64]", "--data", "Quadrants", "--data.samples", "32000"],
+        lambda: MLP(2, [64, 64], 4),
+        lambda: Quadrants(samples=32000),
     ),
     "small CNN 32-64-128-128-256, 8 px, batch 64": (
         ["--model", "SmallCNNClassifier", "--data", "Digits"],
