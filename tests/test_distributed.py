@@ -1,9 +1,14 @@
 """Two processes do what one does with the same global batch."""
 
 import csv
+import inspect
 
 import pytest
 import torch
+import yaml
+
+from tests.test_configs import configs
+from zoo import models, tasks
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
@@ -51,3 +56,39 @@ def test_ddp_predictions_come_in_the_order_of_the_data(zoo_process, here):
     assert f"{len(one)} predictions in two.csv" in done.stdout
     assert [r["class"] for r in one] == [r["class"] for r in two]
     assert sorted(p.name for p in here.iterdir() if p.name.startswith(".")) == [], "no part is left"
+
+
+def without_chance(config) -> list[object]:
+    """Options that leave out dropout and BatchNorm, which see only their own process's part of a batch."""
+    given = yaml.safe_load(config.read_text())["model"]
+    name, given = (given, {}) if isinstance(given, str) else (given["class_path"], given.get("init_args", {}))
+    known = inspect.signature(getattr(models, name, None) or getattr(tasks, name)).parameters
+    flags = []
+    for key, off in (("dropout", "0"), ("norm", "none")):
+        if key in known:
+            value = given.get(key)
+            flags += [f"--model.{key}", f"[{', '.join([off] * len(value))}]" if isinstance(value, list) else off]
+    return flags
+
+
+@pytest.mark.slow
+@configs
+def test_every_config_on_two_processes(config, zoo_process, here):
+    """The same weights after 20 steps, or, where batches or chance make parts differ, training all the same."""
+    batch = yaml.safe_load(config.read_text()).get("data")
+    batch = batch.get("init_args", {}).get("batch_size", 64) if isinstance(batch, dict) else 64
+    common = ["fit", "-c", config, "--trainer.precision", "64-true", "--trainer.max_steps", "20",
+              "--data.eval_batch_size", "64", *without_chance(config)]  # fmt: skip
+    two = zoo_process(*common, "--run_dir", "two", "--data.batch_size", batch // 2, *DDP)
+    assert two.returncode == 0, two.stderr
+    b = torch.load(here / "two/checkpoints/last.ckpt", weights_only=True)
+    assert b["global_step"] == 20
+    assert all(torch.isfinite(v).all() for v in b["state_dict"].values() if v.is_floating_point())
+    text = config.read_text()
+    alone = "MetricLearner" in text or "Embedding" in text or "augment" in text
+    if alone or any("running_mean" in key for key in b["state_dict"] if key.startswith("net.")):
+        return
+    one = zoo_process(*common, "--run_dir", "one", "--data.batch_size", batch)
+    assert one.returncode == 0, one.stderr
+    a = weights(here / "one/checkpoints/last.ckpt")
+    assert max(float((a[k] - v).abs().max()) for k, v in b["state_dict"].items() if v.numel()) < 1e-10
