@@ -2,13 +2,18 @@
 
 import csv
 import inspect
+import json
+from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
 
 from tests.test_configs import configs
 from zoo import models, tasks
+from zoo.cli import main
+from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
@@ -41,6 +46,48 @@ def test_ddp_equals_one_process(zoo_process, here, windows):
         for key in single:
             if single[key]:
                 assert float(single[key]) == pytest.approx(float(double[key]), rel=1e-6), key
+
+
+FORKS = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+
+
+@pytest.mark.parametrize("windows", [1, 4])
+def test_padded_tokens_on_two_processes_weigh_as_on_one(here, windows):
+    """90 sentences, 32 a step; the last window is of 26, so that neither processes nor batches have as many each."""
+    argv = ["fit", "--allow-import", "tests", "--model", "tests.tokens.Tagger", "--data", "tests.tokens.Sentences",
+            "--trainer.precision", "64-true", "--trainer.max_epochs", "3", "--trainer.limit_val_batches", "0",
+            "--model.optimizer", "SGD", "--model.lr", "1"]  # fmt: skip
+    parts = ["--data.batch_size", str(16 // windows), "--trainer.accumulate_grad_batches", str(windows), *FORKS]
+    assert main([*argv, "--run_dir", "one", "--data.batch_size", "32"]) == 0
+    assert main([*argv, "--run_dir", "two", *parts]) == 0
+    a, b = weights(here / "one/checkpoints/last.ckpt"), weights(here / "two/checkpoints/last.ckpt")
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-12
+    losses = [float(table(here / run / "metrics.csv")[-1]["train/loss"]) for run in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class Rates(L.Callback):
+    """Writes down every rate that the first process trains with."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.is_global_zero:
+            with open("rates", "a") as file:
+                file.write(json.dumps(optimizer.param_groups[0]["lr"]) + "\n")
+
+
+@pytest.mark.parametrize("schedule", [WarmupCosine, WarmupLinear, WarmupStableDecay, OneCycle, StepDecay, Plateau])
+def test_schedules_find_the_length_of_a_run_of_two_processes(here, schedule):
+    """800 points in batches of 50 on each of two processes, two at a time: 8 batches, 4 steps an epoch."""
+    argv = ["fit", "--model", "MLPClassifier", "--model.hidden", "[4]", "--data", "Quadrants",
+            "--data.batch_size", "50", "--trainer.max_epochs", "3", *FORKS]  # fmt: skip
+    argv += ["--trainer.accumulate_grad_batches", "2", "--model.lr_scheduler", schedule.__name__]
+    assert main(argv, [Rates()]) == 0
+    used = [json.loads(line) for line in Path("rates").read_text().splitlines()]
+    assert len(used) == 12
+    if schedule is not Plateau:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-3)
+        whole = schedule(optimizer, total_steps=12)
+        assert used == pytest.approx([1e-3 * whole.factor(i) for i in range(12)], rel=1e-12)
 
 
 def test_ddp_predictions_come_in_the_order_of_the_data(zoo_process, here):

@@ -1,23 +1,27 @@
 """Defects of Lightning 2.6.6 that users meet: each test shows it in plain Lightning, then that zoo is right.
 
-Others of the kind stand with their callbacks: averages, the LR finder, fine-tuning, and in tasks/test_base.py
-accumulation.
+Others of the kind stand with what they are about: averages in callbacks/test_ema.py, the LR finder in
+callbacks/test_lr_finder.py, frozen layers and their resume in callbacks/test_fine_tuning.py, accumulation of samples in
+tasks/test_base.py, plateau schedules after a resume in optim/test_through_the_command_line.py.
 """
 
+import copy
 import csv
-import subprocess
-import sys
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.tokens import Sentences, Tagger
 from zoo.callbacks import RunCheckpoints, StepSeed
 from zoo.data import DataModule, TensorSet
 from zoo.models import MLPClassifier
+from zoo.optim import Rule
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -79,25 +83,19 @@ def test_resume_in_mid_epoch(tmp_path, estimated):
     assert sorted(ours) == X.flatten().tolist()
 
 
+class Boring(BoringModel):
+    """Leaves its optimizer to the command line."""
+
+    def configure_optimizers(self): ...
+
+
 def test_cli_schedulers(zoo, here):
     """Row "CLI schedulers": Lightning's CLI steps a schedule once an epoch only; zoo's are stepped every step."""
-    (here / "plain.py").write_text(
-        "import torch\n"
-        "from lightning.pytorch.cli import LightningCLI\n"
-        "from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel\n"
-        "class Model(BoringModel):\n"
-        "    def configure_optimizers(self): ...\n"
-        "defaults = {'logger': False, 'max_epochs': 2, 'limit_train_batches': 12, 'enable_checkpointing': False,\n"
-        "    'accelerator': 'cpu'}\n"
-        "cli = LightningCLI(Model, BoringDataModule, trainer_defaults=defaults, save_config_callback=None)\n"
-        "scheduler = cli.trainer.lr_scheduler_configs[0].scheduler\n"
-        "print('SCHEDULER STEPS', scheduler.last_epoch, 'OPTIMIZER STEPS', cli.trainer.global_step)\n"
-    )
-    argv = [sys.executable, "plain.py", "fit", "--optimizer", "SGD", "--optimizer.lr", "0.1"]
-    done = subprocess.run(
-        [*argv, "--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "24"], capture_output=True, text=True
-    )
-    assert "SCHEDULER STEPS 2 OPTIMIZER STEPS 24" in done.stdout, done.stderr
+    defaults = {"max_epochs": 2, "limit_train_batches": 12, "enable_checkpointing": False, **QUIET}
+    args = ["fit", "--optimizer", "SGD", "--optimizer.lr", "0.1", "--lr_scheduler", "CosineAnnealingLR"]
+    cli = LightningCLI(Boring, BoringDataModule, trainer_defaults=defaults, save_config_callback=None,
+                       args=[*args, "--lr_scheduler.T_max", "24"])  # fmt: skip
+    assert (cli.trainer.lr_scheduler_configs[0].scheduler.last_epoch, cli.trainer.global_step) == (2, 24)
     code, _, err = zoo("fit", "-c", "configs/mlp_iris.yaml", "--trainer.max_epochs", "2", "--run_dir", "r",
                        "--model.lr_scheduler", "WarmupCosine")  # fmt: skip
     assert code == 0, err
@@ -105,11 +103,37 @@ def test_cli_schedulers(zoo, here):
     assert saved["lr_schedulers"][0]["last_epoch"] == saved["global_step"] > 2
 
 
-def test_cli_optimizers(tmp_path):
-    """Row "CLI optimizers": one group only with Lightning; here rules make groups, built when training starts."""
-    from zoo.optim import Rule
+class BuiltLate(Boring):
+    def configure_model(self):
+        self.layer = self.layer or nn.Linear(32, 2)
 
-    module = MLPClassifier(hidden=[8], input_dim=1, num_classes=2, rules=[Rule(match="^3", lr_scale=10.0)])
+    def __init__(self):
+        super().__init__()
+        self.layer = None
+
+
+class BuiltLateClassifier(MLPClassifier):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.late = self.net
+        del self.net
+
+    def configure_model(self):
+        self.net = self.late
+
+
+def test_cli_optimizers(tmp_path, monkeypatch):
+    """Row "CLI optimizers": one group only, of what is there while parsing; here groups by rule, built at the start."""
+    defaults = {"fast_dev_run": True, **QUIET}
+    options = {"trainer_defaults": defaults, "save_config_callback": None}
+    args = ["fit", "--optimizer", "SGD", "--optimizer.lr", "0.1"]
+    cli = LightningCLI(Boring, BoringDataModule, args=args, **options)
+    assert len(cli.trainer.optimizers[0].param_groups) == 1, "and no argument that could make two"
+    with pytest.raises(ValueError, match="empty parameter list"):
+        LightningCLI(BuiltLate, BoringDataModule, args=args, **options)
+
+    monkeypatch.chdir(tmp_path)
+    module = BuiltLateClassifier(hidden=[8], input_dim=1, num_classes=2, rules=[Rule(match="^3", lr_scale=10.0)])
     data = DataLoader(TensorDataset(torch.randn(8, 1), torch.zeros(8, dtype=torch.long)), batch_size=4)
     trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=False, **QUIET)
     trainer.fit(module, data)
@@ -139,13 +163,27 @@ def test_save_last_with_save_top_k_1(tmp_path):
     assert (epoch(tmp_path / "z/best.ckpt"), epoch(tmp_path / "z/last.ckpt")) == (1, 3)
 
 
+class Sized(BoringModel):
+    widths: list[int] = []
+
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.save_hyperparameters()
+        self.widths.append(width)
+
+
 def test_flags_win_over_the_checkpoint(zoo, here):
     """Row "--ckpt_path in test and validate": with Lightning's CLI the checkpoint's values win in silence."""
-    from lightning.pytorch.cli import LightningCLI
+    options = {"save_config_callback": None, "trainer_defaults": {"fast_dev_run": True, **QUIET}}
+    Sized.widths = []
+    cli = LightningCLI(Sized, BoringDataModule, run=False, args=["--model.width", "8"], **options)
+    cli.trainer.strategy.connect(cli.model)
+    cli.trainer.save_checkpoint("sized.ckpt")
+    LightningCLI(
+        Sized, BoringDataModule, args=["validate", "--model.width", "16", "--ckpt_path", "sized.ckpt"], **options
+    )
+    assert Sized.widths == [8, 8], "Lightning takes 8, though 16 was asked for"
 
-    from zoo.cli import ZooCLI
-
-    assert ZooCLI._parse_ckpt_path is not LightningCLI._parse_ckpt_path
     assert zoo("fit", "-c", "configs/mlp_iris.yaml", "--trainer.max_epochs", "1", "--run_dir", "r")[0] == 0
     best = here / "r/checkpoints/best.ckpt"
     code, _, err = zoo("fit", "--ckpt_path", best, "--model.lr", "0.5", "--run_dir", "s", "--trainer.max_epochs", "2")
@@ -171,3 +209,34 @@ def test_metrics_of_a_resumed_run_are_appended(zoo, here):
     assert zoo("fit", "--resume", "r", "--trainer.max_epochs", "4")[0] == 0
     with open(here / "r/metrics.csv", newline="") as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2, 3]
+
+
+class _Gradients(L.Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.steps.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+
+
+def test_gradient_accumulation_of_padded_tokens(tmp_path):
+    """Row "gradient accumulation": with Lightning tokens weigh by micro-batch, and a partial window counts for less."""
+
+    class Plain(Tagger):
+        backward = L.LightningModule.backward
+        on_after_backward = L.LightningModule.on_after_backward
+
+    def apart(kind) -> float:
+        torch.manual_seed(0)
+        first, found = kind(lr=1e-3), []
+        for batch, windows in ((8, 4), (32, 1)):  # 90 sentences: the third window is one of 26, in batches of 8 and 2
+            gradients = _Gradients()
+            trainer = L.Trainer(max_epochs=2, accumulate_grad_batches=windows, callbacks=[gradients],
+                                default_root_dir=tmp_path, enable_checkpointing=False, **QUIET)  # fmt: skip
+            trainer.fit(copy.deepcopy(first), Sentences(batch_size=batch))
+            found.append(torch.stack(gradients.steps))
+        assert found[0].shape == found[1].shape
+        return float((found[0] - found[1]).abs().max())
+
+    assert apart(Plain) > 1e-2, "Lightning 2.6.6 averages means of unequal batches"
+    assert apart(Tagger) < 1e-6

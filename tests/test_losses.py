@@ -1,22 +1,20 @@
 """Losses against straightforward float64 formulas, their gradients, and their edges."""
 
+import copy
 import itertools
 import math
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.losses import (
-    BatchTripletLoss,
-    ContrastiveLoss,
-    DistillationLoss,
-    FocalLoss,
-    PinballLoss,
-    RankingLoss,
-    WeightedCrossEntropyLoss,
-)
+from zoo.cli import main
+from zoo.data import Quadrants
+from zoo.losses import BatchTripletLoss, ContrastiveLoss, DistillationLoss, FocalLoss, PinballLoss, RankingLoss
+from zoo.losses.fitting import divisor, fitted
+from zoo.models import MLPClassifier
 
 
 def randn(*shape, seed=0):
@@ -39,15 +37,6 @@ def gradient(loss, x, *rest):
 
 
 # Classes
-
-
-def test_weighted_cross_entropy_takes_a_list():
-    logits, target = randn(6, 3).float(), torch.tensor([0, 1, 2, 2, -100, 1])
-    ours = WeightedCrossEntropyLoss([1.0, 2.0, 0.5], label_smoothing=0.1)(logits, target)
-    theirs = F.cross_entropy(logits, target, torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
-    assert torch.equal(ours, theirs)
-    by_hand = F.cross_entropy(logits[:4], target[:4], ignore_index=2, reduction="none")
-    assert torch.equal(WeightedCrossEntropyLoss(ignore_index=2, reduction="none")(logits[:4], target[:4]), by_hand)
 
 
 def focal_classes(logits, target, gamma, alpha):
@@ -130,6 +119,8 @@ def test_focal_mistakes():
         FocalLoss()(randn(4), torch.tensor([0, 1, 1, 0]))
     with pytest.raises(ValueError, match="alpha is 0"):
         FocalLoss(alpha=0.25)(randn(4, 3), torch.tensor([0, 1, 1, 0]))
+    with pytest.raises(ValueError, match=r"alpha is \[1.0, 2.0\], but must be one number, or one for each question"):
+        FocalLoss(alpha=[1.0, 2.0])(randn(4), torch.ones(4))
     with pytest.raises(ValueError, match=r"targets are \(4, 1\)"):
         FocalLoss()(randn(4), torch.ones(4, 1))
 
@@ -296,3 +287,184 @@ def test_pinball_is_least_at_the_quantile():
 @pytest.mark.parametrize("loss", [FocalLoss(), PinballLoss([0.5]), DistillationLoss(), RankingLoss()])
 def test_losses_add_nothing_to_a_checkpoint(loss: nn.Module):
     assert loss.state_dict() == {}
+
+
+# As a task calls them
+
+CLASSES, YES = torch.tensor([0, 2, 1, 1, 0]), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+ONE_HOT = F.one_hot(CLASSES, 3).double()
+WEIGHT = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+
+
+def pairs(z):
+    return torch.stack([torch.zeros_like(z), z], 1)
+
+
+def kl(log_p, target):
+    return F.kl_div(log_p, target, reduction="batchmean")
+
+
+# kind of task: loss as named, and the same from torch's functions, of logits
+FITTED = {
+    "multiclass": [
+        (nn.NLLLoss(), lambda x: F.nll_loss(x.log_softmax(1), CLASSES)),
+        (nn.NLLLoss(WEIGHT), lambda x: F.nll_loss(x.log_softmax(1), CLASSES, WEIGHT)),
+        (nn.NLLLoss(ignore_index=1), lambda x: F.nll_loss(x.log_softmax(1), CLASSES, ignore_index=1)),
+        (nn.BCELoss(), lambda x: F.binary_cross_entropy(x.sigmoid(), ONE_HOT)),
+        (
+            nn.BCEWithLogitsLoss(pos_weight=WEIGHT),
+            lambda x: F.binary_cross_entropy_with_logits(x, ONE_HOT, pos_weight=WEIGHT),
+        ),
+        (nn.KLDivLoss(), lambda x: kl(x.log_softmax(1), ONE_HOT)),
+        (nn.KLDivLoss(reduction="batchmean"), lambda x: F.cross_entropy(x, CLASSES)),
+        (FocalLoss(), lambda x: FocalLoss()(x, CLASSES)),
+    ],
+    "binary": [
+        (nn.BCELoss(), lambda z: F.binary_cross_entropy(z.sigmoid(), YES)),
+        (nn.CrossEntropyLoss(), lambda z: F.binary_cross_entropy_with_logits(z, YES)),
+        (
+            nn.CrossEntropyLoss(WEIGHT[:2], label_smoothing=0.1),
+            lambda z: F.cross_entropy(pairs(z), YES.long(), WEIGHT[:2], label_smoothing=0.1),
+        ),
+        (nn.NLLLoss(), lambda z: F.nll_loss(pairs(z).log_softmax(1), YES.long())),
+        (nn.KLDivLoss(), lambda z: kl(pairs(z).log_softmax(1), F.one_hot(YES.long()).double())),
+    ],
+    "multilabel": [(nn.BCELoss(), lambda x: F.binary_cross_entropy(x.sigmoid(), ONE_HOT))],
+}
+TARGETS = {"multiclass": CLASSES, "binary": YES, "multilabel": ONE_HOT}
+ROWS = [(kind, *row) for kind, rows in FITTED.items() for row in rows]
+
+
+@pytest.mark.parametrize(("kind", "loss", "reference"), ROWS, ids=lambda v: v if isinstance(v, str) else None)
+def test_losses_of_probabilities_are_computed_from_logits(kind, loss, reference):
+    x, target = randn(5) if kind == "binary" else randn(5, 3), TARGETS[kind]
+    ours = fitted(loss, kind, 2 if kind == "binary" else 3)
+    close(ours(x, target), reference(x))
+    check_gradient(ours, x, target)
+    assert math.isfinite(ours(1e4 * x, target)), "stable where a probability rounds to 0"
+
+
+def test_divergence_from_soft_labels():
+    x, soft = randn(5, 3), randn(5, 3, seed=1).softmax(1)
+    close(fitted(nn.KLDivLoss(), "multiclass", 3)(x, soft), kl(x.log_softmax(1), soft))
+
+
+@pytest.mark.parametrize("options", [{}, {"margin": 0.3}, {"p": 1.0}, {"swap": True}])
+def test_triplet_margin_loss_on_all_triplets(options):
+    x, loss = randn(7, 4), nn.TripletMarginLoss(**options)
+    anchor, positive, negative = torch.tensor(valid(LABELS.tolist())).T
+    close(fitted(loss, "embeddings")(x, LABELS), loss(x[anchor], x[positive], x[negative]))
+    check_gradient(fitted(loss, "embeddings"), x, LABELS)
+    value, slopes = gradient(fitted(loss, "embeddings"), x[:3], torch.arange(3))
+    assert value == 0
+    assert not slopes.any()
+
+
+def test_margin_ranking_loss_on_all_triplets():
+    close(fitted(nn.MarginRankingLoss(0.3), "embeddings")(randn(7, 4), LABELS), ranking(randn(7, 4), LABELS, 0.3))
+
+
+def test_what_a_loss_divides_by():
+    assert divisor(nn.CrossEntropyLoss(), CLASSES) is None
+    assert divisor(nn.CrossEntropyLoss(WEIGHT), CLASSES) == 1 + 0.5 + 2 + 2 + 1
+    assert divisor(nn.CrossEntropyLoss(WEIGHT, ignore_index=1), CLASSES) == 1 + 0.5 + 1
+    assert divisor(FocalLoss(ignore_index=1), CLASSES) == 3
+    assert divisor(fitted(nn.NLLLoss(WEIGHT[:2]), "binary", 2), YES) == 1 + 2 + 2 + 1 + 2
+    assert divisor(nn.CrossEntropyLoss(WEIGHT), ONE_HOT) is None
+
+
+class Gradients(L.Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.steps.append([p.grad.clone() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 0.2, 2.0])), nn.NLLLoss(ignore_index=3)])
+def test_accumulation_with_class_weights_equals_the_big_batch(tmp_path, loss):
+    torch.manual_seed(0)
+    first = MLPClassifier(hidden=[16], input_dim=2, num_classes=4, loss=loss)
+    found = []
+    for batch, windows in ((32, 4), (128, 1)):
+        gradients = Gradients()
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=1, precision="64-true", accumulate_grad_batches=windows,
+            callbacks=[gradients], default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(copy.deepcopy(first), Quadrants(samples=500, batch_size=batch))
+        found.append((gradients.steps, float(trainer.callback_metrics["train/loss"])))
+    for small, large in zip(found[0][0], found[1][0], strict=True):
+        assert max((a - b).abs().max() for a, b in zip(small, large, strict=True)) < 1e-12
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
+
+
+# By name on the command line
+
+SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "1"]
+BINARY = ["-c", "configs/mlp_regularized_breast_cancer.yaml", "--model.lr", "0.01", "--model.dropout", "0", *SHORT]
+DIGITS = ["-c", "configs/mlp_digits.yaml", "--model.lr", "0.01", *SHORT, "--trainer.limit_train_batches", "5"]
+DIABETES = ["-c", "configs/mlp_diabetes.yaml", "--model.lr", "0.01", *SHORT]
+METRIC = ["-c", "configs/metric_mlp_digits.yaml", *SHORT, "--trainer.limit_train_batches", "5",
+          "--trainer.callbacks", "null", "--data.batch_size", "32", "--data.eval_batch_size", "32"]  # fmt: skip
+TEN = "--model.loss.weight [1,2,1,1,0.5,1,1,1,1,1]"
+NAMED = [
+    *((DIABETES, loss) for loss in ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss --model.loss.delta 0.5")),
+    (DIGITS, f"CrossEntropyLoss --model.loss.label_smoothing 0.1 {TEN}"),
+    *((DIGITS, loss) for loss in (f"NLLLoss {TEN}", "KLDivLoss", "BCELoss", "BCEWithLogitsLoss")),
+    (DIGITS, "FocalLoss --model.loss.gamma 1.5"),
+    *((BINARY, loss) for loss in ("BCELoss", "BCEWithLogitsLoss --model.loss.pos_weight 3", "FocalLoss")),
+    *((BINARY, loss) for loss in ("CrossEntropyLoss --model.loss.weight [1,2]", "NLLLoss", "KLDivLoss")),
+    *((METRIC, loss) for loss in ("TripletMarginLoss --model.loss.margin 0.3", "MarginRankingLoss")),
+    *((METRIC, loss) for loss in ("ContrastiveLoss", "BatchTripletLoss --model.loss.mining all", "RankingLoss")),
+]
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, module, outputs, *_):
+        self.values.append(float(outputs["loss"]))
+
+
+@pytest.mark.parametrize(("config", "loss"), NAMED, ids=[f"{config[1][8:-5]} {loss}" for config, loss in NAMED])
+def test_a_loss_by_its_name_is_learned_from(here, config, loss):
+    seen = Losses()
+    assert main(["fit", *config, "--model.loss", *loss.split()], [seen]) == 0
+    third = len(seen.values) // 3
+    assert sum(seen.values[-third:]) < 0.95 * sum(seen.values[:third])
+
+
+def test_class_weights_are_built_again_from_a_checkpoint(zoo, here):
+    code, _, err = zoo("fit", *DIGITS, "--trainer.max_steps", 1, "--model.loss", "CrossEntropyLoss", *TEN.split())
+    assert code == 0, err
+    saved = here / "runs/mlp_digits/1/checkpoints/last.ckpt"
+    loss = torch.load(saved, weights_only=True)["hyper_parameters"]["loss"]
+    assert loss["init_args"]["weight"] == [1, 2, 1, 1, 0.5, 1, 1, 1, 1, 1]
+    code, out, err = zoo("test", "--ckpt_path", saved)
+    assert code == 0, err
+    assert "test/loss" in out
+
+
+REFUSED = [
+    (DIGITS, "MSELoss", "MSELoss cannot learn multiclass labels; what can is CrossEntropyLoss"),
+    (DIGITS, "ContrastiveLoss", "ContrastiveLoss cannot learn multiclass labels"),
+    (DIGITS, "TripletMarginLoss", "TripletMarginLoss cannot learn multiclass labels"),
+    (BINARY, "HuberLoss", "HuberLoss cannot learn binary labels; what can is BCEWithLogitsLoss"),
+    (DIABETES, "CrossEntropyLoss", "CrossEntropyLoss cannot learn numbers; what can is MSELoss"),
+    (METRIC, "CrossEntropyLoss", "CrossEntropyLoss cannot learn embeddings; what can is ContrastiveLoss"),
+    (DIGITS, "CrossEntropyLoss --model.loss.reduction sum", "reduction is 'sum', but must be mean"),
+    (DIGITS, "CrossEntropyLoss --model.loss.weight [1,2]", "weight has 2 numbers, but there are 10 classes"),
+    (DIGITS, "CrossEntropyLoss --model.loss.weight [a,2]", "expected a number or a list of numbers"),
+    (DIGITS, "CrossEntropyLoss --model.loss.label_smoothing 2", "label_smoothing is 2.0, but must be in [0, 1]"),
+]
+
+
+@pytest.mark.parametrize(("config", "loss", "words"), REFUSED, ids=[words for *_, words in REFUSED])
+def test_a_loss_that_makes_no_sense_is_one_line(zoo, here, config, loss, words):
+    code, _, err = zoo("fit", *config, "--model.loss", *loss.split())
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert words in err
+    assert not (here / "runs").exists()

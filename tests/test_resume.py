@@ -6,7 +6,7 @@ import torch
 from zoo.verify import difference, resume
 
 # Between them: shuffling, dropout, BatchNorm, workers, accumulation, clipping, bf16, averages, validation within
-# epochs, early stopping, manual optimisation, and schedules stepped by step, by epoch and by plateau.
+# epochs, early stopping, manual optimisation, and schedules stepped by step (one with its momentum) and by plateau.
 CASES = {
     "dropout": ["-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "6",
                 "--model.optimizer", "zoo.optim.Lion", "--model.lr", "1e-3",
@@ -16,8 +16,7 @@ CASES = {
                               "--trainer.val_check_interval", "5", "--early_stopping.patience", "20"],
     "workers": ["-c", "configs/small_cnn_digits.yaml", "--model.stages", "[[8],[8]]", "--trainer.max_epochs", "2",
                 "--data.num_workers", "2", "--ema.start_step", "5", "--checkpoint.save_every", "4 steps"],
-    "plateau": ["-c", "configs/mlp_diabetes.yaml", "--trainer.max_epochs", "6", "--model.lr_scheduler",
-                "lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor", "val/loss",
+    "plateau": ["-c", "configs/mlp_diabetes.yaml", "--trainer.max_epochs", "6", "--model.lr_scheduler", "Plateau",
                 "--model.lr_scheduler.patience", "0", "--model.optimizer", "SGD", "--model.optimizer.momentum", "0.9"],
     "by hand": ["-c", "configs/scratch_mlp_quadrants.yaml", "--trainer.max_epochs", "4"],
 }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from zoo.optim import Lion, Rule, build_optimizer, fused_by_default
+from zoo.optim import BatchedMuon, Lion, Rule, build_optimizer, fused_by_default
 
 MUON = [Rule("", optimizer=partial(optim.Muon, adjust_lr_fn="match_rms_adamw"), matrices=True)]
 CASES = {
@@ -25,6 +25,8 @@ CASES = {
     "LBFGS": (partial(optim.LBFGS, max_iter=4), 0.3, None),
     "Adafactor": (optim.Adafactor, 0.02, None),
     "Lion": (Lion, 0.003, None),
+    "Muon": (partial(optim.Muon, adjust_lr_fn="match_rms_adamw"), 0.01, None),
+    "BatchedMuon": (partial(BatchedMuon, adjust_lr_fn="match_rms_adamw"), 0.01, None),
     "Muon and AdamW": (optim.AdamW, 0.01, MUON),
     "Muon and Lion": (Lion, 0.01, MUON),
 }

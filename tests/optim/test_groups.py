@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Muon, Rprop
 
-from zoo.optim import Combined, Lion, Rule, build_optimizer, describe_groups, fused_by_default
+from zoo.optim import Combined, Lion, OneCycle, Rule, build_optimizer, describe_groups, fused_by_default
 from zoo.optim.anatomy import hidden_matrices, layer_ids, names_of, output_head, repeated_layers
 
 
@@ -92,6 +92,22 @@ def test_table_of_a_language_model_with_muon_for_its_matrices():
     ]
 
 
+def test_muon_for_a_whole_network_leaves_to_adamw_what_is_no_hidden_matrix():
+    net = LanguageModel()
+    factory = partial(Muon, weight_decay=0.2)
+    optimizer = build_optimizer(net, factory, 1e-3, [Rule("layers.1", 0.5), Rule("embed", optimizer=SGD)])
+    assert in_exactly_one_group(net, optimizer)
+    assert table(optimizer) == [
+        "rest, no decay | AdamW | 11 | 152 | 0.001 | 0",
+        "layers.1, no decay | AdamW | 8 | 104 | 0.0005 | 0",
+        "embed | SGD | 1 | 88 | 0.001 | 0",
+        "rest (matrices) | Muon | 4 | 768 | 0.001 | 0.2",
+        "layers.1 (matrices) | Muon | 4 | 768 | 0.0005 | 0.2",
+    ]
+    head = build_optimizer(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), factory, 1e-3).param_groups[0]
+    assert head["weight_decay"] == 0.2, "AdamW has Muon's"
+
+
 def test_muon_by_rule_is_torchs_own_update():
     nets = [LanguageModel(), LanguageModel()]
     nets[1].load_state_dict(nets[0].state_dict())
@@ -172,6 +188,7 @@ def test_frozen_parameters_have_their_group_but_stay_as_they_are():
         ([Rule("layer"), Rule("layer4")], "'layer4' is never reached"),
         ([Rule("fc", optimizer=LBFGS)], "LBFGS cannot share"),
         ([Rule("fc", weight_decay=0.1, optimizer=Rprop)], "Rprop has no weight_decay"),
+        ([Rule("fc", optimizer=Muon)], r"rule 'fc': Muon is for hidden matrices, not for fc\.bias: add matrices: true"),
     ],
 )
 def test_rules_that_make_no_sense(rules, message):
@@ -188,10 +205,21 @@ def test_other_mistakes():
         build_optimizer(nn.ReLU(), AdamW, 1e-3)
     with pytest.raises(ValueError, match=r"layer_decay is 1\.5"):
         build_optimizer(resnet(), AdamW, 1e-3, layer_decay=1.5)
+    with pytest.raises(ValueError, match="Muon is for hidden matrices, of which ResNet has none: take AdamW"):
+        build_optimizer(resnet(), Muon, 1e-3)
+    with pytest.raises(ValueError, match="an optimizer is built from parameters and a learning rate, but"):
+        build_optimizer(resnet(), Combined, 1e-3)
     with pytest.raises(ValueError, match="needs numbered blocks"):
         build_optimizer(nn.Linear(2, 2), AdamW, 1e-3, layer_decay=0.5)
     with pytest.raises(ValueError, match="neither rules nor layer_decay"):
         build_optimizer(resnet(), LBFGS, 1e-3, [Rule("fc")])
+
+
+def test_the_table_shows_the_peak_of_a_schedule_not_where_it_starts():
+    optimizer = build_optimizer(nn.Linear(2, 2), SGD, 0.5)
+    OneCycle(optimizer, 10)
+    assert optimizer.param_groups[0]["lr"] == 0.5 / 25
+    assert describe_groups(optimizer)[0]["lr"] == 0.5
 
 
 def test_lbfgs_is_one_group_of_everything():

@@ -6,14 +6,21 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import nn
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import SGD, Adagrad, AdamW, Muon, RMSprop
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+from zoo.callbacks import RunCheckpoints
+from zoo.data import Quadrants
+from zoo.models import MLPClassifier
 from zoo.optim import (
+    Combined,
     Constant,
     Lion,
     OneCycle,
+    Plateau,
     StepDecay,
     WarmupCosine,
     WarmupLinear,
@@ -21,6 +28,7 @@ from zoo.optim import (
     build_optimizer,
 )
 from zoo.optim.curves import anneal, steps_of
+from zoo.optim.plateau import watched
 
 TOTAL = 40
 
@@ -44,6 +52,7 @@ def line(i, total, warmup, floor):
 
 
 def stable(i, total, warmup, decay, floor, shape):
+    decay = min(decay, total - 1)
     into = max(0.0, (i - (total - 1 - decay)) / decay)
     return min(rising(i, warmup), floor + (1 - floor) * shape(into))
 
@@ -72,13 +81,13 @@ CASES = {
     ),
     "stable, cosine": (
         partial(WarmupStableDecay, warmup=0.6, decay=0.6, shape="cosine"),
-        lambda i, n: stable(i, n, 0.6 * n, 0.6 * n, 0, lambda t: 0.5 + 0.5 * math.cos(math.pi * t)),
+        lambda i, n: stable(i, n, round(0.6 * n), round(0.6 * n), 0, lambda t: 0.5 + 0.5 * math.cos(math.pi * t)),
     ),
     "one cycle": (OneCycle, cycle),
-    "step": (StepDecay, lambda i, n: 0.1 ** ((i >= n // 2) + (i >= 3 * n // 4))),
+    "step": (StepDecay, lambda i, n: 0.1 ** ((i >= round(n / 2)) + (i >= round(3 * n / 4)))),
     "step, mixed": (
         partial(StepDecay, milestones=[30, 0.25], gamma=0.5, warmup=4),
-        lambda i, n: rising(i, 4) * 0.5 ** ((i >= 30) + (i >= n // 4)),
+        lambda i, n: rising(i, 4) * 0.5 ** ((i >= 30) + (i >= round(n / 4))),
     ),
     "constant": (Constant, lambda i, n: 1.0),
     "constant, warmup": (partial(Constant, warmup=0.1), lambda i, n: rising(i, round(0.1 * n))),
@@ -87,7 +96,7 @@ PEAKS = [1e-3, 0.05]
 
 
 def make_optimizer(cls=SGD):
-    params = [nn.Parameter(torch.ones(2)) for _ in PEAKS]
+    params = [nn.Parameter(torch.ones(2, 2)) for _ in PEAKS]
     return cls([{"params": [p], "lr": lr} for p, lr in zip(params, PEAKS, strict=True)], 1.0)
 
 
@@ -147,16 +156,47 @@ def test_resumed_with_the_same_and_with_more_steps(case, total):
         assert used == trace(optimizer, schedule, total - 13)
 
 
-@pytest.mark.parametrize("total", [4, 7, 100, 1001])
-def test_one_cycle_has_torchs_numbers(total):
-    ours, theirs = make_optimizer(), make_optimizer()
-    schedule = OneCycle(ours, total, pct_start=0.4, div_factor=10.0, final_div_factor=100.0)
-    options = {"pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 100.0, "cycle_momentum": False}
-    torchs = OneCycleLR(theirs, PEAKS, total, **options)
+def momenta(optimizer):
+    return [group["betas"] if "betas" in group else group.get("momentum") for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("cls", [SGD, partial(SGD, momentum=0.9, nesterov=True), RMSprop, AdamW, Lion, Muon])
+@pytest.mark.parametrize("total", [4, 7, 101])
+@pytest.mark.parametrize("more", [{}, {"base_momentum": 0.6, "max_momentum": 0.7}, {"cycle_momentum": False}])
+def test_one_cycle_has_torchs_numbers(total, cls, more):
+    ours, theirs = make_optimizer(cls), make_optimizer(cls)
+    options = {"pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 100.0, **more}
+    schedule, torchs = OneCycle(ours, total, **options), OneCycleLR(theirs, PEAKS, total, **options)
     for _ in range(total):
         torch.testing.assert_close(rates(ours), rates(theirs), rtol=1e-12, atol=1e-18)
+        torch.testing.assert_close(momenta(ours), momenta(theirs), rtol=1e-12, atol=0)
         for step in (ours.step, schedule.step, theirs.step, torchs.step):
             step()
+
+
+def test_one_cycle_moves_the_momenta_that_there_are():
+    """In Combined, whose members differ, and beside an optimizer without any, where torch's gives up."""
+    matrix, vector, other = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = Combined([Muon([matrix], 0.1), AdamW([vector], 0.1), Adagrad([other], 0.1)])
+    schedule = OneCycle(optimizer, 10)
+    for step in range(10):
+        assert momenta(optimizer) == [schedule.momentum(step), (schedule.momentum(step), 0.999), None]
+        optimizer.step()
+        schedule.step()
+    assert schedule.momentum(2) == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize("total", [TOTAL, 80])
+def test_one_cycle_resumes_its_momentum(total):
+    optimizer = make_optimizer(AdamW)
+    schedule = OneCycle(optimizer, TOTAL)
+    trace(optimizer, schedule, 13)
+    again = make_optimizer(AdamW)
+    resumed = OneCycle(again, total)
+    again.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    assert momenta(again) == [(resumed.momentum(13), 0.999)] * 2
+    assert (momenta(again) == momenta(optimizer)) == (total == TOTAL)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -211,8 +251,81 @@ def test_shares_and_counts():
             steps_of(wrong, 200)
 
 
+# Every schedule in every run whose length it has to find by itself; an epoch has 10 batches.
+RUNS = {
+    "epochs": ({"max_epochs": 3}, 30),
+    "steps": ({"max_steps": 17}, 17),
+    "accumulation": ({"max_epochs": 3, "accumulate_grad_batches": 4}, 9),
+    "limited batches": ({"max_epochs": 3, "limit_train_batches": 7}, 21),
+    "steps or epochs": ({"max_epochs": 3, "max_steps": 25, "accumulate_grad_batches": 2}, 15),
+}
+
+
+ONE_OF_EACH = [
+    "cosine, 6 steps, floor", "linear", "stable, sqrt", "one cycle", "step, mixed", "constant, warmup"
+]  # fmt: skip
+
+
+class Rates(Callback):
+    def __init__(self):
+        self.used = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.used.append(optimizer.param_groups[0]["lr"])
+
+
+def fit(folder, build, checkpoint=None, **flags):
+    """The rates that a classifier with this schedule trains with, and its trainer."""
+    module = MLPClassifier(hidden=[4], input_dim=2, num_classes=4, lr=PEAKS[1], lr_scheduler=build)
+    used = Rates()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    flags = {"accelerator": "cpu", **quiet, **flags}
+    trainer = Trainer(callbacks=[used, RunCheckpoints(dirpath=str(folder))], **flags)
+    data = Quadrants(samples=256, batch_size=20, drop_last=True)
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return used.used, trainer
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH)
+@pytest.mark.parametrize("run", RUNS)
+def test_trace_in_a_run(tmp_path, case, run):
+    (build, formula), (flags, total) = CASES[case], RUNS[run]
+    used, _ = fit(tmp_path, build, **flags)
+    assert used == pytest.approx([PEAKS[1] * formula(i, total) for i in range(total)], rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH)
+def test_trace_of_a_run_resumed_with_more_epochs(tmp_path, case):
+    build, formula = CASES[case]
+    first, _ = fit(tmp_path, build, max_epochs=2)
+    second, _ = fit(tmp_path, build, tmp_path / "last.ckpt", max_epochs=5)
+    wanted = [PEAKS[1] * formula(i, 20 if i < 20 else 50) for i in range(50)]
+    assert first + second == pytest.approx(wanted, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "task", "watches", "mode"),
+    [
+        (Plateau, ("val/psnr", "max"), "val/psnr", "max"),
+        (partial(Plateau, mode="min"), ("val/psnr", "max"), "val/psnr", "min"),
+        (partial(Plateau, monitor="val/accuracy"), ("val/loss", "min"), "val/accuracy", "max"),
+        (ReduceLROnPlateau, ("val/accuracy", "max"), "val/loss", "min"),
+        (ReduceLROnPlateau, ("val/rmse", "min"), "val/rmse", "min"),
+        (partial(ReduceLROnPlateau, mode="max"), ("val/accuracy", "max"), "val/accuracy", "max"),
+    ],
+)
+def test_what_a_plateau_schedule_watches(schedule, task, watches, mode):
+    built = schedule(make_optimizer())
+    assert (watched(built, *task), built.mode) == (watches, mode)
+    assert built.best == (math.inf if mode == "min" else -math.inf), "anything is better at first"
+
+
 def test_mistakes():
     optimizer = make_optimizer()
+    with pytest.raises(ValueError, match="mode max, but val/loss is better low"):
+        watched(ReduceLROnPlateau(optimizer, mode="max"), "val/loss", "min")
+    with pytest.raises(ValueError, match="factor is 1"):
+        Plateau(optimizer, factor=1)
     with pytest.raises(ValueError, match="WarmupCosine needs total_steps"):
         WarmupCosine(optimizer)
     with pytest.raises(ValueError, match="total_steps is 0"):

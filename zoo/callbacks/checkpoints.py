@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from zoo.callbacks.early_stopping import better, names
+from zoo.metric_names import better, names
 
 
 class RunCheckpoints(Checkpoint):
@@ -59,7 +59,9 @@ class RunCheckpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        self.monitor = self.monitor or getattr(pl_module, "monitor", "val/loss")
+        if self.monitor is None:
+            self.monitor = getattr(pl_module, "monitor", "val/loss")
+            self.mode = self.mode or getattr(pl_module, "monitor_mode", None)
         self.mode = self.mode or better(self.monitor)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,11 +1,11 @@
-"""What torch.nn lacks: losses that take plain values, and losses on embeddings. All take logits, never probabilities.
+"""What torch.nn lacks: losses from logits, and losses on embeddings and labels.
 
-Beside these, any loss of torch.nn can be named in a configuration. One trap there: ``KLDivLoss`` takes logarithms of
-probabilities; to learn from a teacher's logits use :class:`DistillationLoss`.
+Beside these any loss of torch.nn can be named in a configuration: a task computes those that are made for
+probabilities (NLLLoss, BCELoss, KLDivLoss) from its logits, see :mod:`zoo.losses.fitting`.
 """
 
 from zoo.losses.embeddings import BatchTripletLoss, ContrastiveLoss, RankingLoss
-from zoo.losses.outputs import DistillationLoss, FocalLoss, PinballLoss, WeightedCrossEntropyLoss
+from zoo.losses.outputs import DistillationLoss, FocalLoss, PinballLoss
 
 __all__ = [
     "BatchTripletLoss",
@@ -14,5 +14,4 @@ __all__ = [
     "FocalLoss",
     "PinballLoss",
     "RankingLoss",
-    "WeightedCrossEntropyLoss",
 ]

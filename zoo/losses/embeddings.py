@@ -37,7 +37,7 @@ class ContrastiveLoss(nn.Module):
         if len(labels) < 2:
             return embeddings.sum() * 0
         # pdist has every pair once, none with itself, and a gradient of 0 where two embeddings coincide.
-        distance = F.pdist(_at_least_float32(embeddings))
+        distance = F.pdist(at_least_float32(embeddings))
         first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
         apart = F.relu(self.margin - distance)
         return torch.where(labels[first] == labels[second], distance, apart).square().mean() / 2
@@ -72,14 +72,14 @@ class BatchTripletLoss(nn.Module):
             A scalar, the mean over anchors or triplets; 0 if the batch has no triplet.
         """
         _check_labels(embeddings, labels)
-        x = _at_least_float32(embeddings)
+        x = at_least_float32(embeddings)
         # The usual trick with a matrix product loses half of the digits of small distances.
         distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-        same, other = _pair_masks(labels)
         if self.mining == "all":
-            anchor, positive, negative = _triplets(same, other)
+            anchor, positive, negative = triplets(labels)
             near, far = distance[anchor, positive], distance[anchor, negative]
         else:
+            same, other = _pair_masks(labels)
             usable = same.any(1) & other.any(1)
             near = distance.masked_fill(~same, -math.inf).amax(1)[usable]
             far = distance.masked_fill(~other, math.inf).amin(1)[usable]
@@ -110,9 +110,9 @@ class RankingLoss(nn.Module):
             A scalar, the mean over triplets; 0 if the batch has none.
         """
         _check_labels(embeddings, labels)
-        x = F.normalize(_at_least_float32(embeddings), dim=1)
+        x = F.normalize(at_least_float32(embeddings), dim=1)
         similarity = x @ x.T
-        anchor, positive, negative = _triplets(*_pair_masks(labels))
+        anchor, positive, negative = triplets(labels)
         first, later = similarity[anchor, positive], similarity[anchor, negative]
         losses = F.margin_ranking_loss(first, later, torch.ones_like(first), self.margin, reduction="none")
         return _mean_or_zero(losses, embeddings)
@@ -125,7 +125,7 @@ def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
         )
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Distances are differences of near numbers: half precision has no digits left for them."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -136,8 +136,9 @@ def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
 
 
-def _triplets(same: Tensor, other: Tensor) -> tuple[Tensor, ...]:
-    """Indices of anchors, of samples of their class, and of others: (n) each."""
+def triplets(labels: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+    """Indices of anchors, of samples of their class, and of others, ``(n,)`` each: all triplets of a batch."""
+    same, other = _pair_masks(labels)
     return (same[:, :, None] & other[:, None, :]).nonzero(as_tuple=True)
 
 

@@ -11,27 +11,6 @@ from torch import Tensor, nn
 Reduction = Literal["mean", "sum", "none"]
 
 
-class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
-    """Cross-entropy as in torch, with the class weights as a list.
-
-    Args:
-        weight: one factor per class; ``None`` weighs all alike.
-        label_smoothing: probability, in [0, 1], that is spread over all classes.
-        ignore_index: label that does not count.
-        reduction: mean (weighted, as in torch), sum or none.
-    """
-
-    def __init__(
-        self,
-        weight: list[float] | None = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        weights = None if weight is None else torch.tensor(weight)
-        super().__init__(weights, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-
-
 class FocalLoss(nn.Module):
     """Cross-entropy that counts well-classified examples less (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
 
@@ -88,6 +67,8 @@ class FocalLoss(nn.Module):
         log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
         log_miss = torch.logaddexp(log_yes + torch.log1p(-target), log_no + target.log())
         if self.alpha is not None:
+            if isinstance(self.alpha, list) and (logits.ndim < 2 or len(self.alpha) != logits.shape[-1]):
+                raise ValueError(f"FocalLoss: alpha is {self.alpha}, but must be one number, or one for each question")
             alpha = logits.new_tensor(self.alpha)
             losses = losses * (alpha * target + (1 - alpha) * (1 - target))
         return losses * torch.exp(self.gamma * log_miss)

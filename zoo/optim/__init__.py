@@ -4,6 +4,7 @@ from zoo.optim.combined import Combined
 from zoo.optim.groups import OptimizerFactory, Rule, build_optimizer, describe_groups, fused_by_default
 from zoo.optim.lion import Lion
 from zoo.optim.muon import BatchedMuon
+from zoo.optim.plateau import Plateau
 from zoo.optim.schedules import Constant, OneCycle, Schedule, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Lion",
     "OneCycle",
     "OptimizerFactory",
+    "Plateau",
     "Rule",
     "Schedule",
     "StepDecay",

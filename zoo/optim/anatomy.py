@@ -143,13 +143,17 @@ def layer_ids(net: nn.Module) -> dict[str, int]:
         raise ValueError(
             f"layer_decay needs numbered blocks or stages (blocks.0, layer1, ...), but {type(net).__name__} has none"
         )
+    numbers, last = {}, 0  # members without a matrix or kernel, such as VGG's norms, go with the one before
+    for member in members:
+        last = max(1, last + any(p.ndim > 1 for p in net.get_submodule(member).parameters()))
+        numbers[member + "."] = last
     ids: dict[str, int] = {}
     reached = 0
     for names in names_of(net).values():
-        inside = [number for number, member in enumerate(members, 1) if names[0].startswith(member + ".")]
+        inside = [number for member, number in numbers.items() if names[0].startswith(member)]
         if inside:
             reached = inside[0]
-        elif reached == len(members):
+        elif reached == last:
             reached += 1
         ids.update(dict.fromkeys(names, 0 if is_embedding(net, names[0]) and not inside else reached))
     return ids

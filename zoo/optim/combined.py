@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.optim import LBFGS, Optimizer
 
+from zoo.optim.closure import evaluate
+
 
 class Combined(Optimizer):
     """Runs several optimizers over disjoint parameters as one, such as Muon for matrices and AdamW for the rest.
@@ -44,10 +46,7 @@ class Combined(Optimizer):
         Returns:
             What the closure returned, or ``None``.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         for member in self.optimizers:
             member.step()
         return loss

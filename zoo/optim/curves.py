@@ -139,11 +139,26 @@ def one_cycle(
     Returns:
         Factor on the peak learning rate.
     """
-    start, end = 1 / div_factor, 1 / (div_factor * final_div_factor)
+    height = cycle_height(step, total_steps, pct_start)
+    low = 1 / div_factor if step <= pct_start * total_steps - 1 else 1 / (div_factor * final_div_factor)
+    return low + (1 - low) * height
+
+
+def cycle_height(step: int, total_steps: int, pct_start: float = 0.3) -> float:
+    """How far up its one cycle is :class:`OneCycle` at a step.
+
+    Args:
+        step: from 0.
+        total_steps: length of the run, in steps.
+        pct_start: share of the run that goes up.
+
+    Returns:
+        From 0 up to 1, and down to 0 at the last step.
+    """
     peak = pct_start * total_steps - 1
     if step <= peak:
-        return 1 + (start - 1) * anneal(step / peak if peak else 1.0)
-    return end + (1 - end) * anneal((step - peak) / (total_steps - 1 - peak) if peak < total_steps - 1 else 1.0)
+        return 1 - anneal(step / peak if peak else 1.0)
+    return anneal((step - peak) / (total_steps - 1 - peak) if peak < total_steps - 1 else 1.0)
 
 
 def step_decay(

@@ -4,11 +4,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import LBFGS, Adam, Optimizer
+from torch.optim import LBFGS, Adam, AdamW, Muon, Optimizer
 
 from zoo.optim.anatomy import hidden_matrices, is_decayed, layer_ids, names_of
 from zoo.optim.combined import Combined
@@ -60,7 +61,8 @@ def build_optimizer(
 
     A tied parameter counts once, and matches by any of its names. Frozen parameters are included: without a gradient
     torch passes them over, and a plan may thaw them later. Biases, normalisation layers and embeddings get no weight
-    decay. Each group has, beside torch's own entries, a ``name`` and its ``lr_scale``.
+    decay. Each group has, beside torch's own entries, a ``name`` and its ``lr_scale``. Muon named for a whole network
+    takes its hidden matrices, and AdamW the rest, with the same learning rate and weight decay.
 
     Args:
         net: the network.
@@ -84,22 +86,31 @@ def build_optimizer(
         raise ValueError(f"{type(net).__name__} has no parameters to optimise")
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay is {layer_decay}, but must be above 0 and at most 1")
-    if isinstance(_probe(factory, lr), LBFGS):
+    probe = _probe(factory, lr)
+    if isinstance(probe, LBFGS):
         if rules or layer_decay is not None:
             raise ValueError("LBFGS treats all parameters alike: it takes neither rules nor layer_decay")
         optimizer = factory(list(names), lr)
         optimizer.param_groups[0].update(name="rest", lr_scale=1.0)
         return optimizer
 
+    others, matrices = factory, set[nn.Parameter]()
+    if isinstance(probe, Muon):
+        others = fused_by_default(partial(AdamW, weight_decay=probe.defaults["weight_decay"]))
+        if not (matrices := hidden_matrices(net)):
+            raise ValueError(f"Muon is for hidden matrices, of which {type(net).__name__} has none: take AdamW")
     everyone = [*(rules or []), Rule(match="")]  # the last rule takes the rest
-    makers = [rule.optimizer or factory for rule in everyone]
-    decays = [_decay(rule, maker, lr) for rule, maker in zip(everyone, makers, strict=True)]
     ids = layer_ids(net) if layer_decay is not None else {}
+    probes: dict[OptimizerFactory, Optimizer] = {factory: probe}
     groups: dict[OptimizerFactory, dict[tuple[int, str], dict[str, Any]]] = {}
     for param, index in _assign(net, names, everyone).items():
-        rule, decay, name = everyone[index], decays[index], names[param][0]
-        label = "rest" if index == len(everyone) - 1 else f"{rule.match or '*'}{' (matrices)' * rule.matrices}"
-        lr_scale = rule.lr_scale
+        rule, name = everyone[index], names[param][0]
+        maker = rule.optimizer or (factory if param in matrices else others)
+        if maker not in probes:
+            probes[maker] = _probe(maker, lr)
+        decay, lr_scale = _decay(rule, probes[maker], name, param), rule.lr_scale
+        label = "rest" if index == len(everyone) - 1 else rule.match or "*"
+        label += " (matrices)" * (rule.matrices or (param in matrices and not rule.optimizer))
         if layer_decay is not None:
             label += f", layer {ids[name]}"
             lr_scale *= layer_decay ** (max(ids.values()) - ids[name])
@@ -109,7 +120,7 @@ def build_optimizer(
         options = {"params": [], "name": label, "lr_scale": lr_scale, "lr": lr * lr_scale}
         if decay is not None:
             options["weight_decay"] = decay
-        groups.setdefault(makers[index], {}).setdefault((index, label), options)["params"].append(param)
+        groups.setdefault(maker, {}).setdefault((index, label), options)["params"].append(param)
 
     members = [maker(list(own.values()), lr) for maker, own in groups.items()]
     return members[0] if len(members) == 1 else Combined(members)
@@ -117,14 +128,18 @@ def build_optimizer(
 
 def _probe(factory: OptimizerFactory, lr: float) -> Optimizer:
     """One throw-away optimizer, to learn its class and its defaults."""
-    return factory([nn.Parameter(torch.zeros(1, 1))], lr)
+    try:
+        return factory([nn.Parameter(torch.zeros(1, 1))], lr)
+    except TypeError as error:
+        raise ValueError(f"an optimizer is built from parameters and a learning rate, but {error}") from error
 
 
-def _decay(rule: Rule, maker: OptimizerFactory, lr: float) -> float | None:
-    """The weight decay that a rule asks for; ``None`` where the optimizer knows none."""
-    optimizer = _probe(maker, lr)
+def _decay(rule: Rule, optimizer: Optimizer, name: str, param: nn.Parameter) -> float | None:
+    """The weight decay that a rule asks for; ``None`` where its optimizer knows none."""
     if isinstance(optimizer, LBFGS):
         raise ValueError(f"rule {rule.match!r}: LBFGS cannot share a network with another optimizer")
+    if isinstance(optimizer, Muon) and param.ndim != 2:
+        raise ValueError(f"rule {rule.match!r}: Muon is for hidden matrices, not for {name}: add matrices: true")
     if rule.weight_decay is not None and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"rule {rule.match!r}: {type(optimizer).__name__} has no weight_decay")
     return optimizer.defaults.get("weight_decay") if rule.weight_decay is None else rule.weight_decay
@@ -162,7 +177,7 @@ def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
 
     Returns:
         Rows with ``name``, ``optimizer`` (class name), ``tensors``, ``parameters`` and ``trainable`` (elements, all and
-        not frozen now), ``lr``, ``lr_scale`` and ``weight_decay`` (``None`` where the optimizer has none).
+        not frozen now), ``lr`` (the schedule's peak), ``lr_scale`` and ``weight_decay`` (``None`` where there is none).
     """
     members = optimizer.optimizers if isinstance(optimizer, Combined) else [optimizer]
     return [
@@ -172,7 +187,7 @@ def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
             "tensors": len(group["params"]),
             "parameters": sum(p.numel() for p in group["params"]),
             "trainable": sum(p.numel() for p in group["params"] if p.requires_grad),
-            "lr": float(group["lr"]),
+            "lr": float(group.get("max_lr", group.get("initial_lr", group["lr"]))),
             "lr_scale": group.get("lr_scale", 1.0),
             "weight_decay": group.get("weight_decay"),
         }
@@ -183,6 +198,8 @@ def describe_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 def fused_by_default(factory: OptimizerFactory) -> OptimizerFactory:
     """Makes a factory whose Adam or AdamW takes its whole step in one kernel, several times faster, also on a CPU.
+
+    Gradients of fused optimizers can be clipped in mixed precision: it is left to the scaler to unscale them.
 
     Only where nobody chose otherwise (``fused``, ``foreach``, ``capturable`` or ``differentiable``) and all parameters
     allow it. Fused SGD is left out: its momentum fails on a layer that is thawed later (torch 2.15). So is Adagrad, as
@@ -203,8 +220,9 @@ def fused_by_default(factory: OptimizerFactory) -> OptimizerFactory:
                 group["fused"] = (
                     all(p.is_floating_point() and p.device.type in _FUSED_ON for p in group["params"]) or None
                 )
-        # Set on the groups only: told in its constructor, the optimizer would unscale fp16 gradients by itself, and
-        # Lightning then refuses to clip them.
+        # A fused optimizer that unscales gradients by itself is one whose gradients Lightning refuses to clip.
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return optimizer
 
     return build

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.optim.closure import evaluate
+
 # Elements a thread works on before moving on: parameter, gradient, momentum and update then stay in its L2 cache.
 CHUNK = 65_536
 
@@ -58,10 +60,7 @@ class Lion(torch.optim.Optimizer):
         Returns:
             What the closure returned, or ``None``.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             grads = [self._checked_grad(p) for p in params]
@@ -69,10 +68,11 @@ class Lion(torch.optim.Optimizer):
             foreach = group["foreach"]
             if foreach is None:
                 foreach = all(p.is_cuda and type(p) in (Tensor, nn.Parameter) for p in params)
-            lr, (beta1, beta2) = float(group["lr"]), group["betas"]
-            keep = 1 - lr * group["weight_decay"]
+            if group["maximize"]:
+                grads = [-grad for grad in grads]
+            lr = float(group["lr"])
             update = _update_together if foreach else _update_each
-            update(params, grads, momenta, lr, keep, beta1, beta2, group["maximize"])
+            update(params, grads, momenta, lr, 1 - lr * group["weight_decay"], group["betas"])
         return loss
 
     def _momentum(self, param: Tensor) -> Tensor:
@@ -92,42 +92,25 @@ class Lion(torch.optim.Optimizer):
 
 
 def _update_together(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momenta: list[Tensor],
-    lr: float,
-    keep: float,
-    beta1: float,
-    beta2: float,
-    maximize: bool,
+    params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], lr: float, keep: float, betas: tuple[float, float]
 ) -> None:
     if not params:
         return
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    updates = torch._foreach_lerp(momenta, grads, 1 - beta1)
+    updates = torch._foreach_lerp(momenta, grads, 1 - betas[0])
     torch._foreach_sign_(updates)
-    torch._foreach_lerp_(momenta, grads, 1 - beta2)
+    torch._foreach_lerp_(momenta, grads, 1 - betas[1])
     if keep != 1:
         torch._foreach_mul_(params, keep)
     torch._foreach_add_(params, updates, alpha=-lr)
 
 
 def _update_each(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momenta: list[Tensor],
-    lr: float,
-    keep: float,
-    beta1: float,
-    beta2: float,
-    maximize: bool,
+    params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], lr: float, keep: float, betas: tuple[float, float]
 ) -> None:
     for tensors in zip(params, grads, momenta, strict=True):
         for param, grad, momentum in _pieces(*tensors):
-            slope = -grad if maximize else grad
-            update = momentum.lerp(slope, 1 - beta1).sign_()
-            momentum.lerp_(slope, 1 - beta2)
+            update = momentum.lerp(grad, 1 - betas[0]).sign_()
+            momentum.lerp_(grad, 1 - betas[1])
             if keep != 1:
                 param.mul_(keep)
             param.add_(update, alpha=-lr)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
+from zoo.optim.closure import evaluate
+
 # Elements in one batch: on a CPU what stays in its cache, elsewhere what keeps the memory for temporaries small.
 _CPU_BATCH, _GPU_BATCH = 2**19, 2**26
 
@@ -29,10 +31,7 @@ class BatchedMuon(Muon):
         Returns:
             What the closure returned, or ``None``.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         for group in self.param_groups:
             lr, momentum = float(group["lr"]), group["momentum"]
             keep = 1 - lr * group["weight_decay"]

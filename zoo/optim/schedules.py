@@ -19,7 +19,6 @@ class Schedule(LRScheduler):
     Args:
         optimizer: its groups' learning rates are the peaks.
         total_steps: length of the run, in updates of the weights; filled in by the task.
-        last_epoch: last step already done; -1 to begin.
         options: further arguments of ``curve``.
 
     Raises:
@@ -29,7 +28,7 @@ class Schedule(LRScheduler):
     interval = "step"
     curve: Callable[..., float]
 
-    def __init__(self, optimizer: Optimizer, total_steps: int | None, last_epoch: int = -1, **options: Any) -> None:
+    def __init__(self, optimizer: Optimizer, total_steps: int | None, **options: Any) -> None:
         name = type(self).__name__
         if total_steps is None:
             raise ValueError(f"{name} needs total_steps: the task fills it in; outside of a task, give it yourself")
@@ -37,7 +36,7 @@ class Schedule(LRScheduler):
             raise ValueError(f"{name}: total_steps is {total_steps}, but must be a whole number of at least 1")
         self.total_steps = total_steps
         self.options = options
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
         """The factor at any step, past or future.
@@ -91,54 +90,42 @@ class Schedule(LRScheduler):
                 group["lr"] = lr
 
 
-class WarmupCosine(Schedule):
+class _WarmupAnneal(Schedule):
+    """Linear warmup, then down to a floor, in the shape of the subclass.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run, in updates of the weights; filled in by the task.
+        warmup: share of the run (0.05) or number of steps (500).
+        min_ratio: floor, as a share of the peak.
+    """
+
+    curve = staticmethod(curves.warmup_anneal)
+    shape: curves.Shape
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: int | float = 0.05,
+        min_ratio: float = 0.0,
+    ) -> None:
+        super().__init__(optimizer, total_steps, warmup=warmup, min_ratio=min_ratio, shape=self.shape)
+
+
+class WarmupCosine(_WarmupAnneal):
     """Linear warmup, then half a cosine down (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Without the paper's restarts.
-
-    Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        warmup: share of the run (0.05) or number of steps (500).
-        min_ratio: floor, as a share of the peak.
-        last_epoch: last step already done; -1 to begin.
     """
 
-    curve = staticmethod(curves.warmup_anneal)
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int | None = None,
-        warmup: int | float = 0.05,
-        min_ratio: float = 0.0,
-        last_epoch: int = -1,
-    ) -> None:
-        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup, min_ratio=min_ratio)
+    shape = "cosine"
 
 
-class WarmupLinear(Schedule):
-    """Linear warmup, then a line down to a floor.
+class WarmupLinear(_WarmupAnneal):
+    """Linear warmup, then a line down to a floor."""
 
-    Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        warmup: share of the run (0.05) or number of steps (500).
-        min_ratio: floor, as a share of the peak.
-        last_epoch: last step already done; -1 to begin.
-    """
-
-    curve = staticmethod(curves.warmup_anneal)
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int | None = None,
-        warmup: int | float = 0.05,
-        min_ratio: float = 0.0,
-        last_epoch: int = -1,
-    ) -> None:
-        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup, min_ratio=min_ratio, shape="linear")
+    shape = "linear"
 
 
 class WarmupStableDecay(Schedule):
@@ -153,7 +140,6 @@ class WarmupStableDecay(Schedule):
         decay: share or number of steps, at the end.
         min_ratio: floor, as a share of the peak.
         shape: of the decay: a line, half a cosine, or 1 - sqrt(progress).
-        last_epoch: last step already done; -1 to begin.
     """
 
     curve = staticmethod(curves.warmup_stable_decay)
@@ -166,16 +152,15 @@ class WarmupStableDecay(Schedule):
         decay: int | float = 0.2,
         min_ratio: float = 0.0,
         shape: Literal["linear", "cosine", "sqrt"] = "linear",
-        last_epoch: int = -1,
     ) -> None:
-        options = {"warmup": warmup, "decay": decay, "min_ratio": min_ratio, "shape": shape}
-        super().__init__(optimizer, total_steps, last_epoch, **options)
+        super().__init__(optimizer, total_steps, warmup=warmup, decay=decay, min_ratio=min_ratio, shape=shape)
 
 
 class OneCycle(Schedule):
     """Up and down again in half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
 
-    The numbers of torch's OneCycleLR, but every group keeps its own peak, and the momentum is left alone.
+    The numbers of torch's OneCycleLR, but every group keeps its own peak. The momentum (SGD, Muon, RMSprop) or first
+    beta (Adam, Lion) goes the other way: low where the rate is high.
 
     Args:
         optimizer: its groups' learning rates are the peaks.
@@ -183,7 +168,9 @@ class OneCycle(Schedule):
         pct_start: share of the run that goes up.
         div_factor: peak over start.
         final_div_factor: start over end.
-        last_epoch: last step already done; -1 to begin.
+        cycle_momentum: move the momentum too, in groups that have one; it takes the place of the optimizer's own.
+        base_momentum: momentum at the peak of the rate.
+        max_momentum: momentum at the start and the end.
     """
 
     curve = staticmethod(curves.one_cycle)
@@ -195,10 +182,41 @@ class OneCycle(Schedule):
         pct_start: float = 0.3,
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
-        last_epoch: int = -1,
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
     ) -> None:
+        if not 0 <= pct_start <= 1:
+            raise ValueError(f"OneCycle: pct_start is {pct_start}, but must be a share of the run in [0, 1]")
+        self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
         options = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
-        super().__init__(optimizer, total_steps, last_epoch, **options)
+        super().__init__(optimizer, total_steps, **options)
+
+    def momentum(self, step: int) -> float:
+        """The momentum at any step, past or future.
+
+        Args:
+            step: from 0; beyond the last step the last value holds.
+
+        Returns:
+            Between ``base_momentum`` and ``max_momentum``.
+        """
+        height = curves.cycle_height(min(step, self.total_steps - 1), self.total_steps, self.options["pct_start"])
+        return self.max_momentum + (self.base_momentum - self.max_momentum) * height
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rates of the current step; sets the momenta of that step, as torch's does here.
+
+        Returns:
+            One for each group.
+        """
+        momentum = self.momentum(self.last_epoch)
+        for group in self.optimizer.param_groups if self.cycle_momentum else []:
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            elif "momentum" in group:
+                group["momentum"] = momentum
+        return super().get_lr()
 
 
 class StepDecay(Schedule):
@@ -210,7 +228,6 @@ class StepDecay(Schedule):
         milestones: shares of the run (0.5) or steps (10000) at which the rate drops.
         gamma: factor of one drop.
         warmup: share of the run or number of steps.
-        last_epoch: last step already done; -1 to begin.
     """
 
     curve = staticmethod(curves.step_decay)
@@ -222,10 +239,8 @@ class StepDecay(Schedule):
         milestones: Sequence[int | float] = (0.5, 0.75),
         gamma: float = 0.1,
         warmup: int | float = 0,
-        last_epoch: int = -1,
     ) -> None:
-        options = {"milestones": list(milestones), "gamma": gamma, "warmup": warmup}
-        super().__init__(optimizer, total_steps, last_epoch, **options)
+        super().__init__(optimizer, total_steps, milestones=list(milestones), gamma=gamma, warmup=warmup)
 
 
 class Constant(Schedule):
@@ -235,16 +250,9 @@ class Constant(Schedule):
         optimizer: its groups' learning rates are the peaks.
         total_steps: length of the run, in updates of the weights; filled in by the task.
         warmup: share of the run or number of steps.
-        last_epoch: last step already done; -1 to begin.
     """
 
     curve = staticmethod(curves.constant)
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int | None = None,
-        warmup: int | float = 0,
-        last_epoch: int = -1,
-    ) -> None:
-        super().__init__(optimizer, total_steps, last_epoch, warmup=warmup)
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup: int | float = 0) -> None:
+        super().__init__(optimizer, total_steps, warmup=warmup)

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, Rule, build_optimizer, fused_by_default
+from zoo.optim.plateau import watched
 
 
 class Task(L.LightningModule):
@@ -32,6 +33,7 @@ class Task(L.LightningModule):
         layer_decay: factor of the learning rate from each block to the one below it (0.75, say).
         init: how to initialise weights, by rule; null keeps what the network does itself.
         compile: compile the network with torch.compile, in place.
+        channels_last: lay images out with channels last in memory, which convolutions in bf16 or fp16 are faster with.
     """
 
     monitor: ClassVar[str] = "val/loss"
@@ -48,6 +50,7 @@ class Task(L.LightningModule):
         layer_decay: float | None = None,
         init: list[InitRule] | None = None,
         compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if lr <= 0:
@@ -63,11 +66,13 @@ class Task(L.LightningModule):
         self.rules, self.layer_decay = rules, layer_decay
         if init:
             initialize(net, init)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow the kernels
         if compile:
             net.compile()
         self._meters: dict[str, _Meter] = {}
-        self._items = 0  # in this batch
-        self._seen = 0  # in this accumulation window, on this process
+        self._items = 0.0  # in this batch
+        self._seen = 0.0  # in this accumulation window, on this process
 
     # What a task says -------------------------------------------------------------------------------------------------
 
@@ -75,15 +80,15 @@ class Task(L.LightningModule):
         """Return the mean loss of a batch; the same for ``train``, ``val`` and ``test``."""
         raise ValueError(f"{type(self).__name__} does not say what a batch means: write step(batch, stage)")
 
-    def count(self, batch: Any) -> int:
+    def count(self, batch: Any) -> float:
         """Over how many items ``step`` takes its mean: samples here, tokens for a language model."""
-        return len(batch[0] if isinstance(batch, (tuple, list)) else next(iter(batch.values())))
+        return len(next(iter(batch.values())) if isinstance(batch, Mapping) else inputs_of(batch)[0])
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         """Return the metrics of a whole validation or test, without the loss."""
         return {}
 
-    def report(self, stage: str, n: int, **values: Tensor) -> None:
+    def report(self, stage: str, n: float, **values: Tensor) -> None:
         """Add means over ``n`` items to the running means that are logged as ``<stage>/<name>``."""
         meter = self._meters.get(stage)
         if meter is None:
@@ -109,7 +114,7 @@ class Task(L.LightningModule):
             loss = loss * self._items
         loss.backward(*args, **kwargs)
 
-    def log_training(self, loss: Tensor, n: int) -> None:
+    def log_training(self, loss: Tensor, n: float) -> None:
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""
         self.report("train", n, loss=loss)
         # Private: no public name tells whether this micro-batch ends an accumulation window.
@@ -149,14 +154,21 @@ class Task(L.LightningModule):
         total = self._seen
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(torch.tensor(float(total), device=self.device), reduce_op="sum")
-        self._seen = 0
+        self._seen = 0.0
         grads = [p.grad for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(grads, parts / float(total))
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:  # Optimizer.zero_grad does the same inside a profiler's region
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def configure_optimizers(self) -> Any:
         body = self.net if len(list(self.net.parameters())) == len(list(self.parameters())) else self
         rules = self.rules and [replace(r, optimizer=r.optimizer and fused_by_default(r.optimizer)) for r in self.rules]
         optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, rules, self.layer_decay)
+        if isinstance(optimizer, torch.optim.LBFGS) and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("LBFGS cannot accumulate, it looks at a batch several times: take a larger batch_size")
         if self.lr_scheduler is None:
             return optimizer
         cls, given = _factory(self.lr_scheduler)
@@ -167,7 +179,8 @@ class Task(L.LightningModule):
             scheduler = self.lr_scheduler(optimizer)
         plan = {"scheduler": scheduler, "interval": "step" if accepts_total else "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            plan["monitor"] = getattr(scheduler, "monitor", self.monitor)
+            plan["monitor"] = watched(scheduler, self.monitor, self.monitor_mode)
+            plan["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": plan}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -225,7 +238,7 @@ class _Meter:
     def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, float] | None = None) -> None:
         self.sums, self.counts = sums or {}, counts or {}
 
-    def add(self, n: int, values: Mapping[str, Tensor]) -> None:
+    def add(self, n: float, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             value = value.detach()
             if name in self.sums:
@@ -252,6 +265,15 @@ def need(module: nn.Module, **facts: Any) -> Any:
         if value is None:
             raise ValueError(f"{type(module).__name__} needs {name}: give it, or data that knows it")
     return tuple(facts.values()) if len(facts) > 1 else next(iter(facts.values()))
+
+
+def inputs_of(batch: Any) -> tuple[Any, ...]:
+    """What the network is called with, from a batch ``(inputs, targets)`` or the bare inputs.
+
+    Inputs are one tensor or several, such as ``(x, lengths)``.
+    """
+    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 def _plain(value: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from zoo.losses import ContrastiveLoss
+from zoo.losses.fitting import fitted
 from zoo.tasks.base import Task
 
 
@@ -19,10 +20,10 @@ class MetricLearner(Task):
     """Train any network that maps inputs to embeddings so that samples of one class are near each other.
 
     A batch is ``(inputs, classes)``, classes ``(b,)``; the network returns embeddings ``(b, d)``, and the loss takes
-    these and the classes: ContrastiveLoss (the default), BatchTripletLoss, RankingLoss. Each process takes its pairs
-    or triplets from its own batch. Logs ``loss``; in validation and test also ``recall@k``: the share of samples that
-    have one of their own class among their k nearest in the whole split (Jégou et al. 2011,
-    https://doi.org/10.1109/TPAMI.2010.57).
+    these and the classes: ContrastiveLoss (the default), BatchTripletLoss, RankingLoss, or, on all triplets, torch's
+    TripletMarginLoss and MarginRankingLoss. Each process takes its pairs or triplets from its own batch. Logs ``loss``;
+    in validation and test also ``recall@k``: the share of samples that have one of their own class among their k
+    nearest in the whole split (Jégou et al. 2011, https://doi.org/10.1109/TPAMI.2010.57).
 
     Args:
         normalize: put the embeddings on the unit sphere, so that no distance exceeds 2.
@@ -38,6 +39,7 @@ class MetricLearner(Task):
         self.normalize = normalize
         if self.loss is None:
             self.loss = ContrastiveLoss()
+        self.loss = fitted(self.loss, "embeddings")
         self.metrics = nn.ModuleDict({stage: _Recall(ks) for stage in ("val", "test")})
 
     def forward(self, x: Tensor) -> Float[Tensor, "b d"]:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
-from zoo.tasks.base import Task
+from zoo.losses.fitting import fitted
+from zoo.tasks.base import Task, inputs_of
 
 
 class Regressor(Task):
@@ -32,19 +33,20 @@ class Regressor(Task):
             raise ValueError(f"target_std must be above 0, got {target_std}")
         if self.loss is None:
             self.loss = nn.MSELoss()
+        self.loss = fitted(self.loss, "numbers")
         self.metrics = nn.ModuleDict({stage: _metrics() for stage in ("val", "test")})
 
-    def forward(self, x: Tensor) -> Float[Tensor, "b k"]:
+    def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
         """Predict in the targets' own units."""
-        return self._standardised(x) * self.target_std + self.target_mean
+        return self._standardised(*inputs) * self.target_std + self.target_mean
 
-    def _standardised(self, x: Tensor) -> Float[Tensor, "b k"]:
-        out = self.net(x)
+    def _standardised(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
+        out = self.net(*inputs)
         return out if out.ndim > 1 else out.unsqueeze(1)
 
     def step(self, batch: Any, stage: str) -> Tensor:
-        x, y = batch
-        out = self._standardised(x)
+        _, y = batch
+        out = self._standardised(*inputs_of(batch))
         target = y.view(out.shape[0], -1).to(out.dtype)
         if target.shape != out.shape:
             raise ValueError(
@@ -72,8 +74,7 @@ class Regressor(Task):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the column ``prediction``, in the targets' own units."""
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        out = self(x).float()
+        out = self(*inputs_of(batch)).float()
         return {"prediction": (out[:, 0] if out.shape[1] == 1 else out).tolist()}
 
 

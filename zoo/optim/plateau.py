@@ -1,0 +1,71 @@
+"""The learning-rate schedule that waits for a metric to stop improving."""
+
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from zoo.metric_names import better
+
+
+class Plateau(ReduceLROnPlateau):
+    """Drops by a factor whenever a metric has not improved for a while; looks after every epoch.
+
+    torch's ReduceLROnPlateau, which knows by itself what to watch, and which way is better.
+
+    Args:
+        optimizer: its groups' learning rates are where it begins.
+        monitor: the metric to watch; null is the task's own (``val/accuracy`` of a classifier), or ``val/loss``.
+        mode: whether ``min`` or ``max`` is better; null knows by the metric's name.
+        factor: of one drop.
+        patience: epochs without improvement that are let pass before a drop.
+        threshold: the least relative change that counts as an improvement.
+        cooldown: epochs after a drop that do not count.
+        min_lr: learning rate below which no group goes.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"Plateau: factor is {factor}, but must be between 0 and 1")
+        self.monitor, self.chosen_mode = monitor, mode
+        mode = mode or better(monitor or "val/loss")
+        super().__init__(optimizer, mode, factor, patience, threshold, cooldown=cooldown, min_lr=min_lr)
+
+
+def watched(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
+    """The metric that a plateau schedule watches; settles zoo's on the task's own where the user has named none.
+
+    Args:
+        schedule: zoo's, Lightning's (which has a ``monitor``) or torch's (which has none).
+        monitor: the task's own metric.
+        mode: whether ``min`` or ``max`` of it is better.
+
+    Returns:
+        Its name. For torch's the one that suits its ``mode``: ``val/loss`` where lower is better, else the task's.
+
+    Raises:
+        ValueError: torch's has mode "max", and the task's metric is better low.
+    """
+    named = getattr(schedule, "monitor", None)
+    if named is not None:
+        return named
+    if isinstance(schedule, Plateau):
+        schedule.monitor = monitor
+        schedule._init_is_better(schedule.chosen_mode or mode, schedule.threshold, schedule.threshold_mode)
+        schedule._reset()
+        return monitor
+    if schedule.mode == mode:
+        return monitor
+    if schedule.mode == "max":
+        raise ValueError(f"ReduceLROnPlateau has mode max, but {monitor} is better low; name a metric with Plateau")
+    return "val/loss"
