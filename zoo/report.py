@@ -41,6 +41,8 @@ def print_metrics(results: list[Mapping[str, float]], model: Any) -> None:
     matrix = getattr(model, "confusion_matrix", None)
     if matrix is not None and len(matrix) <= 20:
         print(confusion(matrix.tolist(), model.class_names))
+    if (beside := getattr(model, "test_table", None)) is not None:
+        print(beside)
 
 
 def confusion(counts: list[list[int]], names: list[str]) -> str:
