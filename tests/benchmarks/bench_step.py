@@ -70,11 +70,11 @@ class InTurn(L.Callback):
         self.began = None
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.began is None:  # behind the checkpoint of the epoch before, which the loop does not write
+        if self.began is None:  # behind the checkpoint of the epoch before, which the loop does not write, and the first fetch
             self.began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.pairs.append((self.ended - self.began) / (trainer.num_training_batches - 1))
+        self.pairs.append((self.ended - self.began) / trainer.num_training_batches)
         self.pairs[-1] = (self.pairs[-1], self.plain.epoch())
 
     def on_train_batch_end(self, *args: Any) -> None:

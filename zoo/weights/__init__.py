@@ -1,0 +1,8 @@
+"""Reading and writing published weights: torchvision's, timm's and Hugging Face's."""
+
+from zoo.weights.fetch import fetch
+from zoo.weights.files import Weights, read, write
+from zoo.weights.pretrained import Pretrained
+from zoo.weights.published import preprocessing_of, transform
+
+__all__ = ["Pretrained", "Weights", "fetch", "preprocessing_of", "read", "transform", "write"]

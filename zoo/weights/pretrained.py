@@ -1,0 +1,168 @@
+"""What networks with published weights have in common: reading them, fitting the ends to the task, writing them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+from zoo.weights.fetch import say
+from zoo.weights.files import Weights, write
+from zoo.weights.published import named
+
+Format = Literal["torchvision", "timm", "huggingface"]
+
+
+class Pretrained(nn.Module):
+    """A network that reads and writes published weights.
+
+    Its attribute ``preprocessing`` says what the images of its weights look like: ``image_size`` (pixels), ``mean`` and
+    ``std`` (by channel, of pixels from 0 to 1), ``interpolation`` and ``crop_pct`` (the share of the shorter side that
+    the central crop keeps), or None where nobody knows. ``arguments`` are those of its constructor, as plain values.
+    """
+
+    published: ClassVar[tuple[str, ...]]  # groups of names, such as ResNet50_Weights
+    first_kernel: ClassVar[str]
+    head_names: ClassVar[
+        tuple[str, ...]
+    ]  # what may be replaced where classes differ: the last layer, or more of the end
+    formats: ClassVar[tuple[Format, ...]] = ("torchvision",)
+    preprocessing: dict[str, Any] | None = None
+    arguments: dict[str, Any]
+
+    # What a network says ----------------------------------------------------------------------------------------------
+
+    @property
+    def published_as(self) -> str | None:
+        """The group of names that fits this network, or None."""
+        raise NotImplementedError
+
+    @classmethod
+    def own_names(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Translate any of ``formats`` to the names used here."""
+        return state
+
+    @classmethod
+    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the constructor's arguments off the shapes of a state (named as here) and a ``config.json``."""
+        raise NotImplementedError
+
+    def fit_sizes(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample what depends on the size of the images."""
+        return state
+
+    def save_as(self, path: Path, format: Format) -> None:
+        """Write any of ``formats`` but torchvision's."""
+        raise NotImplementedError
+
+    # What they share --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **arguments: Any) -> Self:
+        """Build the network that a file holds, in eval mode, with its weights.
+
+        Args:
+            name_or_path: name (``ResNet50_Weights.IMAGENET1K_V2``), file or folder, see :func:`zoo.weights.read`.
+            arguments: of the constructor, where the file does not tell or something else is wanted, as ``num_classes``.
+        """
+        weights = named(str(name_or_path), cls.published)
+        known = inspect.signature(cls).parameters
+        state = cls.own_names(weights.state)
+        told = {k: v for k, v in weights.arguments.items() if k in known and v is not None}
+        sizes = cls.sizes(state, weights.config) if cls.first_kernel in state else {}
+        net = cls(**{**sizes, **told, **arguments})
+        net._take(weights)
+        return net.eval()
+
+    def load_pretrained(self, name_or_path: str) -> Self:
+        """Load weights into this network; a head that does not fit stays fresh.
+
+        Args:
+            name_or_path: name (``ResNet50_Weights.IMAGENET1K_V2``, or ``IMAGENET1K_V2``), file or folder.
+
+        Raises:
+            ValueError: they are of another architecture, or cannot be had.
+        """
+        own = self.published_as
+        self._take(named(str(name_or_path), [own] if own else [], own))
+        return self
+
+    def save_pretrained(self, path: str | Path, format: Format = "torchvision") -> None:
+        """Write the weights for other libraries, whole or not at all.
+
+        Args:
+            path: a ``.safetensors`` or ``.pth`` file; for ``huggingface`` a folder.
+            format: whose names: ``torchvision``, ``timm`` or ``huggingface``.
+        """
+        if format not in self.formats:
+            raise ValueError(f"{type(self).__name__} is written as {' or '.join(self.formats)}, not as {format!r}")
+        if format == "torchvision":
+            write(path, self.state_dict(), arguments=self.arguments, preprocessing=self.preprocessing)
+        else:
+            self.save_as(Path(path), format)
+
+    def _take(self, weights: Weights) -> None:
+        state = self.fit_sizes(self._fit_channels(self.own_names(weights.state), weights.source))
+        # torchvision's files for features alone hold NaN in the rest
+        state = {k: v for k, v in state.items() if not (v.is_floating_point() and v.isnan().any())}
+        own = self.state_dict()
+        # old files lack the counters of batches
+        state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
+        for head in ("", *self.head_names):
+            kept = {k: v for k, v in state.items() if not head or not _inside(k, head)}
+            kept = {**{k: v for k, v in own.items() if head and _inside(k, head)}, **kept}
+            if not _differences(own, kept):
+                break
+        else:
+            raise ValueError(self._misfit(weights, state, own))
+        if head:
+            old = [v for k, v in state.items() if _inside(k, head) and v.ndim == 2]
+            was = f"its head of {len(old[-1])} classes" if old else "it has no head, so one"
+            new = len([v for k, v in own.items() if _inside(k, head) and v.ndim == 2][-1])
+            said = f"{was} is replaced by a fresh one of {new}" if old else f"{was} of {new} classes starts fresh"
+            say(f"{weights.source}: {said}")
+        self.load_state_dict(kept)
+        self.preprocessing = weights.preprocessing
+
+    def _fit_channels(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """A network for grey images takes the sum over red, green and blue, which is what it would see in grey ones."""
+        kernel, own = state.get(self.first_kernel), self.state_dict()[self.first_kernel]
+        if kernel is None or kernel.ndim != 4 or (kernel.shape[1], own.shape[1]) != (3, 1):
+            return state
+        say(f"{source}: its colour channels are summed, as the images have one")
+        return {**state, self.first_kernel: kernel.sum(1, keepdim=True)}
+
+    def _misfit(self, weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+        """One line: in which arguments the file differs, or else in which names and shapes."""
+        theirs = self.sizes(state, weights.config) if self.first_kernel in state else {}
+        unlike = [f"{k}={v} instead of {self.arguments[k]}" for k, v in theirs.items() if self.arguments.get(k, v) != v]
+        why = ", ".join(unlike[:3]) or "; ".join(_differences(own, state))
+        return f"{weights.source} does not fit this {type(self).__name__}: it has {why}"
+
+
+def head_sizes(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
+    """The kind of head and the number of classes, where the file has a head."""
+    for kind, last in (("linear", head), ("mlp", f"{head}.3")):
+        if f"{last}.weight" in state:
+            return {"head": kind, "num_classes": len(state[f"{last}.weight"])}
+    return {}
+
+
+def _inside(name: str, head: str) -> bool:
+    return name.startswith(f"{head}.")
+
+
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    wrong = {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in own
+            if k in state and state[k].shape != own[k].shape
+        ],
+    }
+    return [f"{len(v)} {k} ({', '.join(v[:2])}{', ...' if len(v) > 2 else ''})" for k, v in wrong.items() if v]
