@@ -70,7 +70,7 @@ class InTurn(L.Callback):
         self.began = None
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.began is None:  # behind the checkpoint of the epoch before, which the loop does not write, and the first fetch
+        if self.began is None:  # behind the last epoch's checkpoint, which the loop does not write
             self.began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -1,0 +1,220 @@
+"""Translation: one sequence of tokens from another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.text import CHRFScore, SacreBLEUScore
+
+from zoo.data.codec import UNKNOWN_ID, Codec
+from zoo.data.vocabulary import UNKNOWN
+from zoo.layers.decoding import Generated
+from zoo.losses.fitting import divisor, fitted
+from zoo.tasks.base import Task, inputs_of, need
+
+IGNORED = -100
+
+
+class Translator(Task):
+    """Train any network that writes a sequence of tokens from another.
+
+    A batch is ``((src, tgt), labels)``: tokens ``(b, s)`` of the source and ``(b, t)`` of the target from its
+    begin-of-sequence on, padded behind their ends; ``labels`` ``(b, t)`` are the target one token on, up to its
+    end-of-sequence, and -100 (the loss's ``ignore_index``) in the padding. The network returns logits ``(b, t, v)``
+    and has ``generate``, as ``Seq2Seq`` does. The loss is the mean over all tokens of targets. Logs ``loss`` and
+    ``token_accuracy`` (given the target so far). In validation and test the network translates by itself:
+    ``exact_match`` is the share of targets it hits to the letter, ``bleu`` is that of sacrebleu (of characters, where
+    tokens are characters), and the test has ``chrf`` too, which takes long. Of data that knows no text, the numbers of
+    tokens are compared.
+
+    Args:
+        tgt_vocab_size: number of tokens of the target; null takes it from the data.
+        pad_id: the padding token; null takes it from the data.
+        bos_id: the token that targets begin with; null takes it from the data.
+        eos_id: the token that ends them; null takes it from the data.
+        max_new_tokens: how many tokens a translation has at most, its end included; null takes it from the data.
+        num_beams: width of the beam that searches for a translation; 1 takes the most probable token at each step.
+        length_penalty: exponent of the length by which a translation's log-probability is divided; above 0 prefers
+            long ones. Matters with ``num_beams`` above 1.
+        early_stopping: when a beam is done: true, when ``num_beams`` translations have ended; false, also when no
+            other is as probable; ``never``, only when none can become so.
+        examples: translations printed after a validation or test, where they changed; 0 for none.
+    """
+
+    monitor, monitor_mode = "val/bleu", "max"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        tgt_vocab_size: int | None = None,
+        pad_id: int | None = None,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+        examples: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net=net, **kwargs)
+        self.pad_id, self.bos_id, self.eos_id = need(self, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id)
+        self.tgt_vocab_size, self.max_new_tokens = need(
+            self, tgt_vocab_size=tgt_vocab_size, max_new_tokens=max_new_tokens
+        )
+        if self.max_new_tokens < 1 or num_beams < 1 or examples < 0:
+            least = "max_new_tokens and num_beams start at 1, examples at 0"
+            raise ValueError(f"{least}: got {max_new_tokens=}, {num_beams=}, {examples=}")
+        self.search = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+        self.examples = examples
+        self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass", tgt_vocab_size)
+        self.codecs: tuple[Codec, ...] | None = None  # of source and target; from the data, or a checkpoint
+        self.metrics = nn.ModuleDict()
+        self._take(None)
+        self._printed, self._said = list[str](), ""
+
+    # What it says -----------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Any, stage: str) -> Tensor:
+        inputs, labels = batch
+        logits, kept = self(*inputs), labels != IGNORED
+        size = self.tgt_vocab_size
+        if labels.device.type == "cpu" and int(labels.max()) >= size:  # elsewhere looking at values waits for it
+            raise ValueError(f"target token {int(labels.max())} is out of range: tgt_vocab_size={size}")
+        hits = ((logits.detach().argmax(2) == labels) & kept).sum()
+        self.report(stage, int(kept.sum()), token_accuracy=hits / kept.sum())
+        if stage != "train":
+            self._judge(inputs, labels, stage)
+        assert self.loss is not None
+        if getattr(self.loss, "ignore_index", None) != IGNORED:
+            return self.loss(logits[kept], labels[kept])
+        return self.loss(logits.flatten(0, 1), labels.flatten())
+
+    def count(self, batch: Any) -> float:
+        """Over how many tokens of targets the mean is taken, or what else the loss divides by."""
+        kept = batch[1][batch[1] != IGNORED]
+        weight = divisor(self.loss, kept)
+        return len(kept) if weight is None else weight
+
+    def generate(self, src: Int[Tensor, "b s"], *more: Tensor) -> Generated:
+        """Translate a batch of sources: tokens ``(b, t)`` with a score each."""
+        lengths = {"src_lengths": more[0]} if more else {}
+        return self.net.generate(src, self.bos_id, self.eos_id, self.max_new_tokens, **self.search, **lengths)  # type: ignore[operator]
+
+    def translate(self, texts: Sequence[str]) -> list[str]:
+        """Translate texts, in eval mode."""
+        if self.codecs is None:
+            raise ValueError(
+                f"{type(self).__name__} knows no text yet: train it on data that does, or load a checkpoint"
+            )
+        rows = [torch.tensor(self.codecs[0].encode(text) or [UNKNOWN_ID], device=self.device) for text in texts]
+        src = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
+        return [self._text(row) for row in self.generate(src).tokens]
+
+    @torch.no_grad()
+    def alignments(self, batch: Any, samples: int) -> list[tuple[list[str], list[str], Float[Tensor, "t s"]]]:
+        """Return for the first sources of a batch: their tokens, those of their translations, and the attention.
+
+        Args:
+            batch: as in training.
+            samples: how many at most.
+        """
+        src = inputs_of(batch)[0][:samples]
+        tokens = self.generate(src).tokens
+        tgt = torch.cat([tokens.new_full((len(tokens), 1), self.bos_id), tokens[:, :-1]], 1)
+        weights = self.net.attend(src, tgt)  # type: ignore[operator]
+        if weights is None:
+            raise ValueError(f"{type(self).__name__} has no attention to draw")
+        found = []
+        for source, target, weight in zip(src.tolist(), tokens.tolist(), weights.float().cpu(), strict=True):
+            s, t = len(self._own(source)), len(self._own(target, end=True))
+            names = [self._names(part, side) for side, part in enumerate((source[:s], target[:t]))]
+            found.append((names[0], names[1], weight[:t, :s]))
+        return found
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
+        """Return columns: ``source``, ``translation`` and ``score``, the log-probability a token (or as penalised)."""
+        src = inputs_of(batch)[0]
+        found = self.generate(src)
+        texts = [self._text(row, 0) for row in src], [self._text(row) for row in found.tokens]
+        return {"source": texts[0], "translation": texts[1], "score": found.scores.tolist()}
+
+    # Judging ----------------------------------------------------------------------------------------------------------
+
+    def _judge(self, inputs: Any, labels: Tensor, stage: str) -> None:
+        found = [self._text(row) for row in self.generate(inputs[0]).tokens]
+        # What the vocabulary cannot say is in no translation, and no translation is right that leaves it out.
+        right = [self._text(row, unknown=UNKNOWN) for row in labels]
+        self.metrics[stage].update(found, [[text] for text in right])  # type: ignore[operator]
+        exact = torch.tensor([a == b for a, b in zip(found, right, strict=True)], device=labels.device)
+        self.report(stage, len(right), exact_match=exact.float().mean())
+        for row, text, true in zip(inputs[0], found, right, strict=True):
+            if len(self._printed) >= self.examples:
+                break
+            self._printed.append(f"{self._text(row, 0)!r} -> {text!r}" + ("" if text == true else f", not {true!r}"))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._begin("test")
+
+    def _begin(self, stage: str) -> None:
+        self.metrics[stage].reset()  # type: ignore[operator]
+        self._printed.clear()
+
+    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+        text = "\n".join(self._printed)
+        if text != self._said and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self._said, bar = text, self.trainer.progress_bar_callback
+            (print if bar is None else bar.print)(text)
+        return self.metrics[stage].compute()  # type: ignore[operator]
+
+    # Text -------------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        codecs = getattr(getattr(self.trainer, "datamodule", None), "codecs", None)
+        if codecs is not None:
+            self._take(codecs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.codecs is not None:
+            checkpoint["codecs"] = [codec.plain() for codec in self.codecs]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if plain := checkpoint.get("codecs"):
+            if self.codecs is not None and [codec.plain() for codec in self.codecs] != plain:
+                raise ValueError(
+                    "the data numbers its tokens differently from those that the checkpoint was trained on"
+                )
+            self._take(tuple(Codec.from_plain(codec) for codec in plain))
+
+    def _take(self, codecs: tuple[Codec, ...] | None) -> None:
+        self.codecs = codecs
+        unit = "char" if codecs is not None and codecs[1].level == "characters" else "13a"
+        bleu = SacreBLEUScore(tokenize=unit)
+        self.metrics["val"] = MetricCollection({"bleu": bleu})
+        self.metrics["test"] = MetricCollection({"bleu": bleu.clone(), "chrf": CHRFScore(n_word_order=0)})
+
+    def _own(self, numbers: list[int], end: bool = False) -> list[int]:
+        """A row's tokens, without padding and what follows the end, which belongs to them or not."""
+        stops = [i for i, number in enumerate(numbers) if number in (self.eos_id, self.pad_id, IGNORED)]
+        if not stops:
+            return numbers
+        return numbers[: stops[0] + (end and numbers[stops[0]] == self.eos_id)]
+
+    def _text(self, row: Tensor, side: int = 1, unknown: str = "") -> str:
+        own = self._own(row.tolist())
+        return " ".join(map(str, own)) if self.codecs is None else self.codecs[side].decode(own, unknown)
+
+    def _names(self, numbers: list[int], side: int) -> list[str]:
+        return [str(i) for i in numbers] if self.codecs is None else self.codecs[side].names(numbers)
