@@ -27,6 +27,10 @@ class Progress(ProgressBar):
         self._began = self._printed = self._drawn = 0.0
         self._first = 0
 
+    @property
+    def is_enabled(self) -> bool:
+        return self._enabled  # LightningModule.print asks
+
     def disable(self) -> None:
         self._enabled = False
 

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from zoo.data.sampler import Batches, OrderedBatches, Shard, mix
+from zoo.data.sampler import Batches, BucketBatches, OrderedBatches, Shard, mix
 from zoo.processes import is_main_process
 
 # What a dataset may tell a model. A model that has an argument of this name, left at None, is given the data's value.
@@ -31,9 +31,15 @@ FACTS = (
     "in_channels",
     "image_size",
     "vocab_size",
+    "src_vocab_size",
+    "tgt_vocab_size",
     "pad_id",
+    "bos_id",
+    "eos_id",
+    "max_new_tokens",
     "block_size",
     "horizon",
+    "future_dim",
 )
 
 
@@ -52,7 +58,7 @@ class TensorSet(Dataset):
         return tuple(t[index] for t in self.tensors)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t[indices] for t in self.tensors)
+        return tuple(t.index_select(0, indices) for t in self.tensors)
 
 
 class _Batched(Dataset):
@@ -72,6 +78,8 @@ class _Batched(Dataset):
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed & 0xFFFFFFFF)
+        if (batch := getattr(self.dataset, "batch", None)) is not None:
+            return batch(indices)
         return self.collate([self.dataset[i] for i in indices.tolist()])
 
 
@@ -79,10 +87,18 @@ def _ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process finishes its step and stops the workers itself
 
 
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
 class _Loader(DataLoader):
     # Lightning asks for the first iterator before it has set the epoch and restored the loops; wait for the first next.
     def __iter__(self) -> Iterator:  # type: ignore[override]
-        yield from super().__iter__()
+        if self.num_workers or self.pin_memory:
+            yield from super().__iter__()
+        else:  # the same without the iterator's bookkeeping
+            for key in self.sampler:
+                yield self.dataset[key]
 
 
 class DataModule(L.LightningDataModule):
@@ -115,7 +131,8 @@ class DataModule(L.LightningDataModule):
             raise ValueError(f"batch sizes start at 1, got batch_size={batch_size}, eval_batch_size={eval_batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
-        self.save_hyperparameters()
+        # Not to the loggers: Lightning refuses an option, as image_size, that model and data have in different values.
+        self.save_hyperparameters(logger=False)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 4 * batch_size
         self.num_workers, self.pin_memory, self.persistent_workers = num_workers, pin_memory, persistent_workers
         self.drop_last, self.seed = drop_last, seed
@@ -125,16 +142,26 @@ class DataModule(L.LightningDataModule):
         """Return the datasets by name: ``train``, ``val``, ``test``, and ``predict`` where it is not the test set."""
         raise ValueError(f"{type(self).__name__} does not say what its splits are: write splits()")
 
+    def adapt(self, fact: str, value: Any) -> bool:
+        """Change to the value of a fact that the user told the model, where the data can; return whether it did."""
+        return False
+
     @cached_property
     def datasets(self) -> dict[str, Dataset]:
         return self.splits()
+
+    def bucket_lengths(self) -> Tensor | None:
+        """Lengths of the training samples where batches should hold samples of similar length; None where not."""
+        return None
 
     def setup(self, stage: str) -> None:
         _ = self.datasets
 
     def train_dataloader(self) -> DataLoader:
         ordered = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        sampler = (OrderedBatches if ordered else Batches)(
+        lengths = None if ordered else self.bucket_lengths()
+        kind = OrderedBatches if ordered else Batches if lengths is None else partial(BucketBatches, lengths)
+        sampler = kind(
             len(self.datasets["train"]),  # type: ignore[arg-type]
             self.batch_size,
             shuffle=not ordered,
@@ -166,6 +193,7 @@ class DataModule(L.LightningDataModule):
             _Batched(self.datasets[split], self.collate, seeded),
             batch_size=None,
             sampler=sampler,
+            collate_fn=_as_is,  # the dataset answers whole batches
             num_workers=workers,
             pin_memory="CUDA" in accelerator if self.pin_memory is None else self.pin_memory,
             persistent_workers=self.persistent_workers and workers > 0,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from types import MethodType
 from typing import Any
 
+import lightning as L
 import torch
+from torch import Tensor
 
-from zoo.data.base import DataModule, TensorSet, split_indices
+from zoo.data.augment.chain import resize
+from zoo.data.base import TensorSet, split_indices
+from zoo.data.images import ImageData
 
 
-class Digits(DataModule):
+class Digits(ImageData):
     """1,797 real handwritten digits of 8x8 grey pixels, from scikit-learn: no download.
 
     Inputs are ``(b, 1, 8, 8)``, or ``(b, 64)`` if flat, standardised by the mean and deviation of the training pixels.
@@ -22,19 +28,61 @@ class Digits(DataModule):
 
     num_classes = 10
     class_names = [str(i) for i in range(10)]
-    in_channels, image_size, input_dim = 1, 8, 64
+    native_channels, native_size = 1, 8
 
-    def __init__(self, flat: bool = False, val_share: float = 0.15, test_share: float = 0.15, **kwargs) -> None:
+    def __init__(self, flat: bool = False, val_share: float = 0.15, test_share: float = 0.15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if flat and (self.augment or self.channels == 3):
+            raise ValueError("Digits: vectors (flat) are neither augmented nor coloured")
         self.flat, self.val_share, self.test_share = flat, val_share, test_share
+        if self._plain:
+            # Nothing is left to be done to a batch, and a step without the hook is shorter.
+            self.on_after_batch_transfer = MethodType(L.LightningDataModule.on_after_batch_transfer, self)
 
-    def splits(self) -> dict[str, TensorSet]:
+    @property
+    def _plain(self) -> bool:
+        """Whether images are standardised once, as nothing comes between the pixels and that."""
+        return not self.augment and self.channels != 3
+
+    @property
+    def input_dim(self) -> int | None:
+        return (self.side or 8) ** 2
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pixels from 0 to 16 and classes, by split."""
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits()
-        x = torch.from_numpy(digits.data).float().reshape(-1, 64 if self.flat else 1, *([] if self.flat else [8, 8]))
+        x = torch.from_numpy(digits.images).float().unsqueeze(1)
         y = torch.from_numpy(digits.target).long()
         shares = [1 - self.val_share - self.test_share, self.val_share, self.test_share]
-        parts = split_indices(len(y), shares, self.seed, labels=y)
-        x = (x - x[parts[0]].mean()) / x[parts[0]].std()
-        return {name: TensorSet(x[i], y[i]) for name, i in zip(("train", "val", "test"), parts, strict=True)}
+        rows = split_indices(len(y), shares, self.seed, labels=y)
+        if self.side:
+            x = resize(x, self.side)
+        return {name: (x[i], y[i]) for name, i in zip(("train", "val", "test"), rows, strict=True)}
+
+    @cached_property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        pixels = self._parts["train"][0] / 16
+        mean, std = self.given or ([float(pixels.mean())], [float(pixels.std())])
+        return mean[:1] * self.in_channels, std[:1] * self.in_channels
+
+    def splits(self) -> dict[str, TensorSet]:
+        if not self._plain:
+            return {name: TensorSet(x / 16, y) for name, (x, y) in self._parts.items()}
+        train = self._parts["train"][0]
+        mean, std = (16 * v[0] for v in self.given) if self.given else (train.mean(), train.std())
+        scaled = {name: ((x - mean) / std, y) for name, (x, y) in self._parts.items()}
+        return {name: TensorSet(x.flatten(1) if self.flat else x, y) for name, (x, y) in scaled.items()}
+
+    def adapt(self, fact: str, value: Any) -> bool:
+        adapted = super().adapt(fact, value)
+        if adapted:
+            self.__dict__.pop("on_after_batch_transfer", None)
+        return adapted
+
+    def prepare(
+        self, x: Tensor, y: Tensor | None = None, training: bool = False, epoch: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        return (x, y) if self._plain else super().prepare(x, y, training, epoch)

@@ -22,20 +22,26 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-from zoo.tasks.base import Task, need
+from zoo.losses import DistillationLoss, FocalLoss
+from zoo.losses.fitting import OfTwo, divisor, fitted
+from zoo.tasks.base import Task, inputs_of, need
+
+_ONE_CLASS = (FocalLoss, DistillationLoss, OfTwo, nn.MultiMarginLoss)  # losses that take no probabilities as targets
 
 
 class Classifier(Task):
     """Train any network that maps inputs to logits to tell classes apart.
 
-    A batch is ``(inputs, targets)``: class numbers ``(b,)``, or ``(b, k)`` of 0 and 1 for multilabel. The network
-    returns logits ``(b, k)``; for binary ``(b,)``, ``(b, 1)`` or ``(b, 2)``. Logs ``loss`` and ``accuracy``; in
-    validation and test also ``f1`` (macro), ``auroc``, and ``top5`` from six classes up.
+    A batch is ``(inputs, targets)``: inputs one tensor, or several as the network takes them, such as ``(x, lengths)``;
+    targets class numbers ``(b,)``, probabilities ``(b, k)`` such as MixUp makes, or ``(b, k)`` of 0 and 1 for
+    multilabel. The network returns logits ``(b, k)``; for binary ``(b,)``, ``(b, 1)`` or ``(b, 2)``. Logs ``loss`` and
+    ``accuracy``; in validation and test also ``f1`` (macro), ``auroc``, and ``top5`` from six classes up.
 
     Args:
         num_classes: number of classes (of labels for multilabel); null takes it from the data.
         class_names: names for predictions and tables; null takes them from the data, or numbers.
         task: ``multiclass``, ``binary`` or ``multilabel``; null takes it from the data, or multiclass.
+        test_time_flip: outside of training, average the logits of an image and of its mirror image.
     """
 
     monitor, monitor_mode = "val/accuracy", "max"
@@ -46,6 +52,7 @@ class Classifier(Task):
         num_classes: int | None = None,
         class_names: list[str] | None = None,
         task: Literal["multiclass", "binary", "multilabel"] | None = None,
+        test_time_flip: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
@@ -55,61 +62,83 @@ class Classifier(Task):
             raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
         if class_names is not None and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}: {class_names}")
-        self.num_classes, self.task = classes, task
+        self.num_classes, self.task, self.test_time_flip = classes, task, test_time_flip
         self.class_names = class_names or [str(i) for i in range(classes)]
         if self.loss is None:
             self.loss = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
+        self.loss = fitted(self.loss, task, classes)
         metrics = _metrics(task, classes)
         self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("val", "test")})
         if task != "multilabel":
             matrix = BinaryConfusionMatrix() if task == "binary" else MulticlassConfusionMatrix(classes)
             self.metrics["confusion"] = matrix
 
-    def forward(self, x: Tensor) -> Float[Tensor, "b k"]:
-        logits = self.net(x)
+    def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
+        logits = self.net(*inputs)
+        if self.test_time_flip and not self.training:
+            if inputs[0].ndim != 4:
+                raise ValueError(f"test_time_flip is for images (b, c, h, w), got inputs {tuple(inputs[0].shape)}")
+            logits = (logits + self.net(inputs[0].flip(-1), *inputs[1:])) / 2
         return logits if logits.ndim > 1 else logits.unsqueeze(1)
 
     def step(self, batch: Any, stage: str) -> Tensor:
-        x, y = batch
-        logits = self(x)
+        _, y = batch
+        return self.judge(self(*inputs_of(batch)), y, stage)
+
+    def judge(self, logits: Tensor, y: Tensor, stage: str) -> Tensor:
+        """Return the loss of outputs and targets, one a row, and count them in the metrics of a stage."""
         if y.device.type == "cpu" or stage not in self._meters:  # elsewhere looking at values waits for the device
             self._check(y)
-        loss = self._loss(logits, y)
+        if _are_probabilities(y) and self.task != "multilabel" and isinstance(self.loss, _ONE_CLASS):
+            name = "CrossEntropyLoss" if isinstance(self.loss, OfTwo) else type(self.loss).__name__
+            right = "BCEWithLogitsLoss" if self.task == "binary" else "CrossEntropyLoss"
+            makers = "such as MixUp and CutMix make: leave these out"
+            raise ValueError(f"{name} here takes no probabilities as targets, {makers}, or take {right}")
+        scores, labels = self._scores(logits), self._labels(y)
+        loss = self._loss(scores, y)
         if stage == "train":
-            with torch.no_grad():
-                correct = self._decide(logits) == (y if self.task == "multilabel" else y.view(-1))
-                self.report("train", len(y), accuracy=correct.float().mean())
+            correct = self._decide(scores.detach()) == labels
+            self.report("train", len(y), accuracy=correct.mean(dtype=torch.float32))
         else:
-            self._update_metrics(logits, y, stage)
+            self._update_metrics(scores, labels, stage)
         return loss
 
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        assert self.loss is not None
+    def count(self, batch: Any) -> float:
+        """Samples, or what else the loss divides by: their class weights, those that count."""
+        weight = divisor(self.loss, batch[1])
+        return super().count(batch) if weight is None else weight
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Logits as the loss takes them: ``(b,)`` of the second class for binary, else ``(b, k)``."""
         if logits.shape[1] != self.num_classes and not (self.task == "binary" and logits.shape[1] == 1):
             raise ValueError(f"outputs of shape {tuple(logits.shape)} do not fit num_classes={self.num_classes}")
-        if self.task == "multiclass":
-            return self.loss(logits, y)
+        return binary_logit(logits) if self.task == "binary" else logits
+
+    def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        assert self.loss is not None
         if self.task == "binary":
-            return self.loss(binary_logit(logits), y.view(-1).to(logits.dtype))
-        return self.loss(logits, y.to(logits.dtype))
+            y = y[:, 1] if _are_probabilities(y) else y.view(-1)
+        return self.loss(scores, y if self.task == "multiclass" else y.to(scores.dtype))
 
-    def _decide(self, logits: Tensor) -> Tensor:
-        if self.task == "multiclass":
-            return logits.argmax(1)
-        return (binary_logit(logits) > 0).long() if self.task == "binary" else (logits > 0).long()
+    def _labels(self, y: Tensor) -> Tensor:
+        """Targets as whole numbers: of probabilities the likeliest class."""
+        if self.task == "multilabel":
+            return (y > 0.5).long() if y.is_floating_point() else y
+        return y.argmax(1) if _are_probabilities(y) else y.view(-1)
 
-    def _update_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
-        scores = self._probabilities(logits)
-        self.metrics[stage].update(scores, y.view(-1) if self.task == "binary" else y)  # type: ignore[operator]
+    def _decide(self, scores: Tensor) -> Tensor:
+        return scores.argmax(1) if self.task == "multiclass" else scores > 0
+
+    def _update_metrics(self, scores: Tensor, y: Tensor, stage: str) -> None:
+        scores = self._probabilities(scores)
+        self.metrics[stage].update(scores, y)  # type: ignore[operator]
         if stage == "test" and "confusion" in self.metrics:
-            self.metrics["confusion"].update(scores, y.view(-1))  # type: ignore[operator]
+            self.metrics["confusion"].update(scores, y)  # type: ignore[operator]
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def _probabilities(self, scores: Tensor) -> Tensor:
         """Probabilities in float32: ``(b,)`` of the second class for binary, else ``(b, k)``."""
-        logits = logits.float()
-        if self.task == "multiclass":
-            return logits.softmax(1)
-        return binary_logit(logits).sigmoid() if self.task == "binary" else logits.sigmoid()
+        scores = scores.float()
+        return scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -131,8 +160,7 @@ class Classifier(Task):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns: ``class`` (number), ``name`` and ``probability``; for multilabel the lists of those set."""
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        scores = self._probabilities(self(x))
+        scores = self._probabilities(self._scores(self(*inputs_of(batch))))
         if self.task == "multilabel":
             chosen = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
             picked = [row[c].tolist() for row, c in zip(scores, chosen, strict=True)]
@@ -157,6 +185,11 @@ class Classifier(Task):
             allowed = f"num_classes={self.num_classes} allows labels from 0 to {top}"
             rule = allowed if self.task == "multiclass" else f"the labels of a {self.task} task are 0 or 1"
             raise ValueError(f"label {bad.flatten()[0].item():g} is out of range: {rule}")
+
+
+def _are_probabilities(y: Tensor) -> bool:
+    """Whether targets are a row of probabilities for each sample, rather than its class."""
+    return y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1
 
 
 def binary_logit(logits: Tensor) -> Tensor:
