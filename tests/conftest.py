@@ -24,6 +24,23 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which share of the planted bugs was named rightly, and how often something sound raised an alarm."""
+
+    def count(*tests: str) -> tuple[int, int]:
+        reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+        mine = [r.passed for r in reports if r.nodeid.partition("[")[0].endswith(tests)]
+        return sum(mine), len(mine)
+
+    named, bugs = count("test_faults.py::test_planted_bug_is_named", "test_faults.py::test_rate_far_off_is_named")
+    quiet, sound = count("::test_sound_module_raises_no_alarm", "::test_healthy_config_raises_no_alarm")
+    if bugs or sound:
+        text = (
+            f"diagnose: {named} of {bugs} planted bugs named, false alarms on {sound - quiet} of {sound} sound modules"
+        )
+        terminalreporter.write_line(text)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory that sees zoo's configs."""

@@ -13,7 +13,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import zoo.__main__ as front
-from zoo.catalog import COMMANDS, GROUPS, KINDS, TORCH, Catalog, did_you_mean, first_sentence, paper, read_arguments
+from zoo.catalog import COMMANDS, GROUPS, KINDS, TORCH, Catalog, did_you_mean, first_sentence, paper
+from zoo.sources import read_arguments
 
 PRESENT = [group for group in GROUPS if find_spec(f"zoo.{group}")]
 REAL = Catalog()

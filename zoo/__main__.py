@@ -33,6 +33,7 @@ HEADER = ("name", "what it is", "parameters", "paper", "configs")
 EXAMPLES = {
     "model": "zoo fit --model {name} --data Digits",
     "data": "zoo fit --model MLPClassifier --data {name}",
+    "augmentation": "zoo fit -c configs/small_cnn_digits.yaml --data.augment+={name}",
     "callback": "zoo fit -c configs/mlp_digits.yaml --trainer.callbacks+={name}",
     "optimizer": "zoo fit -c configs/mlp_digits.yaml --model.optimizer {name}",
     "schedule": "zoo fit -c configs/mlp_digits.yaml --model.lr_scheduler {name}",

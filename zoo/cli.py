@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
@@ -21,9 +21,8 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from zoo import commands, runs
+from zoo import commands, run_start, runs
 from zoo.callbacks import (
     EMA,
     EarlyStopping,
@@ -36,22 +35,22 @@ from zoo.callbacks import (
     Progress,
     RunCheckpoints,
     StepSeed,
+    TestPictures,
 )
-from zoo.callbacks.ema import load_ema, with_ema
-from zoo.checkpoint_files import fits, hyperparameters, is_url, readable_checkpoint, steps_done
-from zoo.commands import ZooTrainer
-from zoo.data.base import FACTS
-from zoo.loggers import MetricsCSV, tensorboard_logger, wandb_logger
-from zoo.parsing import UserError, ZooParser, allow_imports, check_config, one_line
+from zoo.callbacks.nan_trace import is_finite
+from zoo.checkpoint_files import fits, hyperparameters, is_url, steps_done
+from zoo.commands import Weights, ZooTrainer
+from zoo.data.base import FACTS, DataModule
+from zoo.parsing import UserError, ZooParser, allow_imports, check_config, explain
 from zoo.processes import is_main_process
-from zoo.report import print_end_of_fit, print_metrics
+from zoo.report import print_end_of_fit, print_metrics, relative
+from zoo.step_loop import StepLoop
+from zoo.typed import expand_resume, option, options, without_option
 
 # Short names are found among the classes that are imported already.
 for _room in ("callbacks", "data", "layers", "losses", "models", "optim", "tasks"):
     importlib.import_module(f"zoo.{_room}")
 
-Weights = Literal["auto", "ema", "raw"]
-LoggerName = Literal["csv", "wandb", "tensorboard"]
 # Callbacks with a key of their own, so that two configs combine without one list replacing the other.
 SLOTS: dict[str, tuple[Any, str]] = {
     "ema": (EMA, "average the weights, for validation and after"),
@@ -84,7 +83,7 @@ class ZooCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        own = {name: {"model", "datamodule"} for name in ("plan", "lr-find", "diagnose")}
+        own = {name: {"model", "datamodule"} for name in ("plan", "lr-find", "diagnose", "show-data")}
         return LightningCLI.subcommands() | own
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -97,7 +96,10 @@ class ZooCLI(LightningCLI):
             help="which checkpoints to keep; null is the usual",
         )
         parser.add_argument(
-            "--logger", type=list[LoggerName] | LoggerName, default="csv", help="beside metrics.csv, which is always"
+            "--logger",
+            type=list[run_start.LoggerName] | run_start.LoggerName,
+            default="csv",
+            help="beside metrics.csv, which is always",
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -113,6 +115,12 @@ class ZooCLI(LightningCLI):
             )
         if subcommand == "diagnose":
             parser.add_argument("--json", action="store_true", help="print the findings for programs")
+        if subcommand == "test":
+            text = "draw the confusion matrix and the worst mistakes into the run's folder, where inputs are images"
+            parser.add_argument("--pictures", type=bool, default=True, help=text)
+        if subcommand == "show-data":
+            text = "file for the picture, .png; null is data.png beside the config's runs"
+            parser.add_argument("--out", type=str | None, default=None, help=text)
         if subcommand == "predict":
             parser.add_argument("--out", type=str | None, default=None, help="file for the predictions, .csv or .jsonl")
         return parser
@@ -140,35 +148,20 @@ class ZooCLI(LightningCLI):
         self.datamodule = self._build("data") if self.own.get("data") else None
         self._hand_over_facts()
         self.model = self._build("model")
-        rest = Namespace({k: v for k, v in self.own.items() if k not in ("data", "model", "config")})
+        built = ("data", "model", "config")  # keys are whole paths here: model.init_args.lr
+        rest = Namespace({k: v for k, v in self.own.items() if k.partition(".")[0] not in built})
         self.config_init = self.parser.instantiate_classes(
             Namespace({"subcommand": self.subcommand, self.subcommand: rest})
         )
         if self.own.get("ckpt_path") and not is_url(self.own.ckpt_path):
             fits(Path(self.own.ckpt_path), self.model)
-            self._choose_weights(self.own.get("weights"))
+            commands.choose_weights(self.model, self.own.get("weights"))
         self.trainer = self.instantiate_trainer()
 
     def _build(self, key: str) -> Any:
         self.__dict__.pop("config_dump", None)  # of which the hyperparameters are taken
         part = Namespace({"subcommand": self.subcommand, self.subcommand: Namespace({key: self.own[key]})})
         return self.parser.instantiate_classes(part)[str(self.subcommand)][key]
-
-    def _choose_weights(self, weights: Weights | None) -> None:
-        """Let the module, zoo's or not, load averages or raw weights from its checkpoint."""
-        if weights is None:
-            return
-        original = self.model.on_load_checkpoint
-
-        def load(checkpoint: dict[str, Any]) -> None:
-            chosen = with_ema(checkpoint, weights)
-            averages = checkpoint.pop("ema_params", {})
-            checkpoint.update(chosen)
-            if "state_dict" not in checkpoint and weights != "raw":  # sharded weights are in the module already
-                load_ema(self.model, averages)
-            original(checkpoint)
-
-        self.model.on_load_checkpoint = load
 
     def _hand_over_facts(self) -> None:
         """Give the model what the data knows and the user has not said; refuse what contradicts."""
@@ -178,11 +171,15 @@ class ZooCLI(LightningCLI):
             if fact not in init:
                 continue
             known, given = getattr(self.datamodule, fact, None), init[fact]
-            if known is not None and given is not None and known != given:
+            if known is not None and given is not None and known != given and not self._adapts(fact, given):
                 raise UserError(f"--model.{fact} is {given}, but {data_name} has {fact} {known}")
             if given is None and known is not None:
                 init[fact] = known
         self._model_name = name
+
+    def _adapts(self, fact: str, given: Any) -> bool:
+        """Whether the data can be what the user told the model, as grey images in three channels."""
+        return isinstance(self.datamodule, DataModule) and self.datamodule.adapt(fact, given)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         given = self.config_init[str(self.subcommand)]
@@ -191,6 +188,8 @@ class ZooCLI(LightningCLI):
             callbacks += [given[slot] for slot in SLOTS if given.get(slot) is not None]
             self.checkpoints = given.get("checkpoint") or RunCheckpoints()
             callbacks.append(self.checkpoints)
+        elif self.subcommand == "test" and given.get("pictures") and self.own.get("ckpt_path"):
+            callbacks.append(TestPictures())
         elif self.subcommand == "predict" and given.get("out"):
             callbacks.append(PredictionsFile(given.out))
         config = dict(given["trainer"])
@@ -203,44 +202,18 @@ class ZooCLI(LightningCLI):
         kwargs.setdefault("enable_checkpointing", self.subcommand == "fit" and not config.get("fast_dev_run"))
         if not kwargs["enable_checkpointing"]:
             callbacks = [c for c in callbacks if not isinstance(c, RunCheckpoints)]
-        return self._instantiate_trainer({**config, **kwargs}, callbacks)
+        trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
+        StepLoop.install(trainer)
+        return trainer
 
     def _open_run(self, more: Any) -> list[Any]:
         """Make or find the run folder and the loggers that write there."""
-        chosen = self.own.logger if isinstance(self.own.logger, list) else [self.own.logger]
         resumed = os.environ.get("ZOO_RESUME")
-        folder = os.environ.get("ZOO_RUN_DIR")  # set by the first process for those that Lightning launches
-        if folder is None:
-            folder = str(Path(resumed) if resumed else runs.new_folder(self._run_name(), self.own.run_dir))
-            os.environ["ZOO_RUN_DIR"] = folder
-        self.run_dir = Path(folder)
-        loggers: list[Any] = [MetricsCSV(folder, steps_done(Path(self.own.ckpt_path)) if resumed else None)]
-        if "wandb" in chosen:
-            name = "-".join(self.run_dir.parts[-2:])
-            loggers.append(wandb_logger(self.run_dir, name, self._wandb_id(), self._dump()))
-        if "tensorboard" in chosen:
-            loggers.append(tensorboard_logger(self.run_dir))
-        if more and more is not True:
-            loggers += more if isinstance(more, list) else [more]
-        return loggers
-
-    def _run_name(self) -> str:
         config = option(self.argv, "-c", "--config")
-        if config:
-            path = Path(config).resolve()
-            saved = path.name == "config.yaml" and (path.parent / "environment.json").exists()
-            return path.parent.parent.name if saved else path.stem
-        data = type(self.datamodule).__name__ if self.datamodule else "data"
-        return f"{self._model_name}_{data}".lower()
-
-    def _wandb_id(self) -> str:
-        assert self.run_dir is not None
-        file = self.run_dir / "wandb_id"
-        if not file.exists():
-            import uuid
-
-            runs.write_text(file, uuid.uuid4().hex[:8])
-        return file.read_text().strip()
+        name = run_start.name(config, self._model_name, self.datamodule)
+        self.run_dir = run_start.folder(name, self.own.run_dir, resumed)
+        upto = steps_done(Path(self.own.ckpt_path)) if resumed else None
+        return run_start.loggers(self.run_dir, self.own.logger, more, self._dump, upto)
 
     def _dump(self) -> dict[str, Any]:
         parser = self._subcommand_parsers[str(self.subcommand)]
@@ -269,12 +242,10 @@ class ZooCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         if self.run_dir is not None and is_main_process():
             if not os.environ.get("ZOO_RESUME"):
-                text = yaml.safe_dump(self._dump(), sort_keys=False)
-                runs.write_text(self.run_dir / "config.yaml", text)
+                runs.write_text(self.run_dir / "config.yaml", yaml.safe_dump(self._dump(), sort_keys=False))
             devices = f"{self.trainer.world_size} x {type(self.trainer.accelerator).__name__}"
             command = shlex.join(["zoo", *self.typed])
-            entry = runs.environment(command, self.own.get("seed_everything"), devices)
-            runs.write_environment(self.run_dir, entry)
+            runs.write_environment(self.run_dir, runs.environment(command, self.own.get("seed_everything"), devices))
         if is_main_process():
             count = sum(p.numel() for p in self.model.parameters())
             data = f" on {type(self.datamodule).__name__}" if self.datamodule else ""
@@ -289,6 +260,8 @@ class ZooCLI(LightningCLI):
             raise KeyboardInterrupt
         if is_main_process():
             print_end_of_fit(self.trainer, self.run_dir, self.checkpoints, time.monotonic() - began)
+        if not all(is_finite(weight.detach()) for weight in self.model.parameters()):
+            raise NonFiniteError("the weights are not finite any more; --nan_guard NaNGuard stops before and says why")
 
     def _interrupt(self, *_: Any) -> None:
         if self.checkpoints.interrupted:
@@ -304,6 +277,12 @@ class ZooCLI(LightningCLI):
         finder = self.config_init["lr-find"].get("lr_finder") or LRFinder(dirpath=".")
         commands.lr_find(self.trainer, self.model, self.datamodule, finder)
 
+    def show_data(self, **kwargs: Any) -> None:
+        from zoo.show_data import show_data
+
+        name = run_start.name(option(self.argv, "-c", "--config"), self._model_name, self.datamodule)
+        print(show_data(self.datamodule, Path(self.own.out or runs.ROOT / name / "data.png")))
+
     def plan(self, **kwargs: Any) -> None:
         commands.plan(self.trainer, self.model, self.datamodule, self.config_init["plan"])
 
@@ -317,6 +296,9 @@ class ZooCLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         print_metrics(self.trainer.test(**self._trained(kwargs)), self.model)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TestPictures) and callback.written:
+                print(f"  pictures: {', '.join(relative(path) for path in callback.written)}")
 
     def predict(self, **kwargs: Any) -> None:
         out = self.own.get("out")
@@ -326,78 +308,6 @@ class ZooCLI(LightningCLI):
         if is_main_process():
             writer = next(c for c in self.trainer.callbacks if isinstance(c, PredictionsFile))  # type: ignore
             print(f"{writer.rows} predictions in {out}")
-
-
-def options(argv: list[str], name: str) -> list[str]:
-    """The values given for an option, as ``--name value`` or ``--name=value``."""
-    spaced = [argv[i + 1] for i, arg in enumerate(argv[:-1]) if arg == name]
-    return spaced + [arg.partition("=")[2] for arg in argv if arg.startswith(name + "=")]
-
-
-def option(argv: list[str], *names: str) -> str | None:
-    """The first value given for an option under any of its names."""
-    return next((value for name in names for value in options(argv, name)), None)
-
-
-def expand_resume(argv: list[str]) -> list[str]:
-    """Turn ``fit --resume [RUN]`` into the run's own config, its last checkpoint and its folder."""
-    os.environ.pop("ZOO_RESUME", None)
-    at = next((i for i, a in enumerate(argv) if a == "--resume" or a.startswith("--resume=")), None)
-    if at is None or "fit" not in argv:
-        return argv
-    which, rest = None, argv[at + 1 :]
-    if "=" in argv[at]:
-        which = argv[at].partition("=")[2]
-    elif rest and not rest[0].startswith("-"):
-        which, rest = rest[0], rest[1:]
-    before = [a for a in argv[:at] if a != "fit"]
-    named = option([*before, *rest], "-c", "--config")
-    run = runs.find(which, Path(named).stem if named else None)
-    others = without_option(without_option([*before, *rest], "-c"), "--config")
-    os.environ["ZOO_RESUME"] = str(run)
-    return ["fit", "-c", str(run / "config.yaml"), *others, "--ckpt_path", str(runs.newest_checkpoint(run))]
-
-
-def without_option(argv: list[str], name: str) -> list[str]:
-    kept, skip = [], False
-    for arg in argv:
-        if not skip and arg != name and not arg.startswith(name + "="):
-            kept.append(arg)
-        skip = arg == name
-    return kept
-
-
-def verify(argv: list[str]) -> int:
-    """``zoo verify resume -c CONFIG``: prove that a killed and resumed run equals the one that was never killed."""
-    from zoo.verify import resume
-
-    if argv[:1] != ["resume"] or len(argv) < 3:
-        raise UserError("usage: zoo verify resume -c CONFIG [--kills 4] [options of zoo fit]")
-    kills = option(argv, "--kills") or "4"
-    if not kills.isdigit() or int(kills) < 1:
-        raise UserError(f"--kills is a number from 1 up, got {kills}")
-    for config in [*options(argv, "-c"), *options(argv, "--config")]:
-        check_config(config)
-    found = resume(without_option(argv[1:], "--kills"), int(kills))
-    print(f"differs: {found}" if found else "resumed equals uninterrupted, bit for bit")
-    return 1 if found else 0
-
-
-def export(argv: list[str]) -> int:
-    """``zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]``: write the network's weights alone."""
-    from safetensors.torch import save_file
-
-    path, out, weights = option(argv, "--ckpt_path"), option(argv, "--out"), option(argv, "--weights") or "auto"
-    if path is None or out is None or not out.endswith(".safetensors"):
-        raise UserError("usage: zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]")
-    readable_checkpoint(Path(path))
-    state = with_ema(torch.load(path, weights_only=True, map_location="cpu"), weights)["state_dict"]  # type: ignore
-    kept = {k.removeprefix("net."): v.clone().contiguous() for k, v in state.items() if k.startswith("net.")} or state
-    new = Path(out).with_name(Path(out).name + ".new")
-    save_file(kept, new)
-    os.replace(new, out)
-    print(f"{len(kept)} tensors in {out}")
-    return 0
 
 
 def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) -> int:
@@ -413,7 +323,7 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
         allow_imports(options(argv, "--allow-import"))
         argv = expand_resume(without_option(argv, "--allow-import"))
         if argv[:1] in (["verify"], ["export"]):
-            return {"verify": verify, "export": export}[argv[0]](argv[1:])
+            return {"verify": commands.verify, "export": commands.export}[argv[0]](argv[1:])
         cli = ZooCLI.__new__(ZooCLI)  # bound before it runs, so that what it has made can be cleaned up
         cli.__init__(argv, callbacks, typed)
         return 0
@@ -445,29 +355,8 @@ def discard_failed(cli: ZooCLI | None) -> None:
         runs.discard(folder)
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for a mistake of the user; None for what may be a bug, which deserves its traceback."""
-    chain, seen = error, []
-    while chain is not None:
-        seen.append(chain)
-        chain = chain.__cause__ or chain.__context__
-    for known in seen:
-        if isinstance(known, UserError):
-            return str(known)
-    if isinstance(error, (ValueError, MisconfigurationException, yaml.YAMLError)):
-        return one_line(str(error))
-    if isinstance(error, OSError):
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-        return (
-            "out of memory: try a smaller --data.batch_size with --trainer.accumulate_grad_batches to match, "
-            "or --trainer.precision bf16-mixed"
-        )
-    return None
-
-
 def quiet() -> None:
-    """Silence Lightning's hints that do not apply here, or say again what zoo says."""
+    """Silence Lightning's hints that do not apply here, or say again what zoo says; a warning takes one line."""
     if torch.cuda.device_count() == 0:
         # Lightning sets this to 1, by which Adam looks for NVIDIA's library at every single step: 0.07 ms
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -485,3 +374,4 @@ def quiet() -> None:
         ".*No negative samples in targets.*",
     ):
         warnings.filterwarnings("ignore", text)
+    warnings.formatwarning = lambda message, *_, **__: f"zoo: warning: {' '.join(str(message).split())}\n"

@@ -1,18 +1,30 @@
-"""Commands that look at a run before it trains: each starts a real fit and leaves it at its first step."""
+"""zoo's own commands. Some look at a run before it trains: each starts a real fit and leaves it at its first step."""
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.call import _TunerExitException
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo.callbacks import FineTuning, LRFinder
-from zoo.callbacks.fine_tuning import describe
+from zoo.callbacks.ema import load_ema, with_ema
+from zoo.callbacks.phases import describe
+from zoo.checkpoint_files import readable_checkpoint
 from zoo.optim import describe_groups
-from zoo.optim.schedules import Schedule
+from zoo.optim.ahead import describe_schedule
+from zoo.parsing import UserError, check_config
+from zoo.typed import option, options, without_option
+
+Weights = Literal["auto", "ema", "raw"]
+VERIFY = "usage: zoo verify resume -c CONFIG [--kills 4] [options of zoo fit]"
 
 
 class ZooTrainer(L.Trainer):
@@ -27,7 +39,11 @@ class ZooTrainer(L.Trainer):
     def diagnose(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
         """Check a model and its data for what goes wrong before training; exit code 1 if something does."""
 
+    def show_data(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
+        """Print splits, class balance and statistics of the data, and draw augmented training inputs."""
 
+
+setattr(ZooTrainer, "show-data", ZooTrainer.show_data)
 setattr(ZooTrainer, "lr-find", ZooTrainer.lr_find)  # as it is typed
 
 
@@ -71,7 +87,7 @@ def lr_find(trainer: L.Trainer, model: L.LightningModule, data: Any, finder: LRF
 
     def tell(trainer: L.Trainer, module: L.LightningModule) -> None:
         if finder.result is None or finder.result.chosen is None:
-            raise ValueError("no learning rate to suggest: the loss never fell; try another range, --lr_finder.min_lr")
+            raise ValueError("no rate to suggest: try another range, --lr_finder.min_lr and --lr_finder.max_lr")
         if trainer.is_global_zero:
             print(f"to take it, add: --model.lr {finder.result.chosen:.3g}")
 
@@ -95,17 +111,16 @@ def plan_text(trainer: L.Trainer, module: L.LightningModule, tuning: FineTuning 
     steps = trainer.estimated_stepping_batches
     parts.append(f"{steps} steps, {trainer.num_training_batches} batches an epoch")
     for config in trainer.lr_scheduler_configs:
-        schedule = config.scheduler
-        if isinstance(schedule, Schedule):
-            marks = sorted({round(share * (int(steps) - 1)) for share in (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1)})
-            rows = [
-                {"step": step} | {str(g.get("name", i)): base * schedule.factor(step)
-                for i, (g, base) in enumerate(zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True))}
-                for step in marks
-            ]  # fmt: skip
-            parts.append(f"{type(schedule).__name__}, the learning rate of each group:\n" + columns(rows))
+        schedule, length = config.scheduler, steps if config.interval == "step" else trainer.max_epochs
+        name = type(schedule).__name__
+        if isinstance(schedule, ReduceLROnPlateau):
+            drop = f"the rate times {schedule.factor:g} after {schedule.patience + 1} epochs"
+            parts.append(f"{name}: {drop} without a better {config.monitor} ({schedule.mode})")
+        elif length and 0 < length < math.inf:
+            rows = describe_schedule(schedule, config.interval, int(length))
+            parts.append(f"{name}, the learning rate of each group:\n" + columns(rows))
         else:
-            parts.append(f"{type(schedule).__name__}, stepped every {config.frequency} {config.interval}")
+            parts.append(f"{name}, stepped every {config.interval}")
     return "\n\n".join(parts)
 
 
@@ -113,9 +128,87 @@ def columns(rows: list[dict[str, Any]]) -> str:
     """A table with a header, numbers short."""
 
     def cell(value: Any) -> str:
+        if value is None or isinstance(value, bool):
+            return {None: "", True: "yes", False: "no"}[value]
         return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
     head = list(rows[0])
     lines = [head, *([cell(row[k]) for k in head] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  " + "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def verify(argv: list[str]) -> int:
+    """``zoo verify resume -c CONFIG``: prove that a killed and resumed run equals the one that was never killed."""
+    from zoo.verify import resume
+
+    if {"-h", "--help"} & set(argv):
+        print(VERIFY)
+        return 0
+    if argv[:1] != ["resume"] or len(argv) < 3:
+        raise UserError(VERIFY)
+    kills = option(argv, "--kills") or "4"
+    if not kills.isdigit() or int(kills) < 1:
+        raise UserError(f"--kills is a number from 1 up, got {kills}")
+    for config in [*options(argv, "-c"), *options(argv, "--config")]:
+        check_config(config)
+    found = resume(without_option(argv[1:], "--kills"), int(kills))
+    print(f"differs: {found}" if found else "resumed equals uninterrupted, bit for bit")
+    return 1 if found else 0
+
+
+def export(argv: list[str]) -> int:
+    """``zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]``: write the network's weights alone."""
+    from safetensors.torch import save_file
+
+    given = export_parser().parse_args(argv)
+    path, out = Path(given.ckpt_path), Path(given.out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors")
+    if not out.parent.is_dir():
+        raise UserError(f"no folder {str(out.parent)!r} to write {out.name} into")
+    if "state_dict" not in readable_checkpoint(path):
+        raise UserError(f"{path} holds no state_dict in one file, so there is nothing to export")
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    state = with_ema(checkpoint, given.weights)["state_dict"]
+    net = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")} or state
+    # a copy of each: the format knows no tied weights
+    kept = {key: value.clone().contiguous() for key, value in net.items() if isinstance(value, torch.Tensor)}
+    new = out.with_name(out.name + ".new")
+    try:
+        save_file(kept, new)
+        os.replace(new, out)
+    finally:
+        new.unlink(missing_ok=True)
+    print(f"{len(kept)} tensors in {out}")
+    return 0
+
+
+def export_parser() -> argparse.ArgumentParser:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UserError(f"export: {message}; see zoo export --help")
+
+    parser = Parser("zoo export", description="Write a network's weights alone to a file.", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="a checkpoint")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .safetensors")
+    text = "averages of EMA (where there are any), or raw weights; auto by default"
+    parser.add_argument("--weights", choices=get_args(Weights), default="auto", help=text)
+    return parser
+
+
+def choose_weights(model: L.LightningModule, weights: Weights | None) -> None:
+    """Let a module, zoo's or not, load averages or raw weights from its checkpoint."""
+    if weights is None:
+        return
+    original = model.on_load_checkpoint
+
+    def load(checkpoint: dict[str, Any]) -> None:
+        chosen = with_ema(checkpoint, weights)
+        averages = checkpoint.pop("ema_params", {})
+        checkpoint.update(chosen)
+        if "state_dict" not in checkpoint and weights != "raw":  # sharded weights are in the module already
+            load_ema(model, averages)
+        original(checkpoint)
+
+    model.on_load_checkpoint = load

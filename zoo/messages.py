@@ -81,7 +81,8 @@ def _complaint(key: str, owner: str, lines: list[str]) -> str:
         if made := re.search(r"Got value: Namespace\(class_path='([\w.]+)'", first):
             owner, name = made[1], made[1].rpartition(".")[2]
         if m[1] == "lr" and key.endswith("optimizer"):
-            return f"{key} takes no lr: the learning rate is --{key.rpartition('.')[0]}.lr"
+            times = ", times the rule's lr_scale" if ".rules." in key else ""
+            return f"{key} takes no lr: the learning rate is --{key.partition('.')[0]}.lr{times}"
         if owner in ("lightning.LightningModule", "lightning.LightningDataModule", "lightning.Callback"):
             if m[1] == "class_path":
                 return f"{at}only class_path and init_args stand here; arguments of the class go under init_args"
@@ -104,7 +105,8 @@ def _complaint(key: str, owner: str, lines: list[str]) -> str:
             return _complaint(key, owner, [several])
         return f"{at}expected {_kinds(lines)}, got {given(lines)}"
     if m := re.match(r"the following arguments are required: (.*)", first):
-        return f"{at}{name} needs {m[1]}"
+        made = (re.match(r"Given value: Namespace\(class_path='([\w.]+)'", line) for line in lines)
+        return f"{at}{next((x[1].rpartition('.')[2] for x in made if x), name)} needs {m[1]}"
     text = ": ".join(line.rstrip(":") for line in [x for x in lines if x and not x.startswith(FRAME)][:3])
     text = re.sub(r": Expected a <class 'NoneType'>.*", "", text)
     return f"{at}{owner}: {text}" if owner else f"{at}{text}"
@@ -153,12 +155,14 @@ def class_names(key: str) -> set[str]:
 
     import zoo.callbacks
     import zoo.data
+    import zoo.data.augment
     import zoo.losses
     import zoo.models
 
     bases: dict[str, tuple[type, Any]] = {
         "model": (L.LightningModule, zoo.models),
         "data": (L.LightningDataModule, zoo.data),
+        "augment": (zoo.data.augment.Augmentation, zoo.data.augment),
         "callbacks": (L.Callback, zoo.callbacks),
         "optimizer": (torch.optim.Optimizer, None),
         "lr_scheduler": (LRScheduler, None),

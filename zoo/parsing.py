@@ -9,9 +9,12 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import _typehints, set_parsing_settings
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.messages import ALLOWED, nearest, one_line
 
@@ -19,8 +22,40 @@ from zoo.messages import ALLOWED, nearest, one_line
 DENIED = ("*", "torch.hub", "torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.load", "torch.package")
 
 
+# Whose class a short name means where several packages have one of that name.
+PREFERRED = ("zoo", "torch", "torchvision", "torchmetrics", "lightning")
+
+
 class UserError(ValueError):
     """A mistake of the user, told in one line."""
+
+
+def _resolve(cls: Any, name: str) -> str:
+    """What a short name stands for: the same class whatever else the process has imported."""
+    try:
+        return _resolve_or_refuse(cls, name)
+    except ValueError:
+        bases = cls if isinstance(cls, tuple) else (cls,)
+        paths = [path for base in bases for path in _typehints.get_all_subclass_paths(base)]
+        named = sorted({path for path in paths if path.rpartition(".")[2] == name})
+        for package in PREFERRED:
+            if len(own := [path for path in named if path.partition(".")[0] == package]) == 1:
+                return own[0]
+        raise
+
+
+# Private, as jsonargparse refuses such a name and leaves nobody the choice.
+_resolve_or_refuse, _typehints.resolve_class_path_by_name = _typehints.resolve_class_path_by_name, _resolve
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(yaml.safe_load(value) if isinstance(value, str) else value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, yaml.YAMLError):
+        raise ValueError(f"expected a number or a list of numbers, got {value!r}") from None
+
+
+register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=_tensor)  # class weights of torch's losses
 
 
 def allow_imports(extra: Iterable[str] = ()) -> None:
@@ -87,3 +122,25 @@ def check_config(path: str) -> None:
         raise UserError(f"{path} is empty")
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a config: it holds {type(content).__name__}, not keys with values")
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake of the user; None for what may be a bug, which deserves its traceback."""
+    chain, seen = error, []
+    while chain is not None:
+        seen.append(chain)
+        chain = chain.__cause__ or chain.__context__
+    for known in seen:
+        if isinstance(known, UserError):
+            return str(known)
+    if isinstance(error, (ValueError, MisconfigurationException, yaml.YAMLError)):
+        return one_line(str(error))
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+    full = "out of memory", "can't allocate memory"  # what CUDA says, and what a CPU's allocator does
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in full):
+        return (
+            "out of memory: try a smaller --data.batch_size with --trainer.accumulate_grad_batches to match, "
+            "or --trainer.precision bf16-mixed"
+        )
+    return None

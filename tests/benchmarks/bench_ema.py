@@ -12,19 +12,25 @@ from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torchvision.models import resnet50
 
-from zoo.callbacks.ema import ema_update
+from zoo.callbacks.ema import EMA, ema_update
 
 TARGET = 0.8  # of the fastest peer
 
 
 def run(turns: int = 30) -> list[dict]:
     model = resnet50()
-    weights = [p.detach() for p in model.parameters()]
-    averages = [w.clone() for w in weights]
+    ema = EMA(decay=0.999)
+    ema._collect(model)
+    averages = [ema._shadow(weight) for weight in ema._weights()]
     timm = ModelEmaV3(model, decay=0.999)
     lightning = AveragedModel(model, avg_fn=get_ema_avg_fn(0.999), use_buffers=True)  # as the callback builds it
+
+    @torch.no_grad()
+    def zoo() -> None:
+        ema_update(averages, ema._weights(), 0.999)  # as the callback does after a step
+
     sides: dict[str, Callable[[], None]] = {
-        "zoo": lambda: ema_update(averages, weights, 0.999),
+        "zoo": zoo,
         "timm ModelEmaV3": lambda: timm.update(model),
         "Lightning EMAWeightAveraging": lambda: lightning.update_parameters(model),
     }

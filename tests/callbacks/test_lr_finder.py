@@ -2,7 +2,10 @@
 
 import csv
 import math
+import os
 import random
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 import torchmetrics
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -364,32 +368,50 @@ class Uneven(Net):
         return super().training_step(batch, batch_idx) * (1 + self.global_rank * 3)
 
 
-class Tell(pl.Callback):
-    """Writes down what each process did."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def on_train_end(self, trainer, pl_module):
-        result = next(c for c in trainer.callbacks if isinstance(c, LRFinder)).result
-        told = {
-            "lr": result.chosen,
-            "losses": result.losses,
-            "rates": pl_module.rates,
-            "weights": torch.cat([p.detach().flatten() for p in pl_module.parameters()]),
-        }
-        torch.save(told, self.folder / f"{trainer.global_rank}.pt")
+DISTRIBUTED = [("adamw", "warmup_cosine"), ("combined", "sequential")]
 
 
-def test_two_ranks_take_the_same_rate(tmp_path):
-    module = Uneven(0.0037, schedule="warmup_cosine")
-    fit(module, tmp_path, [small(), Tell(tmp_path)], strategy="ddp_fork", devices=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert first["lr"] == second["lr"] == max(rate for (rate,) in first["rates"])
+def two_processes(folder):
+    """This file run as a script: forked processes round differently from run to run, whatever trains in them."""
+
+    def told(lr, optimizer, schedule, *callbacks):
+        seed_all(0)
+        module = Uneven(lr, optimizer, schedule)
+        strategy = DDPStrategy(process_group_backend="gloo")
+        trainer = fit(module, folder, callbacks, strategy=strategy, devices=2)
+        weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+        return trainer.global_rank, {"rates": module.rates, "seen": module.seen, "weights": weights}
+
+    for optimizer, schedule in DISTRIBUTED:
+        finder = small()
+        rank, found = told(0.0037, optimizer, schedule, finder)
+        _, by_hand = told(finder.result.chosen, optimizer, schedule)
+        result = {"lr": finder.result.chosen, "losses": finder.result.losses, "found": found, "by_hand": by_hand}
+        torch.save(result, folder / f"{optimizer}{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {k: v for k, v in os.environ.items() if k not in ("MASTER_PORT", "LOCAL_RANK", "NODE_RANK")} | ours
+    done = subprocess.run([sys.executable, __file__, folder], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("optimizer", [name for name, _ in DISTRIBUTED])
+def test_two_ranks_take_the_same_rate_and_equal_a_run_started_there(processes, optimizer):
+    first, second = (torch.load(processes / f"{optimizer}{rank}.pt") for rank in range(2))
+    assert first["lr"] == second["lr"] != 0.0037
     assert first["losses"] == second["losses"]
     assert first["losses"][0] > 1.6  # the mean of about 1.1 and 4.4: rank 0 alone saw the former
-    assert first["rates"] == second["rates"]
-    assert torch.equal(first["weights"], second["weights"])
+    assert torch.equal(first["found"]["weights"], second["found"]["weights"])
+    for rank in (first, second):
+        found, by_hand = rank["found"], rank["by_hand"]
+        assert torch.equal(found["weights"], by_hand["weights"])
+        assert found["rates"] == by_hand["rates"]
+        assert found["seen"] == by_hand["seen"]
 
 
 # --- the curve and what is read off it ---------------------------------------------------------------------------
@@ -409,6 +431,20 @@ def test_suggestions_on_a_known_curve():
     assert found["valley"] == pytest.approx(1e-3, rel=0.15)
     # what comes after the least loss is no way down, however steep
     assert suggest([*lrs, 2.0, 3.0], [*losses, 50.0, 3.0]) == found
+
+
+def test_suggestions_of_a_linear_sweep_and_of_a_curve_that_wavers():
+    lrs = spaced(1e-3, 1.0, 101, "linear")
+    # level to 0.2, down a straight line to 0.6 but steeper from 0.3 to 0.4, then up
+    xs = [0.0, 0.2, 0.3, 0.4, 0.6, 1.0]
+    losses = np.interp(lrs, xs, [2.0, 2.0, 1.8, 0.8, 0.6, 3.0]).tolist()
+    found = suggest(lrs, losses, "linear")
+    assert 0.29 < found["steepest"] < 0.41
+    assert found["valley"] == pytest.approx((0.27 + 0.46) / 2, abs=0.02)
+    assert found["minimum/10"] == pytest.approx(0.06, rel=0.02)
+    wavering = losses.copy()
+    wavering[3:6] = [1.7] * 3  # one low batch long before the fall is no part of it
+    assert suggest(lrs, wavering, "linear")["valley"] == found["valley"]
 
 
 def test_rescale_is_exact_for_factors_and_divisors():
@@ -594,3 +630,7 @@ def test_plateau_schedule_starts_at_the_found_rate(tmp_path):
 def test_arguments_are_checked(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         LRFinder(**bad)
+
+
+if __name__ == "__main__":
+    two_processes(Path(sys.argv[1]))

@@ -46,6 +46,29 @@ def cnn_with_an_unused_layer():
     return module, Data(*nets.images())
 
 
+@fault("gradient flow", "vanishing below")
+def deep_mlp_of_sigmoids():
+    hidden = [part for _ in range(10) for part in (nn.Linear(32, 32), nn.Sigmoid())]
+    return Module(nn.Sequential(nn.Linear(8, 32), *hidden, nn.Linear(32, 4))), Data(*nets.table())
+
+
+@fault("gradient flow", "exploding from net.cell")
+def rnn_of_large_weights():
+    class Unrolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.RNNCell(2, 32), nn.Linear(32, 3)
+            nn.init.normal_(self.cell.weight_hh, std=5 / 32**0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(len(x), 32)
+            for step in x.unbind(1):
+                h = self.cell(step, h)
+            return self.head(h)
+
+    return Module(Unrolled()), Data(*nets.waves(length=40))
+
+
 @fault("units", "dead")
 def mlp_of_dead_units():
     net = nets.mlp()

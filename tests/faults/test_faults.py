@@ -82,6 +82,19 @@ def test_healthy_config_raises_no_alarm(config, here):
     assert report.seconds < 60
 
 
+@pytest.mark.parametrize(("factor", "words"), [(0.01, "too low"), (100, "too high")])
+@pytest.mark.parametrize("name", ["small_cnn_digits", "mlp_digits", "mlp_quadrants", "mlp_diabetes"])
+def test_rate_far_off_is_named(name, factor, words, here, monkeypatch):
+    torch.manual_seed(0)
+    trainer, module, data = from_config(here / "configs" / f"{name}.yaml")
+    module.lr *= factor  # pyright: ignore
+    for check in CHECKS.keys() - {"learning rate"}:
+        monkeypatch.delitem(CHECKS, check)
+    (finding,) = run(trainer, module, data).findings
+    assert finding.status == "warning"
+    assert words in finding.verdict
+
+
 def test_the_corpus_covers_every_check():
     assert {fault.check for fault in FAULTS} == CHECKS.keys()
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 24

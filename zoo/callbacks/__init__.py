@@ -1,18 +1,22 @@
 """Callbacks that work on any LightningModule."""
 
+from zoo.callbacks.attention_picture import AttentionPicture
 from zoo.callbacks.checkpoints import RunCheckpoints
 from zoo.callbacks.early_stopping import EarlyStopping
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.embedding_picture import EmbeddingPicture
-from zoo.callbacks.fine_tuning import FineTuning, Phase
+from zoo.callbacks.fine_tuning import FineTuning
 from zoo.callbacks.gradients import GradientDiagnostics
 from zoo.callbacks.lr_finder import LRFinder
 from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
+from zoo.callbacks.phases import Phase
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
 from zoo.callbacks.step_seed import StepSeed
+from zoo.callbacks.test_pictures import TestPictures
 
 __all__ = [
+    "AttentionPicture",
     "EMA",
     "EarlyStopping",
     "EmbeddingPicture",
@@ -26,4 +30,5 @@ __all__ = [
     "Progress",
     "RunCheckpoints",
     "StepSeed",
+    "TestPictures",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning.pytorch.callbacks as callbacks
+
+from zoo.metric_names import better, names
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -44,14 +45,3 @@ class EarlyStopping(callbacks.EarlyStopping):
                 f"early_stopping.monitor is {self.monitor!r}, which is not logged; there are {names(logs)}"
             )
         return True
-
-
-def names(logs: Iterable[str]) -> str:
-    """The metrics that a run logs, for an error."""
-    return ", ".join(sorted(logs)) or "none"
-
-
-def better(metric: str) -> Literal["min", "max"]:
-    """Whether a metric of this name is better high or low."""
-    high = ("accuracy", "acc", "top5", "f1", "auroc", "r2", "precision", "recall", "bleu", "chrf", "match")
-    return "max" if any(part in metric.rpartition("/")[2].lower() for part in high) else "min"

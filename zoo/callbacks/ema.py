@@ -21,13 +21,17 @@ def ema_decay(update: int, decay: float, warmup: bool) -> float:
 @torch.no_grad()
 def ema_update(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
     """Moves the averages towards the weights, in place."""
-    pairs = list(zip(averages, weights, strict=True))
-    alike = [(a, w) for a, w in pairs if a.dtype == w.dtype and a.device == w.device]
-    if alike:
-        torch._foreach_lerp_([a for a, _ in alike], [w for _, w in alike], 1 - decay)
-    for a, w in pairs:
-        if a.dtype != w.dtype or a.device != w.device:
-            a.lerp_(w.to(a), 1 - decay)  # one at a time: a cast of all at once would be a second model in memory
+    alike, other = ([], []), []
+    for a, w in zip(averages, weights, strict=True):
+        if a.dtype == w.dtype and a.device == w.device:
+            alike[0].append(a)
+            alike[1].append(w)
+        else:
+            other.append((a, w))
+    if alike[0]:
+        torch._foreach_lerp_(*alike, 1 - decay)
+    for a, w in other:
+        a.lerp_(w.to(a), 1 - decay)  # one at a time: a cast of all at once would be a second model in memory
 
 
 def with_ema(checkpoint: Mapping[str, Any], weights: Literal["auto", "ema", "raw"] = "auto") -> dict[str, Any]:
@@ -181,7 +185,7 @@ class EMA(L.Callback):
                 self._names.setdefault(parameter, []).append(name)
 
     def _weights(self) -> list[Tensor]:
-        return [_local(parameter) for parameter in self._names]
+        return [_local(p) if isinstance(p, DTensor) else p for p in self._names]
 
     def _shadow(self, weight: Tensor) -> Tensor:
         # bfloat16 would round away every update of a slow average

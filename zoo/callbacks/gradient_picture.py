@@ -19,7 +19,7 @@ def heat_map(layers: list[str], steps: list[int], history: list[list[float]]) ->
     image = axes.imshow(np.log10(norms), aspect="auto", interpolation="nearest", cmap="viridis")
     every = -(-len(layers) // 45)
     axes.set_yticks(range(0, len(layers), every), layers[::every], fontsize=8)
-    columns = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 9)).astype(int))
+    columns = range(0, len(steps), -(-len(steps) // 9))
     axes.set_xticks(columns, [f"{steps[i]:,}" for i in columns])
     axes.set_xlabel("optimizer step")
     axes.set_title("Gradient norm by layer (input above, output below)")

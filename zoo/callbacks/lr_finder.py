@@ -1,15 +1,12 @@
 """The learning rate range test of Smith, "Cyclical Learning Rates for Training Neural Networks", 2017,
 https://arxiv.org/abs/1506.01186."""
 
-import csv
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -19,30 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from zoo.callbacks.lr_curve import Mode, Suggestion, Sweep, falls, picture, spaced, suggest, write_csv
 from zoo.callbacks.memory import Memory
 from zoo.callbacks.rates import assign, main_lr, peaks, rescaled, set_lr
-
-Mode = Literal["exponential", "linear"]
-Suggestion = Literal["steepest", "valley", "minimum/10"]
-
-
-@dataclass
-class Sweep:
-    """What a sweep saw: one entry a step, rates as the module's main `lr`. Without suggestions the loss never fell."""
-
-    base: float
-    lag: int = 0
-    lrs: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    smoothed: list[float] = field(default_factory=list)
-    suggestions: dict[str, float] = field(default_factory=dict)
-    chosen: float | None = None
-
-    @property
-    def curve(self) -> tuple[list[float], list[float]]:
-        """Rates and smoothed losses; a running mean tells of the rates some steps back, so it is moved back to them."""
-        lag = max(0, min(self.lag, len(self.lrs) - 3))
-        return self.lrs[: len(self.lrs) - lag], self.smoothed[lag:]
 
 
 class LRFinder(Callback):
@@ -102,7 +78,7 @@ class LRFinder(Callback):
         if trainer.ckpt_path or trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
         rates = spaced(self.min_lr, self.max_lr, self.steps, self.mode)
-        result = self.result = sweep(trainer, pl_module, rates, self.smoothing, self.diverge)
+        result = self.result = sweep(trainer, pl_module, rates, self.mode, self.smoothing, self.diverge)
         folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
         if not result.suggestions:
             rank_zero_warn(
@@ -126,50 +102,24 @@ class LRFinder(Callback):
             picture(result).savefig(folder / "lr_find.png", dpi=120)
 
 
-def spaced(first: float, last: float, steps: int, mode: Mode) -> list[float]:
-    space = np.geomspace if mode == "exponential" else np.linspace
-    return space(first, last, steps).tolist()
-
-
-def suggest(lrs: list[float], losses: list[float]) -> dict[str, float]:
-    """Three rates read off a (smoothed) curve, all of them from its way down to the least loss."""
-    x, y = np.log(lrs), np.asarray(losses)
-    least = int(y.argmin())
-    down = slice(0, max(least, 1) + 1)
-    fallen = (y[0] - y[down]) / max(y[0] - y[least], 1e-12)
-    start, end = int((fallen >= 0.1).argmax()), int((fallen >= 0.9).argmax())
-    return {
-        "steepest": lrs[int(np.gradient(y, x)[down].argmin())],
-        "valley": float(np.exp((x[start] + x[end]) / 2)),
-        "minimum/10": lrs[least] / 10,
-    }
-
-
-def falls(result: Sweep) -> bool:
-    """Whether the smoothed loss falls below where it began by more than the noise of single batches."""
-    start = np.mean(result.losses[: max(1, len(result.losses) // 10)])
-    noise = np.median(np.abs(np.subtract(result.losses, result.smoothed)))
-    return bool(start - min(result.smoothed) > 2 * noise)
-
-
 def sweep(
-    trainer: Any, module: LightningModule, rates: list[float], smoothing: float = 0.9, diverge: float = 4.0
+    trainer: Any, module: LightningModule, rates: list[float], mode: Mode, smoothing: float, diverge: float
 ) -> Sweep:
     """One optimizer step at each main rate until the loss diverges; afterwards everything is as it was.
 
     Can be called in any hook between `on_train_start` and the first batch.
     """
-    if not module.automatic_optimization or len(trainer.optimizers) != 1:
-        raise ValueError(
-            f"LRFinder needs automatic optimisation with one optimizer, {type(module).__name__} has"
-            f" {len(trainer.optimizers)} and automatic_optimization={module.automatic_optimization}"
-        )
+    name, count = type(module).__name__, len(trainer.optimizers)
+    if count != 1:
+        raise ValueError(f"LRFinder needs one optimizer, {name} has {count}")
+    if not module.automatic_optimization:
+        raise ValueError(f"LRFinder needs automatic optimisation, {name} steps its optimizer by itself")
     groups = trainer.optimizers[0].param_groups
     tops = peaks(trainer)
     base = main_lr(groups, tops)
     # half the weight of the running mean lies on what is older than this
     lag = round(math.log(0.5, smoothing)) if smoothing else 0
-    result, mean = Sweep(base, lag), 0.0
+    result, mean = Sweep(base, mode, lag), 0.0
     memory = Memory()
     callbacks, loggers = trainer.callbacks, trainer.loggers
     progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -206,11 +156,11 @@ def sweep(
             trainer.callbacks, trainer.loggers = callbacks, loggers
             progress.ready = ready
     if not result.lrs:
-        raise ValueError(f"LRFinder: training_step of {type(module).__name__} never returned a loss")
+        raise ValueError(f"LRFinder: training_step of {name} never returned a loss")
     if len(result.lrs) < 3:
         raise ValueError(f"LRFinder: the loss diverged within {len(result.lrs)} steps; lower min_lr={rates[0]:.2g}")
     if falls(result):
-        result.suggestions = suggest(*result.curve)
+        result.suggestions = suggest(*result.curve, mode)
     return result
 
 
@@ -290,38 +240,3 @@ def remember(memory: Memory, trainer: Any, module: LightningModule) -> None:
         # persistent workers: an iterator that exists would be rewound instead of a new one begun
         if "_iterator" in vars(loader):
             vars(loader)["_iterator"] = None
-
-
-def write_csv(result: Sweep, path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["factor", "lr", "loss", "smoothed"])
-        for lr, loss, smoothed in zip(result.lrs, result.losses, result.smoothed, strict=True):
-            writer.writerow([lr / result.base, lr, loss, smoothed])
-
-
-def picture(result: Sweep) -> Any:
-    """The curve as a matplotlib figure, suggestions marked."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(result.lrs, result.losses, color="0.75", linewidth=1, label="loss")
-    axes.plot(*result.curve, color="tab:blue", linewidth=2, label="smoothed loss")
-    colors = ("tab:red", "tab:green", "tab:purple")
-    for (name, lr), color in zip(result.suggestions.items(), colors, strict=False):
-        height = float(np.interp(lr, *result.curve))
-        taken = " (chosen)" if lr == result.chosen else ""
-        axes.plot(lr, height, "o", color=color, markersize=8, label=f"{name}: {lr:.2g}{taken}")
-        axes.axvline(lr, color=color, linewidth=1, linestyle=":")
-    low, start = min(result.smoothed), result.smoothed[0]
-    room = max(start - low, 1e-3 * abs(start), 1e-12)
-    # the diverging end would flatten all the rest
-    axes.set_ylim(low - 0.2 * room, start + 0.8 * room)
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.set_title("Learning rate range test")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    return figure

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from zoo.callbacks.gradient_reading import EXPLODING, VANISHING, Stats, verdicts
 from zoo.diagnosis.recorder import Call
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
 from zoo.diagnosis.subject import Gradients, Subject
@@ -29,7 +30,8 @@ def gradient_flow(subject: Subject) -> list[Finding]:
     called = {c.module for c in subject.first.calls}
     missing = trainable - reached
     if not missing:
-        return [ok(f"a gradient reaches all {len(trainable)} trainable parameters")]
+        reach = f"a gradient reaches all {len(trainable)} trainable parameters"
+        return [_uneven(verdict) for verdict in _sizes(subject)] or [ok(reach)]
     by_module: dict[str, list[str]] = {}
     for name in subject.named:
         if name in missing:
@@ -169,6 +171,28 @@ def _gradients_of_step(subject: Subject, raw: object, index: int) -> Gradients:
     for seen in subject.seen:  # a module that optimises by itself may have cleared them again
         grads |= seen
     return grads
+
+
+def _sizes(subject: Subject) -> list[str]:
+    """What the sizes of the first step's gradients say, compared between layers."""
+    if not subject.automatic:
+        return []  # several losses need not be of one size
+    subject.restore()
+    grads = _gradients_of_step(subject, subject.raw[0], 0)
+    slopes = {
+        n: float(grads[n].float().square().mean().sqrt()) for n, p in subject.named.items() if p.ndim > 1 and n in grads
+    }
+    return verdicts(Stats(slopes=slopes))
+
+
+def _uneven(verdict: str) -> Finding:
+    if verdict.startswith("vanishing"):
+        advice = "use ReLU or GELU with He's or Xavier's initialisation, residual connections or normalisation"
+        return warning(
+            f"{verdict}: there the gradient is less than a {1 / VANISHING:,.0f}th of the last layer's", advice
+        )
+    advice = "initialise its weights smaller (recurrent ones orthogonal), normalise, or set gradient_clip_val"
+    return warning(f"{verdict}: there the gradient is {EXPLODING:,.0f} times the last layer's or more", advice)
 
 
 def _second_gradient(subject: Subject, clear: bool) -> Gradients:

@@ -17,9 +17,12 @@ LEARNT = 0.2
 STUCK = 0.9
 FLAT = 0.98
 # Half of a sweep's fall is done at 0.4 to 40 times the rates that train MLPs, CNNs, GRUs and transformers well, and the
-# loss climbs again at 9 times or more. Of rates 100 times too low the first is mostly above 75; of rates 100 times too
-# high it is at most 0.12, or the second below 2. Wide nets fall early however well they train: hence both.
+# loss climbs again at 9 times or more. Of rates 100 times too high the first is at most 0.12, or the second below 2:
+# wide nets fall early however well they train, hence both. Of rates 100 times too low the first is above 40. There it
+# depends on the run: to travel as far as the sweep had by then takes at most 0.6 of the steps of a run at a good rate,
+# and more than a whole run at one that is 100 times too low.
 LATE = 60.0
+LATISH, MOST = 20.0, 0.75
 EARLY = 0.12
 
 
@@ -86,12 +89,15 @@ def learning_rate(subject: Subject, steps: int = 80, seconds: float = 20.0) -> F
     if fall <= 0.1 * abs(losses[0]):
         raise Skip("the loss hardly falls at any rate, see overfit")
     middle = losses[0] - fall / 2
-    down = next(rate for rate, loss in zip(rates, losses, strict=False) if loss <= middle)
+    half = next(i for i, loss in enumerate(losses) if loss <= middle)
+    down, needed, planned = rates[half], sum(rates[: half + 1]) / base, subject.trainer.estimated_stepping_batches
     up = next((r for r, loss in list(zip(rates, losses, strict=False))[least:] if not loss < middle), None)
     seen = f"lr is {base:.3g}; in a sweep the loss falls around {down:.2g}"
     seen += f" and climbs again at {up:.2g}" if up else ""
-    if down > LATE * base:
-        return warning(f"{seen}: lr is too low", f"try {down / 3:.1g}, or zoo lr-find")
+    if down > LATE * base or (down > LATISH * base and needed > MOST * planned):
+        text = f"{seen}: lr is too low, {needed:.0f} steps would only halve the loss of one batch"
+        text += f", and the run has {planned:.0f}" if math.isfinite(planned) else ""
+        return warning(text, f"try {down / 3:.1g}, or zoo lr-find")
     if (up and up < 2 * base) or (down < EARLY * base and (up is None or up < 10 * base)):
         return warning(f"{seen}: lr is too high", f"try {down / 3:.1g}, or zoo lr-find")
     return ok(seen)

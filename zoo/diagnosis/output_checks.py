@@ -45,7 +45,7 @@ def training_step(subject: Subject) -> Finding:
 def shapes(subject: Subject) -> Finding:
     calls = [c for c in subject.good().calls if not any(True for _ in c.module.children())]
     rows = [(c.path or "itself", type(c.module).__name__, _shape(c.args), _shape(c.output)) for c in calls]
-    rows = [row for row in rows if row[2] or row[3]]
+    rows = [(*row[:3], row[3] or "a number") for row in rows if row[2] or row[3]]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}} -> {d}" for a, b, c, d in rows]
     batch = ", ".join(f"{_shape(t)} {str(t.dtype).removeprefix('torch.')}" for t in leaves(subject.batches[0]).values())
@@ -61,7 +61,10 @@ def shapes(subject: Subject) -> Finding:
         )
     if len(lines) > 40:
         lines = [*lines[:20], f"... {len(lines) - 40} more ...", *lines[-20:]]
-    return ok(f"a batch is {batch or 'no tensor'}; {len(rows)} layers are called", tuple(lines))
+    return ok(
+        f"a batch is {batch or 'no tensor'}; {len(rows)} layer{'s are' if len(rows) != 1 else ' is'} called",
+        tuple(lines),
+    )
 
 
 def initial_loss(subject: Subject) -> Finding:

@@ -70,7 +70,9 @@ class Report:
         return [f for f in self.findings if f.status == status]
 
     def to_json(self) -> str:
-        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
+        findings = [{"name": f.name, **asdict(f)} for f in self.findings]
+        whole = {"ok": self.ok, **vars(self), "findings": findings, "seconds": round(self.seconds, 2)}
+        return json.dumps(whole, indent=2)
 
     def __str__(self) -> str:
         counts = ((len(self.of("error")), "error"), (len(self.of("warning")), "warning"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def padding(subject: Subject) -> list[Finding]:
     if not sequences:
         raise Skip("the net takes no sequences")
     name, x = sequences[0]
-    given = _given_padding(call, x)
+    given = _given_padding(subject, call, x)
     if given is None and (pad is None or x.is_floating_point()):
         raise Skip("nothing says what is padding: neither pad_id nor a mask or lengths among the net's arguments")
     subject.jitter()
@@ -154,13 +155,17 @@ def _pad_id(subject: Subject) -> int | None:
     return None
 
 
-def _given_padding(call: Call, x: Tensor) -> Tensor | None:
-    """Where the net is told that ``x`` is padding, by a mask (b, t) or lengths (b,) among its arguments."""
-    try:
-        names = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs).arguments
-    except TypeError:
-        names = {}
-    for name, t in {**_arguments(call), **leaves(names, "")}.items():
+def _given_padding(subject: Subject, call: Call, x: Tensor) -> Tensor | None:
+    """Where the net is told that ``x`` is padding, by a mask (b, t) or lengths (b,) among its arguments.
+
+    A module that passes ``*inputs`` on does not name them: those inside it that take ``x`` do.
+    """
+    named = dict(_arguments(call))
+    for inner in (call, *(c for c in subject.good().calls if any(value is x for value in c.args))):
+        with suppress(TypeError):
+            arguments = inspect.signature(inner.module.forward).bind(*inner.args, **inner.kwargs).arguments
+            named = leaves(arguments, "") | named
+    for name, t in named.items():
         flags = t.dtype == torch.bool or (t is not x and bool(((t == 0) | (t == 1)).all()))
         if t.shape == x.shape[:2] and flags:
             return t.bool() != t.bool()[:, :1]  # the first position is real, whatever stands for that
