@@ -1,6 +1,7 @@
 """One sweep over every exported LightningModule: it learns, reloads, keeps samples apart, keeps its keys."""
 
 import inspect
+from typing import Any
 
 import lightning as L
 import pytest
@@ -8,9 +9,23 @@ import torch
 from torch.utils.data import DataLoader
 
 import zoo.models
-from zoo.tasks import Classifier, Regressor
+from zoo.tasks import Classifier, Forecaster, Regressor, Tagger, Translator
+from zoo.tasks.base import inputs_of
 
-FACTS = {"num_classes": 3, "input_dim": 12, "in_channels": 1, "image_size": 8, "output_dim": 2}
+FACTS = {
+    "num_classes": 3, "input_dim": 12, "in_channels": 1, "image_size": 8, "output_dim": 2, "src_vocab_size": 9,
+    "tgt_vocab_size": 9, "horizon": 2,
+}  # fmt: skip
+# Arguments that make a large network small, and facts that it needs otherwise.
+TINY = {
+    "EfficientNetClassifier": {"width": 0.25, "depth": 0.3, "dropout": 0.0, "stochastic_depth": 0.0},
+    "Seq2SeqTranslator": {"dim": 32, "embed_dim": 16, "pad_id": 0, "bos_id": 2, "eos_id": 3, "max_new_tokens": 7},
+    "ResNetClassifier": {"stem": "cifar", "width": 8},
+    "VGGClassifier": {"depth": 11, "width": 16, "pool": 1, "hidden": 64, "dropout": 0.0, "image_size": 64},
+    "ViTClassifier": {"patch_size": 4, "dim": 32, "depth": 2, "heads": 2},
+}
+PIXELS = {"EfficientNetClassifier": 64, "VGGClassifier": 64}  # which halve images five times
+LR = {"ScratchMLPClassifier": 0.1, "VGGClassifier": 3e-3}
 MODULES = [
     c
     for c in (getattr(zoo.models, n) for n in zoo.models.__all__)
@@ -21,14 +36,21 @@ pytestmark = pytest.mark.parametrize("cls", MODULES, ids=lambda c: c.__name__)
 
 def make(cls, **kwargs) -> L.LightningModule:
     torch.manual_seed(0)
-    return cls(**{k: v for k, v in FACTS.items() if k in inspect.signature(cls).parameters}, **kwargs)
+    facts = {k: v for k, v in FACTS.items() if k in inspect.signature(cls).parameters}
+    return cls(**{**facts, **TINY.get(cls.__name__, {}), **kwargs})
 
 
-def batch(cls, n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(cls, n: int = 8) -> tuple[Any, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
+    if issubclass(cls, Translator):
+        src, tgt = torch.randint(4, FACTS["src_vocab_size"], (2, n, 6), generator=generator)
+        ends = [torch.full((n, 1), token) for token in (2, 3)]
+        return (src, torch.cat([ends[0], tgt], 1)), torch.cat([tgt, ends[1]], 1)
+    pixels = PIXELS.get(cls.__name__, FACTS["image_size"])
     images = "in_channels" in inspect.signature(cls).parameters
-    x = torch.randn(n, *([1, 8, 8] if images else [12]), generator=generator)
-    y = torch.randint(0, 3, (n,), generator=generator)
+    steps = [5] if {"embed_dim", "horizon"} & inspect.signature(cls).parameters.keys() else []
+    x = torch.randn(n, *([1, pixels, pixels] if images else [*steps, 12]), generator=generator)
+    y = torch.randint(0, 3, (n, *steps) if issubclass(cls, Tagger) else (n,), generator=generator)
     return x, (y if issubclass(cls, Classifier) else torch.randn(n, 2, generator=generator))
 
 
@@ -42,14 +64,14 @@ def fit(module: L.LightningModule, data, folder, epochs: int = 60, **kwargs) -> 
 
 
 def test_loss_falls_on_one_batch(cls, tmp_path):
-    module, data = make(cls, lr=0.1 if "Scratch" in cls.__name__ else 1e-2), batch(cls)
+    module, data = make(cls, lr=LR.get(cls.__name__, 1e-2)), batch(cls)
 
     def loss() -> float:
         with torch.no_grad():
             return float(module.eval().step(data, "val"))
 
     before = loss()
-    fit(module, data, tmp_path)
+    fit(module.train(), data, tmp_path)
     assert loss() < before / 3
 
 
@@ -58,14 +80,21 @@ def test_state_reloads_with_weights_only(cls, tmp_path):
     trainer = fit(module, data, tmp_path, epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert FACTS.items() >= {k: v for k, v in saved["hyper_parameters"].items() if k in FACTS}.items()
+    facts = {**FACTS, **TINY.get(cls.__name__, {})}
+    assert facts.items() >= {k: v for k, v in saved["hyper_parameters"].items() if k in FACTS}.items()
     again = cls.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     module.eval(), again.eval()
-    assert torch.equal(module(data[0]), again(data[0]))
+    assert torch.equal(module(*inputs_of(data)), again(*inputs_of(data)))
 
 
 def test_samples_of_a_batch_do_not_mix(cls):
     module, (x, _) = make(cls).eval(), batch(cls)
+    if not isinstance(x, torch.Tensor):  # tokens have no gradient
+        changed = [torch.cat([part[:1], part[1:].roll(1, 1)]) for part in x]
+        same = (module(*x) == module(*changed)).flatten(1).all(1)
+        assert same[0]
+        assert not same[1:].any()
+        return
     x.requires_grad_()
     module(x)[0].sum().backward()
     moved = x.grad.flatten(1).abs().sum(1)
@@ -75,16 +104,16 @@ def test_samples_of_a_batch_do_not_mix(cls):
 
 def test_compile_keeps_the_keys(cls):
     module = make(cls)
-    keys, (x, _) = list(module.state_dict()), batch(cls)
-    expected = module.eval()(x)
+    keys, x = list(module.state_dict()), inputs_of(batch(cls))
+    expected = module.eval()(*x)
     module.net.compile(backend="aot_eager")
     assert list(module.state_dict()) == keys
-    assert torch.allclose(module(x), expected, atol=1e-6)
+    assert torch.allclose(module(*x), expected, atol=1e-6)
 
 
 def test_network_knows_nothing_of_lightning(cls):
     assert not isinstance(make(cls).net, L.LightningModule)
-    assert issubclass(cls, (Classifier, Regressor))
+    assert issubclass(cls, (Classifier, Forecaster, Regressor, Translator))
 
 
 def test_missing_fact_is_named(cls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,6 +73,35 @@ class Batches(DistributedSampler):
         order, first = self.order(), self.skip() if self.skip else 0
         for i, (start, stop) in enumerate(self.bounds[first:], first):
             yield mix(self.seed, self.epoch, i, self.rank), order[start + self.rank : stop : self.world]
+
+
+class BucketBatches(Batches):
+    """The same with samples of similar length in a batch, so that little of it is padding.
+
+    Samples are shuffled, sorted by length within pools of ``POOL`` batches, and the batches are shuffled again.
+
+    Args:
+        lengths: of the samples, ``(n,)``.
+        n: number of samples in the dataset; the rest is as in ``Batches``.
+    """
+
+    POOL = 50
+
+    def __init__(self, lengths: Tensor, n: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(n, *args, **kwargs)
+        if len(lengths) != n:
+            raise ValueError(f"{len(lengths)} lengths for {n} samples")
+        self.lengths = lengths
+
+    def order(self) -> Tensor:
+        order = super().order()[: self.bounds[-1][1]]  # what drop_last leaves out is left out before sorting
+        size = self.bounds[0][1]
+        pools = order.split(size * self.POOL)
+        order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
+        full = sum(stop - start == size for start, stop in self.bounds)
+        whole, rest = order[: full * size].view(full, size), order[full * size :]
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch, full))
+        return torch.cat([whole[torch.randperm(full, generator=generator)].flatten(), rest])
 
 
 class OrderedBatches(Batches, SequentialSampler):

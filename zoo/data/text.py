@@ -1,0 +1,225 @@
+"""Texts and their classes: files of one's own, or sentences of Python's documentation."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.base import DataModule, say, split_indices
+from zoo.data.sequences import SequenceSet
+from zoo.data.tabular import number
+from zoo.data.text_files import Texts, read_splits, read_texts
+from zoo.data.topics import documentation
+from zoo.data.vocabulary import Level, Vocabulary, check_level, tokenize
+
+CHANGES = ("mask", "delete", "swap")
+
+
+class TextClassification(DataModule):
+    """Texts with a class each, as tokens: of a file, of folders by class, or of Python's documentation.
+
+    A batch is ``((x, lengths), y)``: token numbers ``(b, t)``, padded behind their ends to the longest text of the
+    batch, lengths ``(b,)``, classes ``(b,)``. Training batches hold texts of similar length. The vocabulary is that of
+    the training texts; a checkpoint keeps it, so that new texts are read as the old ones were.
+
+    Args:
+        path: a ``.csv``, ``.tsv`` or ``.jsonl`` file, a folder with a folder of ``.txt`` files for each class, or a
+            folder with ``train`` (and ``val``, ``test``) of these kinds; null takes sentences of the documentation that
+            Python carries, by the part they come from.
+        text: name of the column of the texts.
+        label: name of the column of the classes.
+        level: tokens are ``words`` (in lower case; signs too) or ``characters``.
+        max_length: tokens of a text that are kept; the rest is left out.
+        min_freq: how often a token must occur in training; rarer ones are all the same, unknown token.
+        max_size: number of tokens in the vocabulary, the most frequent; null for all.
+        augment: random changes of training texts, as shares of their tokens: ``mask`` (made unknown), ``delete``,
+            ``swap`` (trading places with a neighbour), such as ``{mask: 0.1, swap: 0.1}``.
+        buckets: put texts of similar length into a batch.
+        predict_file: new texts for ``predict``, without classes: a file as above, or ``.txt`` with a text a line.
+        val_share: share of the texts kept for validation, where there is no ``val``.
+        test_share: share of the texts kept for the test, where there is no ``test``.
+        vocabulary: all tokens, by their numbers; null takes them from the training texts.
+        classes: names of the classes, by their numbers; null takes them from the training texts.
+    """
+
+    pad_id = 0
+
+    def __init__(
+        self,
+        path: str | None = None,
+        text: str = "text",
+        label: str = "label",
+        level: Level = "words",
+        max_length: int = 256,
+        min_freq: int = 2,
+        max_size: int | None = 20000,
+        augment: dict[str, float] | None = None,
+        buckets: bool = True,
+        predict_file: str | None = None,
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        vocabulary: list[str] | None = None,
+        classes: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_level(level)
+        if max_length < 1:
+            raise ValueError(f"max_length must be 1 or more, got {max_length}")
+        for name, share in (augment or {}).items():
+            if name not in CHANGES or not 0 <= share < 1:
+                raise ValueError(f"augment takes shares below 1 of {', '.join(CHANGES)}, got {name}: {share}")
+        self.path, self.text, self.label = path, text, label
+        self.level: Level = level
+        self.max_length, self.min_freq, self.max_size = max_length, min_freq, max_size
+        self.augment, self.buckets, self.predict_file = augment or {}, buckets, predict_file
+        self.val_share, self.test_share = val_share, test_share
+        self._vocabulary = None if vocabulary is None else Vocabulary(vocabulary)
+        self._classes = classes
+
+    # Facts ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary.build(self._tokens["train"], self.min_freq, self.max_size)
+            self.hparams["vocabulary"] = self._vocabulary.tokens  # into the checkpoint
+        return self._vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def class_names(self) -> list[str]:
+        if self._classes is None:
+            names = set(self._texts["train"][1])
+            numeric = all(number(name) == number(name) for name in names)
+            self._classes = sorted(names, key=lambda name: (number(name), name) if numeric else (0.0, name))
+            self.hparams["classes"] = self._classes
+        if len(self._classes) < 2:
+            raise ValueError(f"{self.path}: all texts are of one class, {self._classes[0]!r}; two are needed")
+        return self._classes
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _texts(self) -> dict[str, Texts]:
+        """Texts and labels of the three splits."""
+        found = read_splits(Path(self.path), self.text, self.label) if self.path else {"": documentation()}
+        found = {split: self._without_empty(*texts) for split, texts in found.items()}
+        rest = found.pop("") if "" in found else found["train"]
+        shares = {s: share for s, share in (("val", self.val_share), ("test", self.test_share)) if s not in found}
+        labels = torch.tensor([sorted(set(rest[1])).index(name) for name in rest[1]], dtype=torch.long)
+        parts = split_indices(len(labels), [1 - sum(shares.values()), *shares.values()], self.seed, labels)
+        for split, part in zip(("train", *shares), parts, strict=True):
+            if not len(part):
+                raise ValueError(f"{len(labels)} texts are too few: nothing is left for {split}")
+            found[split] = ([rest[0][i] for i in part.tolist()], [rest[1][i] for i in part.tolist()])
+        return {split: found[split] for split in ("train", "val", "test")}
+
+    def _without_empty(self, texts: list[str], labels: list[str]) -> Texts:
+        kept = [i for i, text in enumerate(texts) if text.strip()]
+        if len(kept) < len(texts):
+            say(f"{len(texts) - len(kept)} of {len(texts):,} texts are empty and left out")
+        if not kept:
+            raise ValueError(f"{self.path}: no text that is not empty")
+        return [texts[i] for i in kept], [labels[i] for i in kept]
+
+    @cached_property
+    def _tokens(self) -> dict[str, list[list[str]]]:
+        return self._tokenized({split: texts for split, (texts, _) in self._texts.items()})
+
+    def _tokenized(self, texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
+        """Cut into tokens, as many as are kept; say how often that was not all."""
+        tokens = {split: [tokenize(text, self.level) for text in part] for split, part in texts.items()}
+        everything = [part for parts in tokens.values() for part in parts]
+        longer = [len(part) for part in everything if len(part) > self.max_length]
+        if longer:
+            cut = f"{len(longer)} of {len(everything):,} texts are longer than max_length={self.max_length} tokens"
+            say(f"{cut} (the longest has {max(longer):,}): their ends are left out")
+        return {split: [part[: self.max_length] for part in parts] for split, parts in tokens.items()}
+
+    # Encoding ---------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.predict_file and self._vocabulary and self._classes:
+            self.__dict__["datasets"] = {"predict": self._new_texts()}  # the training texts need not be there
+        elif "train" not in self.__dict__.get("datasets", {"train": None}):
+            del self.__dict__["datasets"]
+        super().setup(stage)
+
+    def splits(self) -> dict[str, Dataset]:
+        sets: dict[str, Dataset] = {}
+        for split, tokens in self._tokens.items():
+            labels = self._texts[split][1]
+            if unknown := sorted(set(labels) - set(self.class_names)):
+                known = ", ".join(self.class_names[:10])
+                raise ValueError(f"{self.path}: {split} has the class {unknown[0]!r}; training has {known}")
+            index = {name: i for i, name in enumerate(self.class_names)}
+            targets = torch.tensor([index[name] for name in labels])
+            sets[split] = self._encoded(tokens, targets, change=self._change if split == "train" else None)
+        return sets | ({"predict": self._new_texts()} if self.predict_file else {})
+
+    def _new_texts(self) -> SequenceSet:
+        texts, _ = read_texts(Path(str(self.predict_file)), self.text, None)
+        return self._encoded(self._tokenized({"predict": texts})["predict"])
+
+    def _encoded(self, tokens: list[list[str]], targets: Tensor | None = None, change: Any = None) -> SequenceSet:
+        numbers = [self.vocabulary.encode(part) or [1] for part in tokens]  # an empty text is one unknown token
+        lengths = torch.tensor([len(part) for part in numbers])
+        values = torch.tensor([i for part in numbers for i in part])
+        return SequenceSet(values, lengths, targets, padding=self.pad_id, change=change)
+
+    @property
+    def _change(self) -> Any:
+        return partial(change_tokens, **self.augment) if any(self.augment.values()) else None
+
+    def bucket_lengths(self) -> Tensor | None:
+        return self.datasets["train"].lengths if self.buckets else None  # type: ignore[attr-defined]
+
+
+def change_tokens(
+    x: Tensor, lengths: Tensor, mask: float = 0.0, delete: float = 0.0, swap: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Change tokens of padded texts at random; at least one of a text is kept (Wei and Zou 2019).
+
+    https://arxiv.org/abs/1901.11196, on all texts of a batch at once.
+
+    Args:
+        x: token numbers ``(b, t)``, padded with 0.
+        lengths: of the texts, ``(b,)``.
+        mask: share of the tokens that become unknown (1).
+        delete: share that is left out.
+        swap: share that trades places with a neighbour.
+
+    Returns:
+        New token numbers, as wide as the longest text left, and new lengths.
+    """
+    x, (b, t) = x.clone(), x.shape
+    steps = torch.arange(t)
+    if swap and t > 1:
+        # pairs (0, 1), (2, 3), ... of some texts and (1, 2), (3, 4), ... of the others
+        left = (
+            (steps % 2 == torch.randint(0, 2, (b, 1))) & (steps + 1 < lengths.unsqueeze(1)) & (torch.rand(b, t) < swap)
+        )
+        right = left.roll(1, 1)
+        x = torch.where(left, x.roll(-1, 1), torch.where(right, x.roll(1, 1), x))
+    if mask:
+        x[(torch.rand(b, t) < mask) & (steps < lengths.unsqueeze(1))] = 1
+    if delete:
+        kept = (torch.rand(b, t) >= delete) & (steps < lengths.unsqueeze(1))
+        spared = (torch.rand(b) * lengths).long()
+        kept[torch.arange(b), spared] |= ~kept.any(1)
+        lengths = kept.sum(1)
+        x = (x * kept).gather(1, (~kept).byte().argsort(dim=1, stable=True))[:, : int(lengths.max())]
+    return x, lengths

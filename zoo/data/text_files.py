@@ -1,0 +1,103 @@
+"""Texts with labels from CSV, TSV, JSON lines, or folders by class."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from zoo.data.tabular import read_csv
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+FORMATS = (".csv", ".tsv", ".jsonl")
+Texts = tuple[list[str], list[str]]
+
+
+def read_splits(path: Path, text: str, label: str) -> dict[str, Texts]:
+    """Read texts and labels by split.
+
+    Args:
+        path: a file, a folder with a folder of ``.txt`` files for each class, or a folder with ``train`` and, if there
+            are such, ``val`` and ``test``, each of them one of the former.
+        text: name of the column of the texts.
+        label: name of the column of the labels.
+
+    Returns:
+        By ``train``, ``val``, ``test``, or everything under the empty name.
+    """
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    named = {SPLITS[p.stem]: p for p in inside if p.stem in SPLITS and (p.is_dir() or p.suffix in FORMATS)}
+    if "train" not in named:
+        return {"": read_texts(path, text, label)}
+    return {split: read_texts(p, text, label) for split, p in named.items()}
+
+
+def read_texts(path: Path, text: str, label: str | None) -> Texts:
+    """Read texts and labels of a file or of folders by class; without ``label`` the labels stay empty."""
+    if path.is_dir():
+        return _read_folders(path)
+    if not path.is_file():
+        raise ValueError(f"no file or folder {path}")
+    if path.suffix == ".txt" and label is None:
+        return _lines(path), []
+    if path.suffix not in FORMATS:
+        more = ", or .txt with a text a line" if label is None else ", or folders by class"
+        raise ValueError(f"texts are read from {', '.join(FORMATS)}{more}; got {path}")
+    columns = _read_json_lines(path) if path.suffix == ".jsonl" else _read_table(path)
+    for name in [text, *([label] if label else [])]:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}")
+    labels = columns[label] if label else []
+    if "" in labels:
+        raise ValueError(f"{path}: row {labels.index('') + 1} has no {label!r}")
+    return columns[text], labels
+
+
+def _read_folders(path: Path) -> Texts:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [(file, folder.name) for folder in folders for file in sorted(folder.glob("*.txt"))]
+    if not files:
+        raise ValueError(f"{path} holds no folders of .txt files, one folder for each class")
+    return [_read(file) for file, _ in files], [name for _, name in files]
+
+
+def _read_table(path: Path) -> dict[str, list[str]]:
+    csv.field_size_limit(2**31 - 1)  # texts may be long
+    if path.suffix == ".csv":
+        return read_csv(path)
+    rows = [line.split("\t") for line in _lines(path) if line]
+    if len(rows) < 2:
+        raise ValueError(f"{path} has no rows" + (" below its header" if rows else ""))
+    for i, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{path}, row {i}: {len(row)} values for {len(rows[0])} columns")
+    return {name.strip(): [row[i].strip() for row in rows[1:]] for i, name in enumerate(rows[0])}
+
+
+def _read_json_lines(path: Path) -> dict[str, list[str]]:
+    rows = []
+    for i, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {i} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {i}: an object {{...}} needed, got {line[:40]}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: ["" if row[name] is None else str(row[name]).strip() for row in rows] for name in names}
+
+
+def _lines(path: Path) -> list[str]:
+    return _read(path).removesuffix("\n").split("\n")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8") from None
