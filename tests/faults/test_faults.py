@@ -73,7 +73,11 @@ def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDa
     return L.Trainer(**options, enable_model_summary=False), module, datamodule
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+# A vanilla RNN that fails where an LSTM does not is what this config shows, and at that one rate for both.
+HEALTHY = [path for path in CONFIGS if path.stem != "vanilla_rnn_adding"]
+
+
+@pytest.mark.parametrize("config", HEALTHY, ids=lambda path: path.stem)
 def test_healthy_config_raises_no_alarm(config, here):
     torch.manual_seed(0)
     report = run(*from_config(here / "configs" / config.name), overfit_steps=100)
