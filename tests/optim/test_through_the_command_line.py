@@ -261,7 +261,7 @@ StepDecay, the learning rate of each group:
 """,
     ),
     "transformer with Muon and layer decay": (
-        ["--model", "Classifier", "--model.net", "own.Net", "--data", "Digits", "--trainer.max_epochs", 2,
+        ["--model", "Classifier", "--model.net", "own_transformer.Net", "--data", "Digits", "--trainer.max_epochs", 2,
          "--model.optimizer", "Lion", "--model.lr", 0.001, "--model.layer_decay", 0.5,
          "--model.rules", "[{match: encoder, matrices: true, lr_scale: 20, optimizer: Muon}]",
          "--model.lr_scheduler", "Plateau"],
@@ -284,7 +284,7 @@ Plateau: the rate times 0.1 after 11 epochs without a better val/accuracy (max)
 
 @pytest.mark.parametrize("case", PLANS)
 def test_plan_prints_groups_schedule_and_phases(zoo, here, case):
-    (here / "own.py").write_text(TRANSFORMER)
+    (here / "own_transformer.py").write_text(TRANSFORMER)
     args, expected = PLANS[case]
     code, out, err = zoo("plan", *args)
     assert (code, err) == (0, "")
