@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_configs import configs
+from tests.test_configs import FAKES, configs, fake_needed
 from zoo import models, tasks
 from zoo.cli import main
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
@@ -122,6 +122,8 @@ def without_chance(config) -> list[object]:
 @configs
 def test_every_config_on_two_processes(config, zoo_process, here):
     """The same weights after 20 steps, or, where batches or chance make parts differ, training all the same."""
+    if name := fake_needed(config):
+        FAKES[name](here / "data", train=600)
     batch = yaml.safe_load(config.read_text()).get("data")
     batch = batch.get("init_args", {}).get("batch_size", 64) if isinstance(batch, dict) else 64
     common = ["fit", "-c", config, "--trainer.precision", "64-true", "--trainer.max_steps", "20",

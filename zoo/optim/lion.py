@@ -10,6 +10,7 @@ from zoo.optim.closure import evaluate
 
 # Elements a thread works on before moving on: parameter, gradient, momentum and update then stay in its L2 cache.
 CHUNK = 65_536
+SMALL = 16_384  # up to here calling takes longer than computing
 
 
 class Lion(torch.optim.Optimizer):
@@ -24,7 +25,7 @@ class Lion(torch.optim.Optimizer):
         betas: weight of the momentum in the update, and its decay from step to step.
         weight_decay: share of the parameter taken away per step, times ``lr``.
         foreach: update all tensors of a group at once, at the cost of one temporary copy of them; ``None`` does so on
-            CUDA, and goes tensor by tensor in cache-sized pieces elsewhere, which is faster there.
+            CUDA and for small tensors, and goes through large ones in cache-sized pieces elsewhere, which is faster.
         maximize: follow the gradient upwards.
 
     Raises:
@@ -63,17 +64,24 @@ class Lion(torch.optim.Optimizer):
         loss = evaluate(closure)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            grads = [self._checked_grad(p) for p in params]
-            momenta = [self._momentum(p) for p in params]
-            foreach = group["foreach"]
-            if foreach is None:
-                foreach = all(p.is_cuda and type(p) in (Tensor, nn.Parameter) for p in params)
-            if group["maximize"]:
-                grads = [-grad for grad in grads]
             lr = float(group["lr"])
-            update = _update_together if foreach else _update_each
-            update(params, grads, momenta, lr, 1 - lr * group["weight_decay"], group["betas"])
+            for update, some in self._ways(params, group["foreach"]):
+                grads = [self._checked_grad(p) for p in some]
+                momenta = [self._momentum(p) for p in some]
+                if group["maximize"]:
+                    grads = [-grad for grad in grads]
+                update(some, grads, momenta, lr, 1 - lr * group["weight_decay"], group["betas"])
         return loss
+
+    @staticmethod
+    def _ways(params: list[Tensor], foreach: bool | None) -> list[tuple[Callable[..., None], list[Tensor]]]:
+        """All together, or one by one, or, on a CPU, the small ones together and the others through its cache."""
+        if foreach is not None:
+            return [(_update_together if foreach else _update_each, params)]
+        plain = [type(p) in (Tensor, nn.Parameter) and (p.is_cuda or p.numel() <= SMALL) for p in params]
+        together = [p for p, yes in zip(params, plain, strict=True) if yes]
+        alone = [p for p, yes in zip(params, plain, strict=True) if not yes]
+        return [(_update_together, together), (_update_each, alone)]
 
     def _momentum(self, param: Tensor) -> Tensor:
         state = self.state[param]
