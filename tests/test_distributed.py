@@ -128,6 +128,8 @@ def test_every_config_on_two_processes(config, zoo_process, here):
     batch = batch.get("init_args", {}).get("batch_size", 64) if isinstance(batch, dict) else 64
     common = ["fit", "-c", config, "--trainer.precision", "64-true", "--trainer.max_steps", "20",
               "--data.eval_batch_size", "64", *without_chance(config)]  # fmt: skip
+    if config.stem in ("vanilla_rnn_adding", "gru_google_volume"):
+        common += ["--model.optimizer", "SGD"]  # Adam makes steps of full size out of what vanishes but for rounding
     two = zoo_process(*common, "--run_dir", "two", "--data.batch_size", batch // 2, *DDP)
     assert two.returncode == 0, two.stderr
     b = torch.load(here / "two/checkpoints/last.ckpt", weights_only=True)
