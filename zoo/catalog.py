@@ -42,7 +42,7 @@ KINDS: dict[str, str] = {
     "helpers": "helper",
     "configs": "config",
 }
-GROUPS = ("models", "tasks", "data", "data.augment", "callbacks", "optim", "losses", "layers")
+GROUPS = ("models", "tasks", "data", "data.augment", "callbacks", "optim", "losses", "layers", "text")
 TORCH = {"optimizer": "torch.optim", "schedule": "torch.optim.lr_scheduler"}
 
 _CITATION = re.compile(r"\s*\(([^()]*(?:\b(?:19|20)\d\d\b|https?://)[^()]*)\)")
@@ -169,7 +169,7 @@ class Catalog:
 
     def _kind(self, group: str, definition: Definition) -> str:
         """Tell what it is by what it descends from: a class that fills no slot of the command line is a helper."""
-        if group in ("losses", "layers"):
+        if group in ("losses", "layers", "text"):
             return KINDS[group]
         if group == "augment":
             return "augmentation"

@@ -6,11 +6,12 @@ import json
 import pytest
 import torch
 
-from zoo.data import TextClassification, Vocabulary
+from zoo.data import TextClassification
 from zoo.data.text import change_tokens
 from zoo.data.text_files import read_splits, read_texts
 from zoo.data.topics import GROUPS, documentation, sentences
-from zoo.data.vocabulary import tokenize
+from zoo.text import Vocabulary
+from zoo.text.vocabulary import tokenize
 
 WORDS = {"fruit": ["apple", "pear", "plum", "cherry", "fig"], "tool": ["hammer", "saw", "drill", "wrench", "file"]}
 

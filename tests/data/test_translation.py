@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from zoo.data import DateTranslation, ParallelText
-from zoo.data.codec import Codec
 from zoo.data.dates import COUNT, draw_dates
+from zoo.text.codec import Codec
 
 LONG = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from zoo.callbacks import AttentionPicture
 from zoo.callbacks.attention_picture import draw
-from zoo.data.codec import Codec
 from zoo.layers.decoding import Generated
 from zoo.losses import FocalLoss
 from zoo.models import Seq2SeqTranslator
 from zoo.tasks import Translator
+from zoo.text.codec import Codec
 
 BOS, EOS = 2, 3
 FACTS = {"tgt_vocab_size": 8, "pad_id": 0, "bos_id": BOS, "eos_id": EOS, "max_new_tokens": 8}

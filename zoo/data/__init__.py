@@ -12,7 +12,6 @@ from zoo.data.tabular import Tabular
 from zoo.data.text import TextClassification
 from zoo.data.timeseries import TimeSeries
 from zoo.data.translation import DateTranslation, ParallelText
-from zoo.data.vocabulary import Vocabulary
 
 __all__ = [
     "CIFAR10",
@@ -36,5 +35,4 @@ __all__ = [
     "TensorSet",
     "TimeSeries",
     "TextClassification",
-    "Vocabulary",
 ]

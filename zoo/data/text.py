@@ -15,7 +15,7 @@ from zoo.data.sequences import SequenceSet
 from zoo.data.tabular import number
 from zoo.data.text_files import Texts, read_splits, read_texts
 from zoo.data.topics import documentation
-from zoo.data.vocabulary import Level, Vocabulary, check_level, tokenize
+from zoo.text.vocabulary import Level, Vocabulary, check_level, tokenize
 
 CHANGES = ("mask", "delete", "swap")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule, say, split_indices
-from zoo.data.codec import BOS_ID, EOS_ID, PAD_ID, UNKNOWN_ID, Codec, CodecLevel
 from zoo.data.dates import COUNT, draw_dates
 from zoo.data.sequences import SequenceSet
+from zoo.text.codec import BOS_ID, EOS_ID, PAD_ID, UNKNOWN_ID, Codec, CodecLevel
 
 Pairs = list[tuple[str, str]]
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.text import CHRFScore, SacreBLEUScore
 
-from zoo.data.codec import UNKNOWN_ID, Codec
-from zoo.data.vocabulary import UNKNOWN
 from zoo.layers.decoding import Generated
 from zoo.losses.fitting import divisor, fitted
 from zoo.tasks.base import Task, inputs_of, need
+from zoo.text.codec import UNKNOWN_ID, Codec
+from zoo.text.vocabulary import UNKNOWN
 
 IGNORED = -100
 

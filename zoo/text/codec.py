@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
-from zoo.data.vocabulary import PAD, UNKNOWN, Vocabulary, tokenize
+from zoo.text.vocabulary import PAD, UNKNOWN, Vocabulary, tokenize
 
 CodecLevel = Literal["characters", "words", "bpe"]
 SPECIALS = (PAD, UNKNOWN, "<bos>", "<eos>")
