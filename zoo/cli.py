@@ -29,13 +29,13 @@ from zoo.callbacks import (
     FineTuning,
     GradientDiagnostics,
     LRFinder,
+    MistakePictures,
     NaNGuard,
     NonFiniteError,
     PredictionsFile,
     Progress,
     RunCheckpoints,
     StepSeed,
-    TestPictures,
 )
 from zoo.callbacks.nan_trace import is_finite
 from zoo.checkpoint_files import fits, hyperparameters, is_url, steps_done
@@ -189,7 +189,7 @@ class ZooCLI(LightningCLI):
             self.checkpoints = given.get("checkpoint") or RunCheckpoints()
             callbacks.append(self.checkpoints)
         elif self.subcommand == "test" and given.get("pictures") and self.own.get("ckpt_path"):
-            callbacks.append(TestPictures())
+            callbacks.append(MistakePictures())
         elif self.subcommand == "predict" and given.get("out"):
             callbacks.append(PredictionsFile(given.out))
         config = dict(given["trainer"])
@@ -297,7 +297,7 @@ class ZooCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         print_metrics(self.trainer.test(**self._trained(kwargs)), self.model)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, TestPictures) and callback.written:
+            if isinstance(callback, MistakePictures) and callback.written:
                 print(f"  pictures: {', '.join(relative(path) for path in callback.written)}")
 
     def predict(self, **kwargs: Any) -> None:

@@ -8,12 +8,12 @@ from zoo.callbacks.embedding_picture import EmbeddingPicture
 from zoo.callbacks.fine_tuning import FineTuning
 from zoo.callbacks.gradients import GradientDiagnostics
 from zoo.callbacks.lr_finder import LRFinder
+from zoo.callbacks.mistake_pictures import MistakePictures
 from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
 from zoo.callbacks.phases import Phase
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
 from zoo.callbacks.step_seed import StepSeed
-from zoo.callbacks.test_pictures import TestPictures
 
 __all__ = [
     "AttentionPicture",
@@ -30,5 +30,5 @@ __all__ = [
     "Progress",
     "RunCheckpoints",
     "StepSeed",
-    "TestPictures",
+    "MistakePictures",
 ]

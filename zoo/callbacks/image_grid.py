@@ -1,4 +1,4 @@
-"""Images side by side with a title each, as `zoo show-data` and `TestPictures` draw them."""
+"""Images side by side with a title each, as `zoo show-data` and `MistakePictures` draw them."""
 
 from __future__ import annotations
 

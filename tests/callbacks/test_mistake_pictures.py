@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from zoo.callbacks import TestPictures
+from zoo.callbacks import MistakePictures
 from zoo.callbacks.image_grid import as_pixels, grid, save
-from zoo.callbacks.test_pictures import Mistakes, draw_confusion, mistakes, run_of
+from zoo.callbacks.mistake_pictures import Mistakes, draw_confusion, mistakes, run_of
 from zoo.data import Digits, Quadrants
 from zoo.models import MLPClassifier, SmallCNNClassifier
 
@@ -87,12 +87,12 @@ def run_test(module, data, folder, callback, **kwargs) -> L.Trainer:
 
 def test_the_matrix_and_the_mistakes_are_those_of_the_test(tmp_path, monkeypatch):
     kept = {}
-    monkeypatch.setattr("zoo.callbacks.test_pictures.draw_confusion", lambda m, names: kept.update(m=m, names=names))
-    monkeypatch.setattr("zoo.callbacks.test_pictures.draw_mistakes", lambda f, *_: kept.update(found=f))
-    monkeypatch.setattr("zoo.callbacks.test_pictures.save", lambda figure, path: None)
+    monkeypatch.setattr("zoo.callbacks.mistake_pictures.draw_confusion", lambda m, names: kept.update(m=m, names=names))
+    monkeypatch.setattr("zoo.callbacks.mistake_pictures.draw_mistakes", lambda f, *_: kept.update(found=f))
+    monkeypatch.setattr("zoo.callbacks.mistake_pictures.save", lambda figure, path: None)
     torch.manual_seed(0)
     data, module = Digits(eval_batch_size=64), SmallCNNClassifier([[8]], in_channels=1, num_classes=10)
-    run_test(module, data, tmp_path, TestPictures(worst=25))
+    run_test(module, data, tmp_path, MistakePictures(worst=25))
     x, y = data.datasets["test"].tensors
     with torch.no_grad():
         logits = module.eval()(x)
@@ -112,7 +112,7 @@ def test_the_matrix_and_the_mistakes_are_those_of_the_test(tmp_path, monkeypatch
     ],
 )
 def test_what_is_no_image_is_not_drawn(tmp_path, module, data):
-    callback = TestPictures()
+    callback = MistakePictures()
     run_test(module(), data(), tmp_path, callback)
     assert callback.written == []
     assert not list(tmp_path.glob("*.png"))
@@ -120,12 +120,12 @@ def test_what_is_no_image_is_not_drawn(tmp_path, module, data):
 
 def test_a_folder_that_cannot_be_written_costs_no_numbers(tmp_path):
     (tmp_path / "file").write_text("")
-    callback = TestPictures(dirpath=str(tmp_path / "file" / "x"))
+    callback = MistakePictures(dirpath=str(tmp_path / "file" / "x"))
     with pytest.warns(UserWarning, match="no pictures in .*: Not a directory"):
         trainer = run_test(SmallCNNClassifier([[4]], in_channels=1, num_classes=10), Digits(), tmp_path, callback)
     assert "test/accuracy" in trainer.callback_metrics
     with pytest.raises(ValueError, match="worst=0: a picture needs at least 1"):
-        TestPictures(worst=0)
+        MistakePictures(worst=0)
 
 
 def test_by_command_line_into_the_runs_folder(zoo):

@@ -46,7 +46,7 @@ class Mistakes:
         return Mistakes(*(torch.cat(both) for both in zip(vars(self).values(), vars(more).values(), strict=True)))
 
 
-class TestPictures(L.Callback):
+class MistakePictures(L.Callback):
     """Draw, after a test of a classifier of images, its confusion matrix and the images it is most wrong about.
 
     ``confusion.png`` and ``mistakes.png`` go to the folder of the run that the checkpoint is from, and to loggers that
