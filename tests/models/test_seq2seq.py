@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from zoo.layers.alignment import AdditiveAttention, DotAttention, Memory
 from zoo.layers.decoding import beam_search, greedy_search
-from zoo.layers.end_states import _packed, _padded
 from zoo.models import Seq2Seq, Seq2SeqTranslator
 from zoo.models.seq2seq import teacher_forcing_ratio
 
@@ -53,45 +52,6 @@ def close(a, b, bound: float = 1e-10) -> None:
 # Encoder --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [_padded, _packed])
-@pytest.mark.parametrize("two_way", [False, True])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_end_states_are_those_of_each_sequence_alone(run, two_way, depth):
-    rnn = nn.LSTM(5, 4, depth, batch_first=True, bidirectional=two_way)
-    lengths = torch.tensor([6, 1, 3, 6, 2])
-    x = torch.randn(5, 7, 5) * 3
-    weight, heavy = torch.randn(5, 7, 8 if two_way else 4), torch.randn(2, depth * (2 if two_way else 1), 5, 4)
-    own = torch.arange(7) < lengths.unsqueeze(1)
-
-    alone = [rnn(x[i : i + 1, :n]) for i, n in enumerate(lengths.tolist())]
-    states = nn.utils.rnn.pad_sequence([s[0] for s, _ in alone], batch_first=True)
-    ends = [torch.cat([end[side] for _, end in alone], 1) for side in (0, 1)]
-    expected = [states, *ends]
-    expected += grads(
-        rnn, (states * weight[:, :6]).sum() + sum((e * w).sum() for e, w in zip(ends, heavy, strict=True))
-    )
-
-    states, ends = run(rnn, x, lengths)
-    found = [(states * own.unsqueeze(2))[:, :6], *ends]
-    loss = (states * own.unsqueeze(2) * weight).sum() + sum((e * w).sum() for e, w in zip(ends, heavy, strict=True))
-    close([*found, *grads(rnn, loss)], expected)
-
-
-def test_padding_stays_shut_in_single_and_half_precision():
-    rnn, lengths = nn.LSTM(8, 16, 2, batch_first=True, bidirectional=True).float(), torch.tensor([9, 2, 5])
-    x = torch.randn(3, 9, 8, dtype=torch.float32)
-    other = x.clone()
-    for i, n in enumerate(lengths.tolist()):
-        other[i, n:] = 50
-    with torch.no_grad():
-        (_, one), (_, two), (_, peer) = _padded(rnn, x, lengths), _padded(rnn, other, lengths), _packed(rnn, x, lengths)
-        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-        close(one, peer, 1e-5)
-        with torch.autocast("cpu", torch.bfloat16):
-            (_, one), (_, two) = _padded(rnn, x, lengths), _padded(rnn, other, lengths)
-        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-
-
 class OfTheNotes(nn.Module):
     def __init__(self, vocab_size, embed_dim, hidden_dim):
         super().__init__()
@@ -106,7 +66,7 @@ class OfTheNotes(nn.Module):
         return self.fc_out(out)
 
 
-def test_equals_the_network_of_the_notes_where_nothing_is_padded():
+def test_equals_the_network_of_the_notes_where_nothing_ispadded():
     ours, notes = make("none"), OfTheNotes(TOKENS, 8, 12)
     pairs = {"encoder": ours.encoder.rnn, "decoder": ours.decoder.rnn, "fc_out": ours.decoder.out}
     for name, part in pairs.items():

@@ -1,12 +1,10 @@
 """Recurrent networks against torch's own, against the notes', and against one sequence at a time: float64, 1e-10."""
 
-from itertools import product
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.layers.recurrent import run, run_packed, valid
+from zoo.layers.recurrent import valid
 from zoo.models import GRU, LSTM, VanillaRNN
 from zoo.models.rnn import VanillaLayer
 
@@ -204,42 +202,6 @@ def test_the_notes_take_another_state(kind, peer):
     reversed_first = two_way.rnn(x)[0][:, 0, 6:]  # the backward direction has seen all at the first step
     forward_last = two_way.rnn(x)[0][:, -1, :6]
     assert (two_way.head(torch.cat([forward_last, reversed_first], 1)) - two_way(x)).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize(
-    ("peer", "depth", "bidirectional"), product([nn.LSTM, nn.GRU], [1, 3], [False, True]),
-    ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
-)  # fmt: skip
-@pytest.mark.parametrize("lengths", [LENGTHS, torch.full((5,), 7)], ids=["mixed", "equal"])
-def test_padded_runs_equal_packed_ones(peer, depth, bidirectional, lengths):
-    torch.manual_seed(0)
-    rnn = peer(3, 6, depth, batch_first=True, bidirectional=bidirectional).double()
-    mask, results = valid(lengths, 7).unsqueeze(2), []
-    for how in (run, run_packed):
-        x = drawn(5, 7, 3).requires_grad_()
-        states, last = how(rnn, x, lengths)
-        weigh(states * mask, last).backward()
-        results.append([states * mask, last, x.grad, *gradients(rnn)])
-    if bool((lengths == 7).all()):
-        x = drawn(5, 7, 3).requires_grad_()
-        states, last = run(rnn, x)
-        weigh(states, last).backward()
-        assert_equal([states, last, x.grad, *gradients(rnn)], results[0])
-    assert_equal(*results)
-
-
-@pytest.mark.parametrize("peer", [nn.LSTM, nn.GRU])
-def test_dropout_stands_between_the_layers_only(peer):
-    """Where all is dropped, both ways agree to the digit; in eval mode nothing is."""
-    rnn = peer(3, 6, 2, batch_first=True, bidirectional=True, dropout=1.0).double()
-    x, mask = drawn(5, 7, 3), valid(LENGTHS, 7).unsqueeze(2)
-    (ours, last), (theirs, last_of_theirs) = run(rnn, x, LENGTHS), run_packed(rnn, x, LENGTHS)
-    assert_equal([ours * mask, last], [theirs * mask, last_of_theirs])
-    other = run(rnn, x + 1, LENGTHS)[1]
-    assert torch.equal(last, other), "the second layer sees zeros"
-    rnn.eval()
-    assert_equal([run(rnn, x, LENGTHS)[1]], [run_packed(rnn, x, LENGTHS)[1]])
-    assert not torch.allclose(run(rnn, x + 1, LENGTHS)[1], run(rnn, x, LENGTHS)[1])
 
 
 @pytest.mark.parametrize("kind", [VanillaRNN, LSTM, GRU])

@@ -1,17 +1,15 @@
-"""What recurrent networks share: inputs with their lengths, runs over padded batches, pooling over time, first weights.
+"""What recurrent networks share: inputs with their lengths, pooling over time, first weights.
 
 Padding stands behind the end of a sequence and changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Pooling = Literal["last", "mean", "max", "attention"]
 
@@ -106,91 +104,6 @@ def at_end(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[
     """The states of the last steps that are no padding."""
     index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])
     return states.gather(1, index).squeeze(1)
-
-
-def backwards(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b t d"]:
-    """Each sequence from its end to its beginning; padding stays where it is."""
-    steps = torch.arange(x.shape[1], device=x.device)
-    index = torch.where(steps < lengths.unsqueeze(1), lengths.unsqueeze(1) - 1 - steps, steps)
-    return x.gather(1, index.unsqueeze(2).expand_as(x))
-
-
-def run(
-    rnn: nn.LSTM | nn.GRU, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"] | None = None
-) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b h"]]:
-    """Run an LSTM or GRU, batch first, over padded sequences.
-
-    On CUDA two-way networks run packed. On a CPU a packed batch takes three times as long as a padded one, so there
-    each direction runs padded, and what it makes of the padding is not looked at.
-
-    Args:
-        rnn: of any depth, one-way or two-way.
-        x: padded behind the ends.
-        lengths: of the sequences; null means that all are full.
-
-    Returns:
-        The top layer's states, without meaning in the padding, and those at the end of each direction: behind the last
-        valid step for the forward one, before the first for the backward one.
-    """
-    ways = 2 if rnn.bidirectional else 1
-    if lengths is None:
-        states, last = _plain(rnn, x)
-        last = (last[0] if isinstance(last, tuple) else last)[-ways:]
-        return states, last.transpose(0, 1).flatten(1)
-    if ways == 1:
-        states, _ = _plain(rnn, x)
-        return states, at_end(states, lengths)
-    if x.is_cuda:
-        return run_packed(rnn, x, lengths)
-    return _both_ways(rnn, x, lengths)
-
-
-def run_packed(
-    rnn: nn.LSTM | nn.GRU, x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
-) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b h"]]:
-    """The same through ``pack_padded_sequence``; states in the padding are 0."""
-    lengths = lengths.cpu()
-    check_lengths(lengths, x)
-    states, last = _plain(rnn, pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
-    last = (last[0] if isinstance(last, tuple) else last)[-2 if rnn.bidirectional else -1 :]
-    return pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0], last.transpose(0, 1).flatten(1)
-
-
-def _plain(rnn: nn.LSTM | nn.GRU, x: Any) -> Any:
-    return (nn.LSTM if isinstance(rnn, nn.LSTM) else nn.GRU).forward(rnn, x)  # type: ignore[arg-type]
-
-
-def _both_ways(rnn: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    run_layer: Any = torch.lstm if isinstance(rnn, nn.LSTM) else torch.gru
-    start = x.new_zeros(1, len(x), rnn.hidden_size)
-    hidden = (start, start) if isinstance(rnn, nn.LSTM) else start
-    there = back = x
-    for layer in range(rnn.num_layers):
-        names = [f"{kind}_{part}_l{layer}" for kind in ("weight", "bias") for part in ("ih", "hh")]
-        there, back = (
-            run_layer(y, hidden, [getattr(rnn, n + way) for n in names], True, 1, 0.0, rnn.training, False, True)[0]
-            for y, way in ((x, ""), (backwards(x, lengths), "_reverse"))
-        )
-        x = torch.cat([there, backwards(back, lengths)], 2)
-        if layer < rnn.num_layers - 1:
-            x = F.dropout(x, rnn.dropout, rnn.training)
-    return x, torch.cat([at_end(there, lengths), at_end(back, lengths)], 1)
-
-
-class PaddedLSTM(nn.LSTM):
-    """``nn.LSTM``, batch first, over padded batches: ``forward(x, lengths)`` is ``run``."""
-
-    @torch.compiler.disable(reason="a compiler would unroll every step")
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return run(self, x, lengths)
-
-
-class PaddedGRU(nn.GRU):
-    """``nn.GRU``, batch first, over padded batches: ``forward(x, lengths)`` is ``run``."""
-
-    @torch.compiler.disable(reason="a compiler would unroll every step")
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return run(self, x, lengths)
 
 
 class TimePooling(nn.Module):

@@ -113,8 +113,8 @@ class LSTMForecastNet(nn.Module):
         quantiles: which to forecast, 0.5 among them; null forecasts one number a step.
         decoding: ``direct``, all steps at once, or ``autoregressive``, each from the one before.
         revin: normalise the target of each window by itself, and undo it in the forecast.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
     """
 
     layer: ClassVar[type[nn.LSTM] | type[nn.GRU]] = nn.LSTM
@@ -188,13 +188,15 @@ class LSTMForecaster(Forecaster):
         dropout: share dropped between layers, where there are several.
         decoding: ``direct``, all steps at once, or ``autoregressive``, each from the one before.
         revin: normalise the target of each window by itself, and undo it in the forecast (Kim et al. 2022).
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
         quantiles: which to forecast, such as [0.1, 0.5, 0.9]; null forecasts one number a step.
         horizon: steps to forecast; null takes it from the data.
         input_dim: numbers a step of the past, the target first; null takes it from the data.
         future_dim: covariates a step that are known in advance; null takes it from the data, or 0.
     """
+
+    network: ClassVar[type[LSTMForecastNet]] = LSTMForecastNet
 
     def __init__(
         self,
@@ -212,41 +214,11 @@ class LSTMForecaster(Forecaster):
     ) -> None:
         width, steps = need(self, input_dim=input_dim, horizon=horizon)
         shape = (width, steps, dim, depth, dropout, future_dim or 0)
-        net = LSTMForecastNet(*shape, quantiles, decoding, revin, init_recurrent)
+        net = self.network(*shape, quantiles, decoding, revin, init_recurrent)
         super().__init__(net=net, horizon=horizon, quantiles=quantiles, **kwargs)
 
 
-class GRUForecaster(Forecaster):
-    """A GRU that forecasts the next steps of series.
+class GRUForecaster(LSTMForecaster):
+    """A GRU that forecasts the next steps of series; arguments as of ``LSTMForecaster``."""
 
-    Args:
-        dim: width of the state.
-        depth: number of recurrent layers.
-        dropout: share dropped between layers, where there are several.
-        decoding: ``direct``, all steps at once, or ``autoregressive``, each from the one before.
-        revin: normalise the target of each window by itself, and undo it in the forecast (Kim et al. 2022).
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0, in place of torch's uniform ones.
-        quantiles: which to forecast, such as [0.1, 0.5, 0.9]; null forecasts one number a step.
-        horizon: steps to forecast; null takes it from the data.
-        input_dim: numbers a step of the past, the target first; null takes it from the data.
-        future_dim: covariates a step that are known in advance; null takes it from the data, or 0.
-    """
-
-    def __init__(
-        self,
-        dim: int = 64,
-        depth: int = 1,
-        dropout: float = 0.0,
-        decoding: Decoding = "direct",
-        revin: bool = False,
-        init_recurrent: bool = False,
-        quantiles: list[float] | None = None,
-        horizon: int | None = None,
-        input_dim: int | None = None,
-        future_dim: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        width, steps = need(self, input_dim=input_dim, horizon=horizon)
-        shape = (width, steps, dim, depth, dropout, future_dim or 0)
-        net = GRUForecastNet(*shape, quantiles, decoding, revin, init_recurrent)
-        super().__init__(net=net, horizon=horizon, quantiles=quantiles, **kwargs)
+    network = GRUForecastNet

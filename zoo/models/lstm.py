@@ -7,15 +7,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.recurrent import (
-    PaddedGRU,
-    PaddedLSTM,
-    Pooling,
-    SequenceInput,
-    TimePooling,
-    initialize_recurrent,
-    sequence_head,
-)
+from zoo.layers.padded import PaddedGRU, PaddedLSTM
+from zoo.layers.recurrent import Pooling, SequenceInput, TimePooling, initialize_recurrent, sequence_head
 from zoo.tasks import Classifier, Regressor, Tagger, need
 
 
@@ -38,8 +31,8 @@ class LSTM(nn.Module):
         vocab_size: number of tokens; null for vectors.
         embed_dim: width of the vector of a token.
         pad_id: the padding token; null for none.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
     """
 
     layer: ClassVar[type[PaddedLSTM] | type[PaddedGRU]] = PaddedLSTM
@@ -90,13 +83,15 @@ class LSTMClassifier(Classifier):
         pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
         hidden: width of a hidden layer in the head; 0 for none.
         embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
         input_dim: numbers a step, for sequences of vectors; null takes it from the data.
         vocab_size: number of tokens, for sequences of these; null takes it from the data.
         pad_id: the padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
+
+    network: ClassVar[type[LSTM]] = LSTM
 
     def __init__(
         self,
@@ -116,7 +111,7 @@ class LSTMClassifier(Classifier):
     ) -> None:
         outputs = need(self, num_classes=num_classes)
         shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
-        net = LSTM(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
 
@@ -131,13 +126,15 @@ class LSTMRegressor(Regressor):
         pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
         hidden: width of a hidden layer in the head; 0 for none.
         embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
         input_dim: numbers a step, for sequences of vectors; null takes it from the data.
         vocab_size: number of tokens, for sequences of these; null takes it from the data.
         pad_id: the padding token; null takes it from the data, or there is none.
         output_dim: number of targets; null takes it from the data.
     """
+
+    network: ClassVar[type[LSTM]] = LSTM
 
     def __init__(
         self,
@@ -157,7 +154,7 @@ class LSTMRegressor(Regressor):
     ) -> None:
         outputs = need(self, output_dim=output_dim)
         shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
-        net = LSTM(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, **kwargs)
 
 
@@ -171,13 +168,15 @@ class LSTMTagger(Tagger):
         dropout: share dropped between layers (where there are several) and in the head.
         hidden: width of a hidden layer in the head; 0 for none.
         embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
+            place of torch's uniform ones.
         input_dim: numbers a step, for sequences of vectors; null takes it from the data.
         vocab_size: number of tokens, for sequences of these; null takes it from the data.
         pad_id: the padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
+
+    network: ClassVar[type[LSTM]] = LSTM
 
     def __init__(
         self,
@@ -196,5 +195,5 @@ class LSTMTagger(Tagger):
     ) -> None:
         outputs = need(self, num_classes=num_classes)
         shape = (outputs, dim, depth, bidirectional, dropout, None, hidden)
-        net = LSTM(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

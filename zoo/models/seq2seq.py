@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.layers.alignment import AdditiveAttention, DotAttention, Memory
 from zoo.layers.decoding import Generated, beam_search, greedy_search
-from zoo.layers.end_states import State, end_states
+from zoo.layers.padded import EncoderLSTM, LSTMState
 from zoo.layers.recurrent import SequenceInput, initialize_recurrent, valid
 from zoo.tasks import Translator, need
 
@@ -41,14 +41,14 @@ class Encoder(nn.Module):
         self.input = SequenceInput(vocab_size=vocab_size, embed_dim=embed_dim, pad_id=pad_id)
         self.dropout = nn.Dropout(dropout)
         width, between = dim // 2 if bidirectional else dim, dropout if depth > 1 else 0.0
-        self.rnn = nn.LSTM(embed_dim, width, depth, batch_first=True, dropout=between, bidirectional=bidirectional)
+        self.rnn = EncoderLSTM(embed_dim, width, depth, batch_first=True, dropout=between, bidirectional=bidirectional)
 
     def forward(
         self, src: Int[Tensor, "b s"], lengths: Int[Tensor, " b"] | None = None
-    ) -> tuple[Float[Tensor, "b s d"], State, Int[Tensor, " b"]]:
+    ) -> tuple[Float[Tensor, "b s d"], LSTMState, Int[Tensor, " b"]]:
         x, lengths = self.input(src, lengths)
         assert lengths is not None
-        states, (h, c) = end_states(self.rnn, self.dropout(x), lengths)
+        states, (h, c) = self.rnn(self.dropout(x), lengths)
         if self.rnn.bidirectional:  # (layers * 2, b, d / 2): the directions of a layer side by side
             h, c = (end.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for end in (h, c))
         return states, (h, c), lengths
@@ -99,8 +99,8 @@ class Decoder(nn.Module):
         return Memory(states, keys, ~valid(lengths, states.shape[1]))
 
     def forward(
-        self, tgt: Int[Tensor, "b t"], state: State, memory: Memory
-    ) -> tuple[Float[Tensor, "b t v"], State, Float[Tensor, "b t s"] | None]:
+        self, tgt: Int[Tensor, "b t"], state: LSTMState, memory: Memory
+    ) -> tuple[Float[Tensor, "b t v"], LSTMState, Float[Tensor, "b t s"] | None]:
         """Return logits, the state behind the last token, and the weights of attention."""
         x = self.dropout(self.embedding(tgt))
         if self.feeds:
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
             x = torch.tanh(self.mix(torch.cat([context, x], 2)))
         return self.out(self.dropout(x)), state, weights
 
-    def _feed(self, x: Tensor, state: State, memory: Memory) -> tuple[Tensor, Tensor, Tensor, State]:
+    def _feed(self, x: Tensor, state: LSTMState, memory: Memory) -> tuple[Tensor, Tensor, Tensor, LSTMState]:
         """Step by step, each step given what attention saw with the top layer's state before it."""
         assert self.attention is not None
         found = []
@@ -247,12 +247,14 @@ class Seq2Seq(nn.Module):
         width = (num_beams, length_penalty, early_stopping)
         return beam_search(self._step, (state, memory), first, _reorder, eos_id, self.pad_id, max_new_tokens, *width)
 
-    def _step(self, token: Int[Tensor, " n"], state: tuple[State, Memory]) -> tuple[Tensor, tuple[State, Memory]]:
+    def _step(
+        self, token: Int[Tensor, " n"], state: tuple[LSTMState, Memory]
+    ) -> tuple[Tensor, tuple[LSTMState, Memory]]:
         logits, new, _ = self.decoder(token.unsqueeze(1), *state)
         return logits.squeeze(1), (new, state[1])
 
 
-def _reorder(state: tuple[State, Memory], rows: Int[Tensor, " n"]) -> tuple[State, Memory]:
+def _reorder(state: tuple[LSTMState, Memory], rows: Int[Tensor, " n"]) -> tuple[LSTMState, Memory]:
     """States of the given rows; the beams of a sequence share what was read, so that stays."""
     h, c = state[0]
     return (h.index_select(1, rows), c.index_select(1, rows)), state[1]
