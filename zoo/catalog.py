@@ -169,7 +169,7 @@ class Catalog:
 
     def _kind(self, group: str, definition: Definition) -> str:
         """Tell what it is by what it descends from: a class that fills no slot of the command line is a helper."""
-        if group in ("losses", "layers", "text"):
+        if group in ("losses", "layers"):
             return KINDS[group]
         if group == "augment":
             return "augmentation"

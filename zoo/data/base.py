@@ -65,15 +65,14 @@ class _Batched(Dataset):
     """Answers a whole batch of indices; random augmentation is seeded by the batch, whichever worker does it."""
 
     def __init__(self, dataset: Dataset, collate: Callable[[list], Any], seeded: bool) -> None:
-        self.dataset, self.collate, self.seeded = dataset, collate, seeded
+        self.dataset, self.collate = dataset, collate
+        self.seeded = seeded and not isinstance(dataset, TensorSet)  # which draws nothing
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Any:
         seed, indices = key
-        if isinstance(self.dataset, TensorSet):
-            return self.dataset.batch(indices)
         if self.seeded:
             torch.manual_seed(seed)
             random.seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -186,7 +187,7 @@ class ImageData(DataModule):
         return x if not isinstance(batch, (tuple, list)) else (x, y, *rest[1:]) if rest else (x,)
 
 
-class PublishedImages(ImageData):
+class PublishedImages(ImageData, ABC):
     """A published set of images with a training and a test part, in the files that torchvision reads.
 
     Args:
@@ -201,13 +202,13 @@ class PublishedImages(ImageData):
             raise ValueError(f"val_share is a share in [0, 1), got {val_share}")
         self.root, self.download, self.val_share = Path(root), download, val_share
 
+    @abstractmethod
     def find(self) -> None:
         """See that all files are there, fetch those that are not, or say which is missing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, part: str) -> tuple[UInt8[Tensor, "n c h w"], Int[Tensor, " n"]]:
         """Images and labels of ``train`` or ``test``."""
-        raise NotImplementedError
 
     def splits(self) -> dict[str, Dataset]:
         self.find()

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import need
 from zoo.tasks.image_classification import ImageClassifier
 from zoo.weights.files import write
-from zoo.weights.pretrained import Pretrained, head_sizes
+from zoo.weights.pretrained import Format, Pretrained, head_sizes
 from zoo.weights.rename import rename, reverse
 
 # Compound scaling: factors on width and depth, the resolution in pixels, and the dropout of the head.
@@ -219,7 +220,9 @@ class EfficientNet(Pretrained):
                 return {**sizes, "variant": variant}
         return sizes
 
-    def save_as(self, path, format) -> None:
+    def save_as(self, path: Path, format: Format) -> None:
+        if format == "torchvision":
+            return super().save_as(path, format)
         names = reverse(_timm_names(self.state_dict()))
         write(path, rename(self.state_dict(), names), arguments=self.arguments, preprocessing=self.preprocessing)
 

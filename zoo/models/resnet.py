@@ -153,9 +153,6 @@ class ResNet(Pretrained):
         sizes = {"in_channels": kernel.shape[1], "width": len(kernel), "stem": stem, **head_sizes(state, "fc")}
         return sizes if depth is None else {**sizes, "depth": depth}
 
-    def save_as(self, path, format) -> None:
-        self.save_pretrained(path)  # timm's names are torchvision's
-
 
 class ResNetClassifier(ImageClassifier):
     """A residual network that tells images apart.

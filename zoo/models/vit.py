@@ -249,8 +249,10 @@ class ViT(Pretrained):
         state, told = self.state_dict(), {"arguments": self.arguments, "preprocessing": self.preprocessing}
         if format == "timm":
             vit_files.write_timm(path, state, **told)
-        else:
+        elif format == "huggingface":
             vit_files.write_huggingface(path, state, **told)
+        else:
+            super().save_as(path, format)
 
 
 class ViTClassifier(ImageClassifier):

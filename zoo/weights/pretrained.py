@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,7 +17,7 @@ from zoo.weights.published import named
 Format = Literal["torchvision", "timm", "huggingface"]
 
 
-class Pretrained(nn.Module):
+class Pretrained(nn.Module, ABC):
     """A network that reads and writes published weights.
 
     Its attribute ``preprocessing`` says what the images of its weights look like: ``image_size`` (pixels), ``mean`` and
@@ -36,9 +37,9 @@ class Pretrained(nn.Module):
     # What a network says ----------------------------------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def published_as(self) -> str | None:
         """The group of names that fits this network, or None."""
-        raise NotImplementedError
 
     @classmethod
     def own_names(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,17 +47,17 @@ class Pretrained(nn.Module):
         return state
 
     @classmethod
+    @abstractmethod
     def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Read the constructor's arguments off the shapes of a state (named as here) and a ``config.json``."""
-        raise NotImplementedError
 
     def fit_sizes(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample what depends on the size of the images."""
         return state
 
     def save_as(self, path: Path, format: Format) -> None:
-        """Write any of ``formats`` but torchvision's."""
-        raise NotImplementedError
+        """Write in one of ``formats``: here by the names used here, which are torchvision's."""
+        write(path, self.state_dict(), arguments=self.arguments, preprocessing=self.preprocessing)
 
     # What they share --------------------------------------------------------------------------------------------------
 
@@ -99,10 +100,7 @@ class Pretrained(nn.Module):
         """
         if format not in self.formats:
             raise ValueError(f"{type(self).__name__} is written as {' or '.join(self.formats)}, not as {format!r}")
-        if format == "torchvision":
-            write(path, self.state_dict(), arguments=self.arguments, preprocessing=self.preprocessing)
-        else:
-            self.save_as(Path(path), format)
+        self.save_as(Path(path), format)
 
     def _take(self, weights: Weights) -> None:
         state = self.fit_sizes(self._fit_channels(self.own_names(weights.state), weights.source))

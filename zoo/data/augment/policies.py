@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ SIGNED = (*GEOMETRIC, *COLOURS, "Sharpness")
 Bins = Callable[[float], Float[Tensor, " n"]]
 
 
-class _Policy(Augmentation):
+class _Policy(Augmentation, ABC):
     """Apply operations that are drawn for each image; images that drew the same one are changed together.
 
     What is drawn is looked at to sort the images, so the draws are made where the program runs.
@@ -36,13 +37,13 @@ class _Policy(Augmentation):
         self.bins, self.fill = bins, fill
         self.interpolation: Interpolation = interpolation
 
+    @abstractmethod
     def table(self, height: int, width: int) -> Float[Tensor, "o n"]:
         """The magnitude of each operation at each of the bins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, n: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """The operation and the bin of each image."""
-        raise NotImplementedError
 
     def once(self, x: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
         operations, bins = self.draw(len(x))
