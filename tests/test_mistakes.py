@@ -74,6 +74,7 @@ TABLE = {
     ),
     "dataset": Mistake("fit --model MLPClassifier --data Digit", ["data: ", "'Digit'", "did you mean Digits"]),
     "optimizer": Mistake(f"{DIGITS} --model.optimizer Adm", ["model.optimizer", "'Adm'", "Adam"]),
+    "sparse optimizer": Mistake(f"{DIGITS} --model.optimizer SparseAdam", ["SparseAdam", "sparse gradients", "Adam"]),
     "callback": Mistake(f"{DIGITS} --trainer.callbacks+=LearningRateMonitr", ["LearningRateMonitor"]),
     "layer": Mistake(f"{DIGITS} --model.activation Relu", ["'Relu'", "ReLU"]),
     "logger": Mistake(f"{DIGITS} --logger wandbb", ["logger", "'wandbb'", "csv, wandb, tensorboard"]),

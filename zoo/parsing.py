@@ -136,7 +136,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, (ValueError, MisconfigurationException, yaml.YAMLError)):
         return one_line(str(error))
     if isinstance(error, OSError):
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        return f"{error.filename or ''}: {error.strerror or one_line(str(error))}".lstrip(": ")
+    if "does not support dense gradients" in str(error):
+        return "SparseAdam takes sparse gradients only, as of nn.Embedding(sparse=True): give --model.optimizer Adam"
     full = "out of memory", "can't allocate memory"  # what CUDA says, and what a CPU's allocator does
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in full):
         return (
