@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -160,3 +161,115 @@ def corrupt_images(folder: Path) -> list[str]:
 def _python2_pickle(content: dict) -> bytes:
     """Pickle as Python 2 did: protocol 2, which names numpy's old modules."""
     return pickle.dumps(content, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+def lines_of_text(n: int, seed: int = 0) -> str:
+    """Lines of made-up words, some of them not in ASCII."""
+    rng = np.random.default_rng(seed)
+    words = ["the", "cat", "saw", "don't", "naïve", "Größe", "3", "1999", "日本", "🙂", "(so)", "a_b", "=="]
+    words += ["".join(rng.choice([*"bdfgklmn"], 3)) + "aeiou"[i % 5] + "st"[i % 2] for i in range(150)]
+    usual = 1 / (1 + np.arange(len(words)))  # a few words are frequent, most are rare
+    drawn = (rng.choice(words, rng.integers(1, 9), p=usual / usual.sum()) for _ in range(n))
+    return "".join(" ".join(line) + "\n" for line in drawn)
+
+
+def text_files(root: Path, n: int = 3, lines: int = 60) -> Path:
+    """A folder of plain texts, one of them in a folder of its own, beside a file that is no text."""
+    (root / "more").mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        path = root / ("more/last.md" if i == n - 1 else f"{i}.txt")
+        path.write_text(lines_of_text(lines, i), encoding="utf-8", newline="")
+    (root / "picture.png").write_bytes(b"\x89PNG\0")
+    return root
+
+
+def json_lines(path: Path, texts: Sequence[str], field: str = "text") -> Path:
+    """A text a line, in an object with other fields."""
+    rows = [json.dumps({"id": i, field: text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def gpt2_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int = 400) -> Path:
+    """A folder with a byte-level ``tokenizer.json`` and what says which of its tokens is special, as GPT-2 comes."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    own = ByteLevelBPETokenizer()
+    own.train_from_iterator(texts, vocab_size, show_progress=False)
+    own.add_special_tokens(["<|endoftext|>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    own.enable_truncation(16)  # as some published files have it
+    own.save(str(folder / "tokenizer.json"))
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1024, **names}))
+    return folder
+
+
+def llama_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int = 400) -> Path:
+    """A folder with a ``tokenizer.model`` of sentencepiece: pairs, bytes for what is unknown, as LLaMA 2 comes."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=vocab_size,
+        byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True, minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer.vocab").unlink()
+    return folder
+
+
+def conll(folder: Path, sentences: Sequence[tuple[Sequence[str], Sequence[str]]], name: str = "train.txt") -> Path:
+    """A file as CoNLL-2003 comes: word, part of speech, chunk, tag; a line that begins a document; empty lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["-DOCSTART- -X- O O", ""]
+    for words, tags in sentences:
+        rows += [f"{word} NN B-NP {tag}" for word, tag in zip(words, tags, strict=True)] + [""]
+    (folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder / name
+
+
+def reviews(path: Path, texts: Sequence[str], labels: Sequence[str]) -> Path:
+    """A CSV of two columns, texts in quotes."""
+    rows = [f'"{text}",{label}' for text, label in zip(texts, labels, strict=True)]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def bert_folder(
+    folder: Path, texts: Sequence[str], family: str = "Bert", head: str = "Model", **config: object
+) -> Path:
+    """A model directory as transformers writes it, tiny and with random weights, and its tokenizer."""
+    import torch
+    import transformers
+    from tokenizers import BertWordPieceTokenizer
+    from tokenizers.processors import BertProcessing
+
+    words = BertWordPieceTokenizer()
+    words.train_from_iterator(texts, vocab_size=400, show_progress=False)
+    words.post_processor = BertProcessing(*((name, words.token_to_id(name)) for name in ("[SEP]", "[CLS]")))
+    words.save(str(folder.parent / "words.json"))
+    names = {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder.parent / "words.json"), **names)
+    (folder.parent / "words.json").unlink()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if family == "DistilBert":
+        sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    torch.manual_seed(0)
+    given = {
+        "vocab_size": len(fast),
+        "max_position_embeddings": 64,
+        "pad_token_id": fast.pad_token_id,
+        **sizes,
+        **config,
+    }
+    model = getattr(transformers, family + head)(getattr(transformers, f"{family}Config")(**given))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import socket
 import time
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
         _ = on_disk(root, folder).datasets
     assert not list(folder.glob("*/*"))
     monkeypatch.undo()
-    left = folder / f"{on_disk(root, folder)._key}.{image_cache.socket.gethostname()}.1.new"
+    left = folder / f"{on_disk(root, folder)._key}.{socket.gethostname()}.1.new"
     left.mkdir()  # of a process that was killed
     assert len(on_disk(root, folder).datasets["train"]) == 30
     assert not left.exists()

@@ -10,7 +10,8 @@ import torch
 
 from zoo.data import DateTranslation, ParallelText
 from zoo.data.dates import COUNT, draw_dates
-from zoo.text.codec import Codec
+from zoo.data.translation import SPECIALS
+from zoo.text.tokenizer import Tokenizer
 
 LONG = [
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
@@ -80,13 +81,13 @@ def test_a_batch_is_shifted_and_padded_to_its_longest():
     lengths = [len(source) for source, _ in pairs]
     assert src.shape == (3, max(lengths))
     for row, n, (source, _) in zip(src, lengths, pairs, strict=True):
-        assert data.codecs[0].decode(row) == source
+        assert data.tokenizers[0].decode(row) == source
         assert (row[n:] == data.pad_id).all()
         assert (row[:n] != data.pad_id).all()
     assert tgt[:, 0].tolist() == [data.bos_id] * 3
     assert labels[:, -1].tolist() == [data.eos_id] * 3
     assert torch.equal(tgt[:, 1:], labels[:, :-1])
-    assert [data.codecs[1].decode(row) for row in labels] == [target for _, target in pairs]
+    assert [data.tokenizers[1].decode(row) for row in labels] == [target for _, target in pairs]
     (one, begun), behind = data.datasets["train"][3]
     assert one.tolist() == src[0, : lengths[0]].tolist()
     assert (begun.tolist(), behind.tolist()) == (tgt[0].tolist(), labels[0].tolist())
@@ -121,29 +122,29 @@ def test_texts_come_back_from_their_numbers(level, tmp_path):
     for row, label, (source, target) in zip(src, labels, data._pairs["train"], strict=False):
         own = [i for i in label.tolist() if i > 3]
         if level == "words":
-            assert data.codecs[0].decode(row) == source.lower().replace(".", " .")
-            assert data.codecs[1].decode(own) == target.replace("!", " !")
+            assert data.tokenizers[0].decode(row) == source.lower().replace(".", " .")
+            assert data.tokenizers[1].decode(own) == target.replace("!", " !")
         else:
-            assert data.codecs[0].decode(row) == source
-            assert data.codecs[1].decode(own) == target
-    for codec in data.codecs:
-        again = Codec.from_plain(codec.plain())
-        assert again.plain() == codec.plain()
-        assert again.encode("Number 7 ist") == codec.encode("Number 7 ist")
-        assert len(again) == len(codec)
-    assert data.hparams["codecs"] == [codec.plain() for codec in data.codecs]
+            assert data.tokenizers[0].decode(row) == source
+            assert data.tokenizers[1].decode(own) == target
+    for tokenizer in data.tokenizers:
+        again = Tokenizer.from_plain(tokenizer.plain())
+        assert again.plain() == tokenizer.plain()
+        assert again.encode("Number 7 ist") == tokenizer.encode("Number 7 ist")
+        assert len(again) == len(tokenizer)
+    assert data.hparams["tokenizers"] == [tokenizer.plain() for tokenizer in data.tokenizers]
 
 
 def test_bpe_knows_every_text_and_takes_no_text_for_a_special_token(tmp_path):
-    codec = Codec.build("bpe", [text for text, _ in many()] * 5, max_size=300)
-    assert 260 < len(codec) <= 300
+    tokenizer = Tokenizer.train("bpe", [text for text, _ in many()] * 5, 300, specials=SPECIALS)
+    assert 260 < len(tokenizer) <= 300
     for text in ("日本 <eos> <pad>", "a  b", "Number 59 is big."):
-        numbers = codec.encode(text)
+        numbers = tokenizer.encode(text)
         assert min(numbers) > 3
-        assert codec.decode(numbers) == text
-    assert len(codec.encode("Number")) < 6, "frequent pieces are one token"
-    with pytest.raises(ValueError, match="bpe needs a max_size of 260 or more"):
-        Codec.build("bpe", ["a"], max_size=100)
+        assert tokenizer.decode(numbers) == text
+    assert len(tokenizer.encode("Number")) < 6, "frequent pieces are one token"
+    with pytest.raises(ValueError, match="bpe needs 260 tokens or more"):
+        Tokenizer.train("bpe", ["a"], 100, specials=SPECIALS)
 
 
 def test_tsv_equals_two_files(tmp_path):
@@ -155,14 +156,14 @@ def test_tsv_equals_two_files(tmp_path):
 def test_the_vocabulary_is_that_of_training_and_the_rest_is_said(tmp_path, capsys):
     data = ParallelText(**files(tmp_path, many()), val_share=0.2)
     train = {word for text, _ in data._pairs["train"] for word in text.lower().replace(".", " .").split()}
-    assert set(data.codecs[0].vocabulary.tokens[4:]) == train
+    assert set(data.tokenizers[0].engine.source[4:]) == train
     assert "59" in {word for pairs in data._pairs.values() for text, _ in pairs for word in text.split()}
     unseen = (data.datasets["val"].batch(torch.arange(12))[0][0] == 1).sum()
     assert unseen == 12
     assert "zoo: val: 12 of 60 tokens of sources are not in the vocabulary" in capsys.readouterr().err
     rare = ParallelText(**files(tmp_path, many()), min_freq=2)
-    assert rare.codecs[0].vocabulary.tokens[4:] == [".", "big", "is", "number"]
-    assert len(ParallelText(**files(tmp_path, many()), max_size=9).codecs[0]) == 9
+    assert rare.tokenizers[0].engine.source[4:] == [".", "big", "is", "number"]
+    assert len(ParallelText(**files(tmp_path, many()), max_size=9).tokenizers[0]) == 9
 
 
 def test_a_source_stands_in_one_split(tmp_path):
@@ -217,19 +218,19 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ),
         ({**good, "level": "letters"}, "level must be characters, words, bpe, got 'letters'"),
         ({**good, "max_length": 0}, "max_length must be 1 or more, got 0"),
-        ({**good, "codecs": [{"level": "bpe"}] * 2}, "a codec is a dict of level and source"),
+        ({**good, "tokenizers": [{"level": "bpe"}] * 2}, "a tokenizer in a checkpoint is a dict with 'packed', got"),
     ]
     for options, words in cases:
         with pytest.raises(ValueError, match=words):
             _ = ParallelText(**options).datasets
-    plain = [codec.plain() for codec in ParallelText(**good).codecs]
-    with pytest.raises(ValueError, match=r"level is characters, but the codecs .* are for words"):
-        ParallelText(**good, level="characters", codecs=plain)
+    plain = [tokenizer.plain() for tokenizer in ParallelText(**good).tokenizers]
+    with pytest.raises(ValueError, match=r"level is characters, but the tokenizers .* are for words"):
+        ParallelText(**good, level="characters", tokenizers=plain)
 
 
 def test_bpe_without_its_library_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(
-        ValueError, match=r"level bpe needs the tokenizers library: pip install 'lightning-zoo\[text\]'"
+        ValueError, match=r"these tokens need the tokenizers library: pip install 'lightning-zoo\[text\]'"
     ):
         _ = ParallelText(**files(tmp_path, many()), level="bpe").datasets

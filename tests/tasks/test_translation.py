@@ -10,15 +10,16 @@ from torch.utils.data import DataLoader
 
 from zoo.callbacks import AttentionPicture
 from zoo.callbacks.attention_picture import draw
+from zoo.data.translation import SPECIALS
 from zoo.layers.decoding import Generated
 from zoo.losses import FocalLoss
 from zoo.models import Seq2SeqTranslator
 from zoo.tasks import Translator
-from zoo.text.codec import Codec
+from zoo.text.tokenizer import Tokenizer
 
 BOS, EOS = 2, 3
 FACTS = {"tgt_vocab_size": 8, "pad_id": 0, "bos_id": BOS, "eos_id": EOS, "max_new_tokens": 8}
-CODEC = Codec("characters", ["<pad>", "<unk>", "<bos>", "<eos>", "a", "b", "c", "d"])
+TOKENIZER = Tokenizer("characters", [*SPECIALS.values(), *"abcd"], SPECIALS)
 
 
 def module(**kwargs) -> Seq2SeqTranslator:
@@ -28,8 +29,8 @@ def module(**kwargs) -> Seq2SeqTranslator:
 
 
 def batch(*pairs: tuple[str, str]):
-    src = [torch.tensor(CODEC.encode(a)) for a, _ in pairs]
-    whole = [torch.tensor([BOS, *CODEC.encode(b), EOS]) for _, b in pairs]
+    src = [torch.tensor(TOKENIZER.encode(a)) for a, _ in pairs]
+    whole = [torch.tensor([BOS, *TOKENIZER.encode(b), EOS]) for _, b in pairs]
     src, whole = (nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (src, whole))
     return (src, whole[:, :-1]), whole[:, 1:].masked_fill(whole[:, 1:] == 0, -100)
 
@@ -106,7 +107,7 @@ class Says(nn.Module):
 
 def evaluated(answers, pairs, folder, stage="validate", **options) -> dict[str, float]:
     m = Translator(Says(answers), **FACTS, **options)
-    m._take((CODEC, CODEC))
+    m._take((TOKENIZER, TOKENIZER))
     return getattr(trainer(folder), stage)(m, DataLoader([batch(*pairs)], batch_size=None), verbose=False)[0]
 
 
@@ -146,7 +147,7 @@ def test_examples_are_printed_once_and_few(tmp_path, capsys):
 
 def test_text_travels_with_the_checkpoint(tmp_path):
     m = module().eval()
-    m._take((CODEC, CODEC))
+    m._take((TOKENIZER, TOKENIZER))
     runner = trainer(tmp_path, max_epochs=1)
     runner.fit(m, DataLoader([batch(*PAIRS)], batch_size=None))
     runner.save_checkpoint(tmp_path / "a.ckpt")
@@ -160,22 +161,22 @@ def test_text_travels_with_the_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_of_other_tokens_is_refused():
-    m, other = module(), Codec("characters", [*CODEC.vocabulary.tokens[:4], "d", "c", "b", "a"])
+    m, other = module(), Tokenizer("characters", [*SPECIALS.values(), *"dcba"], SPECIALS)
     m._take((other, other))
     with pytest.raises(ValueError, match="the data numbers its tokens differently"):
-        m.on_load_checkpoint({"codecs": [CODEC.plain()] * 2})
-    m.on_load_checkpoint({"codecs": [other.plain()] * 2})
+        m.on_load_checkpoint({"tokenizers": [TOKENIZER.plain()] * 2})
+    m.on_load_checkpoint({"tokenizers": [other.plain()] * 2})
 
 
 def test_predictions_are_rows_of_text():
     m, data = module(num_beams=2).eval(), batch(*PAIRS)
-    m._take((CODEC, CODEC))
+    m._take((TOKENIZER, TOKENIZER))
     columns = m.predict_step(data, 0)
     assert columns["source"] == [a for a, _ in PAIRS]
     assert columns["translation"] == m.translate(columns["source"])
     assert all(score < 0 for score in columns["score"])
     assert m.predict_step(((data[0][0],),), 0) == columns, "sources alone will do"
-    m.codecs = None
+    m.tokenizers = None
     assert m.predict_step(data, 0)["source"][0] == "4 5 6", "numbers where no text is known"
 
 
@@ -191,21 +192,21 @@ def test_a_target_beyond_the_vocabulary_is_named():
 
 def test_alignments_are_the_attention_of_each_translation():
     m, data = module().eval(), batch(*PAIRS)
-    m._take((CODEC, CODEC))
+    m._take((TOKENIZER, TOKENIZER))
     found = m.alignments(data, 3)
     assert [names for names, _, _ in found] == [list("abc"), ["a"], list("abcdab")]
     for (source, target, weights), (text, _) in zip(found, PAIRS, strict=False):
         assert weights.shape == (len(target), len(source))
         torch.testing.assert_close(weights.sum(1), torch.ones(len(target)))
-        alone = m.net.generate(torch.tensor([CODEC.encode(text)]), BOS, EOS, 8).tokens
-        own = m.net.attend(torch.tensor([CODEC.encode(text)]), torch.cat([torch.tensor([[BOS]]), alone[:, :-1]], 1))
+        alone = m.net.generate(torch.tensor([TOKENIZER.encode(text)]), BOS, EOS, 8).tokens
+        own = m.net.attend(torch.tensor([TOKENIZER.encode(text)]), torch.cat([torch.tensor([[BOS]]), alone[:, :-1]], 1))
         torch.testing.assert_close(weights, own[0], rtol=1e-4, atol=1e-5)
-        assert target == CODEC.names(alone[0].tolist())
+        assert target == TOKENIZER.names(alone[0].tolist())
 
 
 def test_the_picture_shows_weights_and_tokens(tmp_path):
     m = module()
-    m._take((CODEC, CODEC))
+    m._take((TOKENIZER, TOKENIZER))
     loader = DataLoader([batch(*PAIRS), batch(("d", "d"))], batch_size=None)
     trainer(tmp_path, AttentionPicture(samples=3)).validate(m, loader, verbose=False)
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -248,7 +249,7 @@ def test_the_config_fits_draws_and_translates_new_dates(zoo, here):
     assert [row.split(",")[0] for row in rows[1:]] == ["5 May 2030", "Mar 3rd '24"]
     assert all(len(row.split(",")[1]) <= 6 for row in rows[1:])
     plain = torch.load("r/checkpoints/last.ckpt", weights_only=True)
-    assert plain["codecs"] == plain["datamodule_hyper_parameters"]["codecs"]
+    assert plain["tokenizers"] == plain["datamodule_hyper_parameters"]["tokenizers"]
     code, out, err = zoo("test", *last, "--data.seed", 9)
     assert (code, err) == (0, ""), "other dates, the same characters"
     assert "test/chrf" in out

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.files import locked
+from zoo.data import disk_cache
 
 VERSION = 1
 
 
 def default_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / "images"
+    return disk_cache.user_folder("images")
 
 
 def key(root: Path, files: Sequence[str], **options: Any) -> str:
@@ -48,10 +46,7 @@ def cached(
         The images ``(n, c, h, w)`` that could be read, and the reasons of the others by number.
     """
     place = folder / key
-    if not (place / "index.json").is_file():
-        with locked(folder / f"{key}.lock"):
-            if not (place / "index.json").is_file():  # another process may have built it while this one waited
-                _build(place, shape, images)
+    disk_cache.ensure(place, lambda new: _write(new, shape, images))
     index = json.loads((place / "index.json").read_text())
     unreadable = {int(i): reason for i, reason in index["unreadable"].items()}
     if index["images"] == 0:
@@ -60,30 +55,20 @@ def cached(
     return torch.from_numpy(mapped), unreadable
 
 
-def _build(place: Path, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any] | str]) -> None:
-    host = socket.gethostname()
-    for old in place.parent.glob(f"{place.name}.{host}.*.new"):
-        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed: the lock is ours
-    new = place.with_name(f"{place.name}.{host}.{os.getpid()}.new")
+def _write(new: Path, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any] | str]) -> None:
     unreadable, count = {}, 0
-    try:
-        new.mkdir(parents=True)
-        # Written, not mapped: on a full disk a write raises, where touching a mapping would end the process.
-        with open(new / "images.bin", "wb") as file:
-            for i, image in enumerate(images):
-                if isinstance(image, str):
-                    unreadable[i] = image
-                    continue
-                check_shape(image, shape)
-                file.write(image.tobytes())
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        (new / "index.json").write_text(json.dumps({"images": count, "shape": list(shape), "unreadable": unreadable}))
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(new, place)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    # Written, not mapped: on a full disk a write raises, where touching a mapping would end the process.
+    with open(new / "images.bin", "wb") as file:
+        for i, image in enumerate(images):
+            if isinstance(image, str):
+                unreadable[i] = image
+                continue
+            check_shape(image, shape)
+            file.write(image.tobytes())
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    (new / "index.json").write_text(json.dumps({"images": count, "shape": list(shape), "unreadable": unreadable}))
 
 
 def gathered(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from torch.utils.data import Dataset
 from zoo.data.base import DataModule, say, split_indices
 from zoo.data.dates import COUNT, draw_dates
 from zoo.data.sequences import SequenceSet
-from zoo.text.codec import BOS_ID, EOS_ID, PAD_ID, UNKNOWN_ID, Codec, CodecLevel
+from zoo.text.tokenizer import Tokenizer
+from zoo.text.vocabulary import PAD, UNKNOWN
 
 Pairs = list[tuple[str, str]]
+PairLevel = Literal["characters", "words", "bpe"]
+SPECIALS = {"pad": PAD, "unknown": UNKNOWN, "bos": "<bos>", "eos": "<eos>"}
+PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = range(4)  # special tokens come first
 
 
 class PairSet(Dataset):
@@ -62,11 +67,12 @@ class TextPairs(DataModule):
         predict_file: new texts for ``predict``, one a line; null takes those of the test.
         val_share: share of the texts kept for validation.
         test_share: share of the texts kept for the test.
-        codecs: what the tokens of source and target are; null counts the training texts, a checkpoint brings its own.
+        tokenizers: what the tokens of source and target are; null counts the training texts, a checkpoint brings its
+            own.
     """
 
     pad_id, bos_id, eos_id = PAD_ID, BOS_ID, EOS_ID
-    level: CodecLevel = "characters"
+    level: PairLevel = "characters"
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class TextPairs(DataModule):
         predict_file: str | None = None,
         val_share: float = 0.1,
         test_share: float = 0.1,
-        codecs: list[dict[str, Any]] | None = None,
+        tokenizers: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,9 +92,9 @@ class TextPairs(DataModule):
         self.max_length, self.max_size, self.min_freq = max_length, max_size, min_freq
         self.buckets, self.predict_file = buckets, predict_file
         self.val_share, self.test_share = val_share, test_share
-        if codecs is not None and len(codecs) != 2:
-            raise ValueError(f"codecs are two, of source and target, got {len(codecs)}")
-        self._codecs = None if codecs is None else tuple(Codec.from_plain(plain) for plain in codecs)
+        if tokenizers is not None and len(tokenizers) != 2:
+            raise ValueError(f"tokenizers are two, of source and target, got {len(tokenizers)}")
+        self._tokenizers = None if tokenizers is None else tuple(Tokenizer.from_plain(plain) for plain in tokenizers)
 
     def pairs(self) -> dict[str, Pairs]:
         """Return the pairs of texts of ``train``, ``val`` and ``test``."""
@@ -114,21 +120,24 @@ class TextPairs(DataModule):
     # Facts ------------------------------------------------------------------------------------------------------------
 
     @property
-    def codecs(self) -> tuple[Codec, ...]:
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
         """Of source and target."""
-        if self._codecs is None:
+        if self._tokenizers is None:
             sides = zip(*self._pairs["train"], strict=True)
-            self._codecs = tuple(Codec.build(self.level, side, self.max_size, self.min_freq) for side in sides)
-            self.hparams["codecs"] = [codec.plain() for codec in self._codecs]  # into the checkpoint
-        return self._codecs
+            self._tokenizers = tuple(self._trained(side) for side in sides)
+            self.hparams["tokenizers"] = [tokenizer.plain() for tokenizer in self._tokenizers]  # into the checkpoint
+        return self._tokenizers
+
+    def _trained(self, texts: Sequence[str]) -> Tokenizer:
+        return Tokenizer.train(self.level, texts, self.max_size, self.min_freq, SPECIALS)
 
     @property
     def src_vocab_size(self) -> int:
-        return len(self.codecs[0])
+        return len(self.tokenizers[0])
 
     @property
     def tgt_vocab_size(self) -> int:
-        return len(self.codecs[1])
+        return len(self.tokenizers[1])
 
     @property
     def max_new_tokens(self) -> int:
@@ -144,7 +153,7 @@ class TextPairs(DataModule):
         return self.pairs()
 
     def setup(self, stage: str) -> None:
-        if stage == "predict" and self._codecs is not None and self.new_sources is not None:
+        if stage == "predict" and self._tokenizers is not None and self.new_sources is not None:
             self.__dict__["datasets"] = self._to_predict()  # the training texts need not be there
         elif "train" not in self.__dict__.get("datasets", {"train": None}):
             del self.__dict__["datasets"]
@@ -162,8 +171,8 @@ class TextPairs(DataModule):
         return PairSet(*(self._numbers([pair[side] for pair in pairs], side, split) for side in (0, 1)))
 
     def _numbers(self, texts: list[str], side: int, split: str) -> SequenceSet:
-        what, codec = ("sources", "targets")[side], self.codecs[side]
-        numbers = [codec.encode(text) or [UNKNOWN_ID] for text in texts]
+        what, tokenizer = ("sources", "targets")[side], self.tokenizers[side]
+        numbers = [tokenizer.encode(text) or [UNKNOWN_ID] for text in texts]
         if longer := [len(part) for part in numbers if len(part) > self.max_length]:
             cut = f"{len(longer):,} of {len(numbers):,} {what} are longer than max_length={self.max_length} tokens"
             say(f"{split}: {cut} (the longest has {max(longer):,}): their ends are left out")
@@ -220,12 +229,16 @@ class ParallelText(TextPairs):
         level: tokens are ``characters``, ``words`` (in lower case; signs too) or ``bpe``, pieces of words.
     """
 
-    def __init__(self, source: str, target: str | None = None, level: CodecLevel = "words", **kwargs: Any) -> None:
+    def __init__(self, source: str, target: str | None = None, level: PairLevel = "words", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if level not in get_args(PairLevel):
+            raise ValueError(f"level must be {', '.join(get_args(PairLevel))}, got {level!r}")
         if (target is None) != source.endswith(".tsv"):
             raise ValueError(f"ParallelText takes a source and a target file, or one .tsv: got {source=}, {target=}")
-        if self._codecs is not None and {codec.level for codec in self._codecs} != {level}:
-            raise ValueError(f"level is {level}, but the codecs (of a checkpoint, say) are for {self._codecs[0].level}")
+        if self._tokenizers is not None and {tokenizer.level for tokenizer in self._tokenizers} != {level}:
+            raise ValueError(
+                f"level is {level}, but the tokenizers (of a checkpoint, say) are for {self._tokenizers[0].level}"
+            )
         self.source, self.target, self.level = source, target, level
 
     def pairs(self) -> dict[str, Pairs]:

@@ -14,7 +14,7 @@ from torchmetrics.text import CHRFScore, SacreBLEUScore
 from zoo.layers.decoding import Generated
 from zoo.losses.fitting import divisor, fitted
 from zoo.tasks.base import Task, inputs_of, need
-from zoo.text.codec import UNKNOWN_ID, Codec
+from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import UNKNOWN
 
 IGNORED = -100
@@ -73,7 +73,7 @@ class Translator(Task):
         self.search = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
         self.examples = examples
         self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass", tgt_vocab_size)
-        self.codecs: tuple[Codec, ...] | None = None  # of source and target; from the data, or a checkpoint
+        self.tokenizers: tuple[Tokenizer, ...] | None = None  # of source and target; from the data, or a checkpoint
         self.metrics = nn.ModuleDict()
         self._take(None)
         self._printed, self._said = list[str](), ""
@@ -108,11 +108,12 @@ class Translator(Task):
 
     def translate(self, texts: Sequence[str]) -> list[str]:
         """Translate texts, in eval mode."""
-        if self.codecs is None:
+        if self.tokenizers is None:
             raise ValueError(
                 f"{type(self).__name__} knows no text yet: train it on data that does, or load a checkpoint"
             )
-        rows = [torch.tensor(self.codecs[0].encode(text) or [UNKNOWN_ID], device=self.device) for text in texts]
+        source = self.tokenizers[0]
+        rows = [torch.tensor(source.encode(text) or [source.unknown_id], device=self.device) for text in texts]
         src = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
         return [self._text(row) for row in self.generate(src).tokens]
 
@@ -180,27 +181,28 @@ class Translator(Task):
     # Text -------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        codecs = getattr(getattr(self.trainer, "datamodule", None), "codecs", None)
-        if codecs is not None:
-            self._take(codecs)
+        tokenizers = getattr(getattr(self.trainer, "datamodule", None), "tokenizers", None)
+        if tokenizers is not None:
+            self._take(tokenizers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.codecs is not None:
-            checkpoint["codecs"] = [codec.plain() for codec in self.codecs]
+        if self.tokenizers is not None:
+            checkpoint["tokenizers"] = [tokenizer.plain() for tokenizer in self.tokenizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if plain := checkpoint.get("codecs"):
-            if self.codecs is not None and [codec.plain() for codec in self.codecs] != plain:
+        if plain := checkpoint.get("tokenizers"):
+            saved = tuple(Tokenizer.from_plain(tokenizer) for tokenizer in plain)
+            if self.tokenizers is not None and self.tokenizers != saved:
                 raise ValueError(
                     "the data numbers its tokens differently from those that the checkpoint was trained on"
                 )
-            self._take(tuple(Codec.from_plain(codec) for codec in plain))
+            self._take(saved)
 
-    def _take(self, codecs: tuple[Codec, ...] | None) -> None:
-        self.codecs = codecs
-        unit = "char" if codecs is not None and codecs[1].level == "characters" else "13a"
+    def _take(self, tokenizers: tuple[Tokenizer, ...] | None) -> None:
+        self.tokenizers = tokenizers
+        unit = "char" if tokenizers is not None and tokenizers[1].level == "characters" else "13a"
         bleu = SacreBLEUScore(tokenize=unit)
         self.metrics["val"] = MetricCollection({"bleu": bleu})
         self.metrics["test"] = MetricCollection({"bleu": bleu.clone(), "chrf": CHRFScore(n_word_order=0)})
@@ -214,7 +216,7 @@ class Translator(Task):
 
     def _text(self, row: Tensor, side: int = 1, unknown: str = "") -> str:
         own = self._own(row.tolist())
-        return " ".join(map(str, own)) if self.codecs is None else self.codecs[side].decode(own, unknown)
+        return " ".join(map(str, own)) if self.tokenizers is None else self.tokenizers[side].decode(own, unknown)
 
     def _names(self, numbers: list[int], side: int) -> list[str]:
-        return [str(i) for i in numbers] if self.codecs is None else self.codecs[side].names(numbers)
+        return [str(i) for i in numbers] if self.tokenizers is None else self.tokenizers[side].names(numbers)

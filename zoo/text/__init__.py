@@ -1,6 +1,6 @@
 """Text as numbers and back. Data and tasks both import this; it imports none of zoo's other rooms."""
 
-from zoo.text.codec import Codec
+from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import Vocabulary
 
-__all__ = ["Codec", "Vocabulary"]
+__all__ = ["Tokenizer", "Vocabulary"]

@@ -1,0 +1,44 @@
+"""What is computed from files once and kept: a folder for each content, whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.data.files import locked
+
+
+def user_folder(kind: str) -> Path:
+    """Where caches of a kind are kept, such as ``images``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / kind
+
+
+def ensure(place: Path, write: Callable[[Path], None]) -> None:
+    """Build a folder if it is not there; of several processes one does, and the others wait.
+
+    Args:
+        place: the folder. It is known to be whole by its ``index.json``.
+        write: puts all files, ``index.json`` among them, into the folder it is given.
+    """
+    if (place / "index.json").is_file():
+        return
+    with locked(place.with_name(f"{place.name}.lock")):
+        if not (place / "index.json").is_file():  # another process may have built it while this one waited
+            _build(place, write)
+
+
+def _build(place: Path, write: Callable[[Path], None]) -> None:
+    host = socket.gethostname()
+    for old in place.parent.glob(f"{place.name}.{host}.*.new"):
+        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed: the lock is ours
+    new = place.with_name(f"{place.name}.{host}.{os.getpid()}.new")
+    try:
+        new.mkdir(parents=True)
+        write(new)
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(new, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,258 @@
+"""What cuts text into tokens: a table of characters or words, bytes, the tokenizers library, sentencepiece."""
+
+from __future__ import annotations
+
+import abc
+import base64
+import binascii
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from zoo.text.vocabulary import Level, Vocabulary, tokenize
+from zoo.text.words import Words, cuts_as_gpt2
+
+Array = np.ndarray[Any, Any]
+WORTH = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
+
+
+class Engine(abc.ABC):
+    """Numbers of a text's tokens, and the text of numbers; all specials are named, and known by their names."""
+
+    source: Any
+    specials: set[int]
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of tokens."""
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Numbers of a text's tokens; a text that says "<eos>" does not end there."""
+
+    @abc.abstractmethod
+    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
+        """The text of numbers; ``unknown`` stands for the unknown token of a table, ``skip`` leaves out specials."""
+
+    @abc.abstractmethod
+    def name(self, i: int) -> str:
+        """What a token is called."""
+
+    @abc.abstractmethod
+    def number(self, token: str) -> int | None:
+        """Of a special token."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def encode_array(self, text: str) -> Array:
+        return np.array(self.encode(text), np.uint32)
+
+    def enclosed(self, text: str) -> list[int]:
+        """The same with the special tokens that belong around a text, where the tokenizer says which."""
+        return self.encode(text)
+
+    def parsed(self, text: str) -> list[int]:
+        """The same where the names of special tokens in the text mean these."""
+        return self.encode(text)
+
+
+class Table(Engine):
+    """Characters as they are, or words in lower case and signs.
+
+    Args:
+        level: ``characters`` or ``words``.
+        tokens: all, by their numbers.
+        specials: those that ``tokens`` begin with.
+    """
+
+    def __init__(self, level: Level, tokens: Sequence[str], specials: Sequence[str]) -> None:
+        self.level: Level = level
+        self.vocabulary = Vocabulary(tokens, specials)
+        self.source = self.vocabulary.tokens
+        self.specials = set(range(len(specials)))
+        self.unknown = self.vocabulary.unknown
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        return self.vocabulary.encode(tokenize(text, self.level))
+
+    @cached_property
+    def _numbers(self) -> Array:
+        """Numbers by code point, up to one behind the highest known."""
+        known = {ord(token): i for i, token in enumerate(self.source) if i not in self.specials}
+        numbers = np.full(max(known, default=0) + 2, -1 if self.unknown is None else self.unknown, np.int32)
+        numbers[list(known)] = list(known.values())
+        return numbers
+
+    def encode_array(self, text: str) -> Array:
+        if self.level == "words":
+            return super().encode_array(text)
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = self._numbers[np.minimum(points, len(self._numbers) - 1)]
+        if len(ids) and ids.min() < 0:
+            self.vocabulary.encode([text[int((ids < 0).argmax())]])  # which says what it does not know
+        return ids
+
+    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
+        left_out = self.specials - {self.unknown} if skip else set()
+        words = (unknown if i == self.unknown else self.source[i] for i in ids if i not in left_out)
+        return (" " if self.level == "words" else "").join(word for word in words if word)
+
+    def name(self, i: int) -> str:
+        return self.source[i]
+
+    def number(self, token: str) -> int | None:
+        return self.vocabulary.index.get(token)
+
+
+class Bytes(Engine):
+    """The 256 bytes of UTF-8, and special tokens behind them.
+
+    Args:
+        names: of the special tokens.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.source = list(names), []
+        self.specials = set(range(256, 256 + len(names)))
+
+    def __len__(self) -> int:
+        return 256 + len(self.names)
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def encode_array(self, text: str) -> Array:
+        return np.frombuffer(text.encode("utf-8"), np.uint8)
+
+    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
+        if skip or max(ids, default=0) < 256:
+            return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+        whole = b"".join(bytes([i]) if i < 256 else self.names[i - 256].encode() for i in ids)
+        return whole.decode("utf-8", errors="replace")
+
+    def name(self, i: int) -> str:
+        return self.names[i - 256] if i >= 256 else chr(i) if 32 <= i < 127 else f"<0x{i:02X}>"
+
+    def number(self, token: str) -> int | None:
+        return 256 + self.names.index(token) if token in self.names else None
+
+
+class Library(Engine):
+    """A tokenizer of the tokenizers library.
+
+    Args:
+        source: its JSON, as ``tokenizer.json`` holds it.
+    """
+
+    def __init__(self, source: str) -> None:
+        tokenizers = load_tokenizers()
+        try:
+            self.own: Any = tokenizers.Tokenizer.from_str(source)
+        except Exception as error:  # the library raises bare ones
+            raise ValueError(f"no tokenizer in the form of tokenizer.json: {' '.join(str(error).split())}") from None
+        self.own.no_truncation()  # published files may cut at 128 tokens and pad to them
+        self.own.no_padding()
+        self.source = self.own.to_str()
+        self.own.encode_special_tokens = True
+        self.specials = {i for i, token in self.own.get_added_tokens_decoder().items() if token.special}
+        self.size = max(self.own.get_vocab().values()) + 1  # numbers may have gaps
+        self._words = Words(self.encode) if cuts_as_gpt2(self.source) else None
+        self._seen = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def encode(self, text: str) -> list[int]:
+        return self.own.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in self.own.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_array(self, text: str) -> Array:
+        self._seen += len(text)
+        if self._words is not None and self._seen > WORTH:
+            found = self._words.encode(text)
+            if found is not None:
+                return found
+        return np.array(self.encode(text), np.uint32)
+
+    def enclosed(self, text: str) -> list[int]:
+        return self.own.encode(text, add_special_tokens=True).ids
+
+    @cached_property
+    def _parsing(self) -> Any:
+        return load_tokenizers().Tokenizer.from_str(self.source)
+
+    def parsed(self, text: str) -> list[int]:
+        return self._parsing.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
+        return self.own.decode(ids, skip_special_tokens=skip)
+
+    def name(self, i: int) -> str:
+        token = self.own.id_to_token(i) or ""
+        return token if i in self.specials else self.own.decode([i], skip_special_tokens=False) or token
+
+    def number(self, token: str) -> int | None:
+        return self.own.token_to_id(token)
+
+
+class SentencePiece(Engine):
+    """A model of sentencepiece, as LLaMA's first two versions publish it.
+
+    Args:
+        source: the file, in base64.
+    """
+
+    def __init__(self, source: str) -> None:
+        try:
+            import sentencepiece  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError:
+            raise ValueError("a tokenizer.model needs sentencepiece: pip install sentencepiece") from None
+        try:
+            self.own: Any = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(source, validate=True))
+        except (RuntimeError, binascii.Error):
+            raise ValueError("no model of sentencepiece") from None
+        self.source = source
+        self.specials = {i for i in range(len(self)) if self.own.is_control(i)}
+
+    def __len__(self) -> int:
+        return self.own.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self.own.encode(text)
+
+    def enclosed(self, text: str) -> list[int]:
+        return self.own.encode(text, add_bos=self.own.bos_id() >= 0)
+
+    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
+        if skip or not self.specials & set(ids):
+            return self.own.decode(ids)
+        parts, start = [], 0
+        for stop, i in enumerate([*ids, None]):
+            if i is None or i in self.specials:
+                parts += [self.own.decode(ids[start:stop]), "" if i is None else self.name(i)]
+                start = stop + 1
+        return "".join(parts)
+
+    def name(self, i: int) -> str:
+        return self.own.id_to_piece(i).replace("\u2581", " ")
+
+    def number(self, token: str) -> int | None:
+        i = self.own.piece_to_id(token)
+        return i if self.own.id_to_piece(i) == token else None
+
+
+def load_tokenizers() -> Any:
+    """The tokenizers library, or how to get it."""
+    try:
+        import tokenizers
+    except ModuleNotFoundError:
+        raise ValueError("these tokens need the tokenizers library: pip install 'lightning-zoo[text]'") from None
+    return tokenizers

@@ -1,0 +1,83 @@
+"""Tokenizers of published models, and what their special tokens are for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+# What special tokens are called, of files that do not say what they are for; the first that is there is taken.
+NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
+    "unknown": ("<unk>", "[UNK]"),
+    "bos": ("<bos>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "mask": ("<mask>", "[MASK]"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+}
+KEYS = {role: f"{'unk' if role == 'unknown' else role}_token" for role in NAMES}  # of Hugging Face
+Parts = tuple[Literal["huggingface", "sentencepiece"], str, dict[str, str]]
+
+
+def read_pretrained(path: Path) -> Parts:
+    """Read a tokenizer's level, source and special tokens.
+
+    Args:
+        path: a ``tokenizer.json``, a ``tokenizer.model``, or a folder with one of them.
+    """
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
+        if not found:
+            raise ValueError(f"{path} holds no tokenizer.json and no tokenizer.model")
+        path = found[0]
+    if not path.is_file():
+        raise ValueError(f"no tokenizer {path}: a tokenizer.json, a tokenizer.model or a folder with one is needed")
+    return _read_sentencepiece(path) if path.suffix == ".model" else _read_json(path)
+
+
+def _read_json(path: Path) -> Parts:
+    content = _json(path)
+    if not isinstance(content.get("model"), dict):
+        raise ValueError(f"{path} is no tokenizer of the tokenizers library: it has no 'model'")
+    added = [token["content"] for token in content.get("added_tokens", [])]
+    specials = {role: name for role, names in NAMES.items() for name in reversed(names) if name in added}
+    if isinstance(unknown := content["model"].get("unk_token"), str):
+        specials["unknown"] = unknown
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        said = _json(path.with_name(name)) if path.with_name(name).is_file() else {}
+        for role, key in KEYS.items():
+            token = said.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is None and key in said:
+                specials.pop(role, None)
+            elif isinstance(token, str) and token in added:
+                specials[role] = token
+    return "huggingface", path.read_text(encoding="utf-8"), specials
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON, or half of it is missing: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return content
+
+
+def _read_sentencepiece(path: Path) -> Parts:
+    from zoo.text.engines import SentencePiece
+
+    content = path.read_bytes()
+    head = content[:200].split(b"\n")[0].split(b" ")
+    if len(head) == 2 and head[1].isdigit():
+        raise ValueError(f"{path} is in the form of tiktoken (LLaMA 3): take the tokenizer.json that comes with it")
+    source = base64.b64encode(content).decode()
+    try:
+        own = SentencePiece(source).own
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    ids = {"pad": own.pad_id(), "unknown": own.unk_id(), "bos": own.bos_id(), "eos": own.eos_id()}
+    return "sentencepiece", source, {role: own.id_to_piece(i) for role, i in ids.items() if i >= 0}

@@ -1,0 +1,105 @@
+"""Prompts as CLIP reads them (Radford et al. 2021, https://arxiv.org/abs/2103.00020): 77 tokens, its ends included."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from zoo.text.engines import load_tokenizers
+from zoo.text.tokenizer import Tokenizer
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Prompts:
+    """Turns prompts into numbers for a text encoder.
+
+    Args:
+        tokenizer: of the text encoder.
+        length: number of tokens that every prompt is brought to.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int = 77) -> None:
+        self.tokenizer, self.length = tokenizer, length
+        ends = (tokenizer.bos_id, tokenizer.eos_id)
+        if None in ends:
+            raise ValueError(f"the tokenizer of a text encoder has the tokens {BOS} and {EOS}, this one has not")
+        self.bos, self.eos = (int(i) for i in ends if i is not None)
+        self.pad = self.eos if tokenizer.pad_id is None else tokenizer.pad_id
+
+    @classmethod
+    def load(cls, folder: str | Path, length: int = 77) -> Prompts:
+        """Read the tokenizer of a Stable Diffusion folder.
+
+        Args:
+            folder: a pipeline's folder, or the tokenizer's own, with ``tokenizer.json`` or ``vocab.json`` and
+                ``merges.txt``.
+            length: number of tokens that every prompt is brought to.
+        """
+        folder = Path(folder).expanduser()
+        own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+        if (own / "tokenizer.json").is_file():
+            return cls(Tokenizer.load(own), length)
+        if not all((own / name).is_file() for name in ("vocab.json", "merges.txt")):
+            raise ValueError(f"{own} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+        specials = {"bos": BOS, "eos": EOS, "unknown": EOS, "pad": _pad_token(own)}
+        return cls(Tokenizer("huggingface", json_of(own / "vocab.json", own / "merges.txt"), specials), length)
+
+    def __call__(self, prompts: Sequence[str]) -> Int[Tensor, "b t"]:
+        rows = [self._row(prompt) for prompt in prompts]
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), self.length)
+
+    def _row(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.encode(prompt, parse_special=True)  # as transformers has it
+        if len(ids) > self.length - 2:
+            rest = self.tokenizer.decode(ids[self.length - 2 :]).replace("</w>", " ").strip()
+            said = f"a prompt of {len(ids)} tokens is longer than the {self.length - 2} that are read, without its end"
+            print(f"zoo: {said}: {rest[:80]!r}", file=sys.stderr)
+        ids = [self.bos, *ids[: self.length - 2], self.eos]
+        return ids + [self.pad] * (self.length - len(ids))
+
+
+def json_of(vocab: Path, merges: Path) -> str:
+    """CLIP's two older files as the JSON of the tokenizers library."""
+    library = load_tokenizers()
+    from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    try:
+        table: dict[str, int] = json.loads(vocab.read_text(encoding="utf-8"))
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        pairs: list[Any] = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        suffix: dict[str, Any] = {"end_of_word_suffix": "</w>", "continuing_subword_prefix": ""}
+        own = library.Tokenizer(BPE(table, pairs, unk_token=EOS, fuse_unk=False, **suffix))
+    except Exception as error:
+        raise ValueError(f"{vocab.parent} holds a broken tokenizer: {error}") from None
+    if missing := [name for name in (BOS, EOS) if name not in table]:
+        raise ValueError(f"{vocab} is not of CLIP's text encoder: it has no {missing[0]}")
+    own.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    own.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    own.decoder = decoders.ByteLevel()
+    own.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (BOS, EOS)])
+    return own.to_str()
+
+
+def _pad_token(folder: Path) -> str:
+    """What prompts are filled up with: their end in Stable Diffusion 1, an exclamation mark in 2."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            token = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if token:
+                return token
+    return EOS
