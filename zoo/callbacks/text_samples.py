@@ -1,0 +1,104 @@
+"""What a language model writes while it learns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+
+class TextSamples(L.Callback):
+    """Let a language model write on from a few texts after every validation.
+
+    ``samples/<step>.txt`` in the run folder holds them, and loggers that take text get them as ``samples``. Works with
+    any module that has ``generate`` and a ``tokenizer``, as ``LanguageModel`` has. The draws have a generator of their
+    own, so training goes on as it would without. With several processes the first one writes. Logs no numbers.
+
+    Args:
+        prompts: texts to go on from; null takes the beginnings of the first validation samples.
+        samples: how many of these.
+        prompt_tokens: tokens of such a beginning.
+        max_new_tokens: how many are written at most.
+        temperature: 0 takes the most probable token.
+        top_k: draw from so many of the most probable tokens; null for all.
+        seed: of the draws, the same at every validation.
+        dirpath: folder of ``samples``; null is the run folder.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str] | None = None,
+        samples: int = 3,
+        prompt_tokens: int = 16,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        seed: int = 0,
+        dirpath: str | None = None,
+    ) -> None:
+        least = {"samples": samples, "prompt_tokens": prompt_tokens, "max_new_tokens": max_new_tokens}
+        for name, number in least.items():
+            if number < 1:
+                raise ValueError(f"{name} starts at 1, got {number}")
+        if prompts is not None and not (prompts and all(prompts)):
+            raise ValueError("prompts must be texts that are not empty; null takes beginnings of the validation text")
+        self.prompts, self.samples, self.prompt_tokens = prompts, samples, prompt_tokens
+        self.options = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "seed": seed,
+        }  # fmt: skip
+        self.dirpath = dirpath
+        self._folder = Path()
+        self._texts: list[tuple[str, str]] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # All processes have to ask for log_dir together, so not later, when only the first one writes.
+        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "samples"
+        if not (hasattr(pl_module, "generate") and hasattr(pl_module, "tokenizer")):
+            raise ValueError(f"TextSamples is for language models, and {type(pl_module).__name__} is none")
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        # Here, not at the end: averages of EMA are swapped back by then.
+        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            self._texts = self._write(pl_module, batch)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        texts, self._texts = self._texts, []
+        if not texts:
+            return
+        text = "\n\n".join(f"--- {i}\n{prompt}|{new}" for i, (prompt, new) in enumerate(texts, 1)) + "\n"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{trainer.global_step:06d}.txt"
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+        for logger in trainer.loggers:
+            show(logger, texts, text, trainer.global_step)
+
+    def _write(self, module: Any, batch: Any) -> list[tuple[str, str]]:
+        tokenizer = module.tokenizer
+        if tokenizer is None:
+            raise ValueError("TextSamples needs data with a tokenizer")
+        if self.prompts is not None:
+            rows = [tokenizer.encode(prompt, parse_special=True) for prompt in self.prompts]
+        else:
+            rows = batch[0][: self.samples, : self.prompt_tokens].tolist()
+        found = module.generate(rows, **self.options)
+        texts = (tokenizer.decode(row) for row in rows)
+        return [
+            (text, tokenizer.decode([*row, *new])[len(text) :])
+            for text, row, new in zip(texts, rows, found, strict=True)
+        ]
+
+
+def show(logger: Any, texts: Sequence[tuple[str, str]], whole: str, step: int) -> None:
+    """Hand texts to a logger that takes them, as TensorBoard's and Weights & Biases' do."""
+    if hasattr(logger, "log_text"):
+        logger.log_text("samples", columns=["prompt", "text"], data=[list(pair) for pair in texts], step=step)
+    elif hasattr(experiment := getattr(logger, "experiment", None), "add_text"):
+        indented = "\n".join(f"    {line}" for line in whole.splitlines())  # Markdown for "as it is"
+        experiment.add_text("samples", indented, step)  # type: ignore[union-attr]

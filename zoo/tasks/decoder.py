@@ -1,0 +1,95 @@
+"""Language models that may start from published weights, and may be too large for one device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from zoo.tasks.base import need
+from zoo.tasks.language import LanguageModel
+from zoo.weights.huggingface import HuggingFaceNet
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+class DecoderLanguageModel(LanguageModel):
+    """Train a decoder, from scratch or from published weights.
+
+    With ``trainer.strategy: ModelParallelStrategy`` weights, gradients and the optimizer's state are divided among the
+    devices, block by block (FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
+
+    Args:
+        weights: to start from: a model directory of Hugging Face, or a file that zoo wrote, which also tells the
+            sizes; null starts fresh.
+        activation_checkpointing: compute the inside of each block again in the backward pass in place of keeping it,
+            for a third more arithmetic and far less memory (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+    """
+
+    net: HuggingFaceNet
+
+    def __init__(
+        self, net: HuggingFaceNet, weights: str | None = None, activation_checkpointing: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(net=net, **kwargs)
+        if weights is not None:
+            net.load_pretrained(weights)
+        net.activation_checkpointing = activation_checkpointing
+        # A checkpoint holds the weights themselves, and needs neither file nor preset again.
+        sizes = {k: v for k, v in net.arguments.items() if k in self.hparams and k != "block_size"}
+        self.hparams.update(**sizes, weights=None, context=net.arguments["block_size"])
+
+    def configure_model(self) -> None:
+        """Divide the weights among devices, where the strategy asks for it."""
+        if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
+            divide(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
+
+
+def divide(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
+    """Keep of each parameter one part a device; all of a block's are there only while it computes."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if isinstance(net, FSDPModule):
+        return  # by an earlier stage of this run
+    for block in net.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def network(
+    cls: type[HuggingFaceNet],
+    module: LanguageModel,
+    vocab_size: int | None,
+    block_size: int | None,
+    preset: Mapping[str, Any],
+    weights: str | None,
+    **chosen: Any,
+) -> Any:
+    """Build a decoder of the sizes that weights have, or else a preset, and the user changed.
+
+    Args:
+        cls: the network's class.
+        module: for which it is.
+        vocab_size: of the data.
+        block_size: of the data.
+        preset: arguments of the constructor.
+        weights: a folder or file; where it differs from what the user chose, loading says so.
+        chosen: arguments by the user; null is not chosen, and beside weights nor is the constructor's default.
+    """
+    tokens, data_block = need(module, vocab_size=vocab_size, block_size=block_size)
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    context = chosen.pop("context", None)
+    if weights is None:
+        arguments = {**preset, **chosen, "block_size": context or data_block}
+    else:
+        defaults = inspect.signature(cls).parameters
+        chosen = {k: v for k, v in chosen.items() if k == "dropout" or v != defaults[k].default}
+        arguments = {**cls.arguments_of(weights), **chosen, **({"block_size": context} if context else {})}
+    if arguments["block_size"] < data_block:
+        raise ValueError(
+            f"the data's block_size={data_block} is above the model's context of {arguments['block_size']}"
+        )
+    return cls(**{**arguments, "vocab_size": tokens})

@@ -1,0 +1,177 @@
+"""Networks that read and write model directories of Hugging Face, tensor by tensor."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from zoo.weights.files import Weights, write
+from zoo.weights.folders import open_weights, write_folder
+
+LayoutFormat = Literal["huggingface", "zoo"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter of a network, and the tensors of a file that it is made of.
+
+    Args:
+        own: the parameter's name.
+        names: the tensors' names in a file; several stand one below the other in the parameter.
+        rows: how many rows of the parameter each of several takes.
+        transpose: whether the file has the matrix on its side, as GPT-2's have.
+    """
+
+    own: str
+    names: tuple[str, ...]
+    rows: tuple[int, ...] = ()
+    transpose: bool = False
+
+    def pieces(self, parameter: Tensor) -> Sequence[Tensor]:
+        """The parameter's parts, as views in the form that the file has."""
+        parts = parameter.split(list(self.rows)) if self.rows else (parameter,)
+        return [part.T if self.transpose else part for part in parts]
+
+
+class HuggingFaceNet(nn.Module, abc.ABC):
+    """A network that reads and writes model directories of Hugging Face, and files of zoo.
+
+    ``arguments`` are those of its constructor, as plain values; ``config`` is the ``config.json`` that it came with.
+    """
+
+    needless: ClassVar[str] = r"$^"  # regular expression of names in files that are no parameters
+    arguments: dict[str, Any]
+    config: dict[str, Any]
+    blocks: nn.ModuleList
+    activation_checkpointing: bool = False
+
+    # What a network says ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abc.abstractmethod
+    def sizes(cls, weights: Weights) -> dict[str, Any]:
+        """Read the constructor's arguments off a ``config.json``, or else the shapes."""
+
+    @abc.abstractmethod
+    def entries(self) -> list[Entry]:
+        """Where each parameter is in a file, in the file's order."""
+
+    @abc.abstractmethod
+    def config_json(self) -> dict[str, Any]:
+        """Return what ``config.json`` has to say, or raise where transformers has no such architecture."""
+
+    @classmethod
+    def opened(cls, path: str | Path) -> Weights:
+        """Open what may be of another layout, so that names are those of ``entries``."""
+        return open_weights(path)
+
+    # What they share --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None, **arguments: Any) -> Self:
+        """Build the network that a folder or file holds, in eval mode, with its weights.
+
+        Tensors go from the file to their place one by one, so the weights are in memory once.
+
+        Args:
+            path: a model directory, or a file of zoo.
+            dtype: of the parameters; null takes the file's.
+            arguments: of the constructor, where something else is wanted, as ``dropout``.
+        """
+        weights = cls.opened(path)
+        with torch.device("meta"):
+            net = cls(**{**cls._sizes(weights), **arguments})
+        _materialize(net, dtype or next(iter(weights.state.values())).dtype)
+        net._take(weights)
+        return net.eval()
+
+    def load_pretrained(self, path: str | Path) -> Self:
+        """Load weights into this network, which has to be as large as they are.
+
+        Raises:
+            ValueError: they are of another architecture or size, or cannot be had.
+        """
+        self._take(self.opened(path))
+        return self
+
+    def save_pretrained(
+        self, path: str | Path, format: LayoutFormat = "huggingface", max_shard_size: int = 5 * 10**9
+    ) -> None:
+        """Write the weights, whole or not at all.
+
+        Args:
+            path: a folder, or for ``zoo`` a ``.safetensors`` file.
+            format: ``huggingface``: a model directory that transformers loads; ``zoo``: one file, of any network.
+            max_shard_size: bytes from which on a model directory has several files.
+        """
+        if format == "zoo":
+            own = {k: v.contiguous() for k, v in self.named_parameters()}  # tied ones once
+            write(path, own, arguments=self.arguments)
+        elif format == "huggingface":
+            state = dict(self.named_parameters())
+            dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+            config = {**self.config_json(), "dtype": dtype}
+            tensors = {k: v for e in self.entries() for k, v in zip(e.names, e.pieces(state[e.own]), strict=True)}
+            write_folder(path, config, tensors, max_shard_size)
+        else:
+            raise ValueError(f"{type(self).__name__} is written as huggingface or zoo, not as {format!r}")
+
+    @classmethod
+    def arguments_of(cls, path: str | Path) -> dict[str, Any]:
+        """Return the constructor's arguments for the weights in a folder or file."""
+        return cls._sizes(cls.opened(path))
+
+    @classmethod
+    def _sizes(cls, weights: Weights) -> dict[str, Any]:
+        if weights.arguments:  # zoo wrote it: the network's arguments, or the module's among others
+            told = {k: v for k, v in weights.arguments.items() if k in inspect.signature(cls).parameters}
+            context = weights.arguments.get("context")  # of a module, whose block_size is that of its data
+            return {**told, "block_size": context} if context else told
+        return cls.sizes(weights)
+
+    @torch.no_grad()
+    def _take(self, weights: Weights) -> None:
+        self._compare(weights)
+        own, state = dict(self.named_parameters()), weights.state
+        entries = [Entry(k, (k,)) for k in own] if own.keys() <= state.keys() else self.entries()
+        used = {k for e in entries for k in e.names} | set(dict(self.named_parameters(remove_duplicate=False)))
+        missing = [k for e in entries for k in e.names if k not in state]
+        unexpected = [k for k in state if k not in used and not re.search(self.needless, k)]
+        for what, names in (("lacks", missing), ("also holds", unexpected)):
+            if names:
+                some = f"{', '.join(names[:2])}{', ...' if len(names) > 2 else ''}"
+                raise ValueError(
+                    f"{weights.source} is no {type(self).__name__}: it {what} {len(names)} tensors ({some})"
+                )
+        for entry in entries:
+            for name, piece in zip(entry.names, entry.pieces(own[entry.own]), strict=True):
+                if (tensor := state[name]).shape != piece.shape:
+                    shapes = f"{name} {tuple(tensor.shape)} instead of {tuple(piece.shape)}"
+                    raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: {shapes}")
+                piece.copy_(tensor)
+        self.config = dict(weights.config)
+
+    def _compare(self, weights: Weights) -> None:
+        """In which arguments the file differs, where that can be told, is clearer than in which shapes."""
+        theirs, ours = self._sizes(weights), self.arguments
+        shaping = [k for k in theirs if k in ours and k not in ("dropout", "block_size")]
+        if unlike := [f"{k}={theirs[k]} instead of {ours[k]}" for k in shaping if theirs[k] != ours[k]]:
+            raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {', '.join(unlike)}")
+
+
+def _materialize(net: nn.Module, dtype: torch.dtype) -> None:
+    """Give memory to a network built without, tied parameters staying tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for name, old in list(net.named_parameters(remove_duplicate=False)):
+        if old not in made:
+            made[old] = nn.Parameter(torch.empty_like(old, device="cpu", dtype=dtype))
+        owner, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(owner), leaf, made[old])
