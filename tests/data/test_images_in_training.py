@@ -73,7 +73,7 @@ def test_images_are_normalised_as_those_of_the_weights(tmp_path, capsys):
         trainer(tmp_path).predict(module, data)
         assert data.mean == expected
         assert torch.equal(module.seen["predict"][0][0], Normalize(data.mean, data.std)(tensors(data, "test")[0]))
-        said = "zoo: CIFAR10: images are normalised as those that the model's weights are of\n"
+        said = "zoo: CIFAR10: images are normalised as the model asks for\n"
         assert capsys.readouterr().err.count(said) == (not given)
 
 

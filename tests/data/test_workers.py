@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from zoo.data import AddingProblem, CopyTask, DateTranslation, Digits, SyntheticSequences, TextClassification, TimeSeries
+from zoo.data import (
+    AddingProblem,
+    CopyTask,
+    DateTranslation,
+    Digits,
+    SyntheticSequences,
+    TextClassification,
+    TimeSeries,
+)
 
 DATA = {
     "digits as images": lambda n: Digits(image_size=16, augment=[], num_workers=n),

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule, say, split_indices
+from zoo.data.pieces import cut, pieces, tokenizer_of
 from zoo.data.sequences import SequenceSet
 from zoo.data.tabular import number
 from zoo.data.text_files import Texts, read_splits, read_texts
 from zoo.data.topics import documentation
+from zoo.text import Tokenizer
 from zoo.text.vocabulary import Level, Vocabulary, check_level, tokenize
 
 CHANGES = ("mask", "delete", "swap")
@@ -45,9 +47,9 @@ class TextClassification(DataModule):
         test_share: share of the texts kept for the test, where there is no ``test``.
         vocabulary: all tokens, by their numbers; null takes them from the training texts.
         classes: names of the classes, by their numbers; null takes them from the training texts.
+        tokenizer: pieces of words in place of ``level``, with the special tokens of BERT: ``wordpiece``, ``max_size``
+            of them learned from the training texts, or a path: a ``tokenizer.json`` or a folder with one.
     """
-
-    pad_id = 0
 
     def __init__(
         self,
@@ -65,10 +67,13 @@ class TextClassification(DataModule):
         test_share: float = 0.1,
         vocabulary: list[str] | None = None,
         classes: list[str] | None = None,
+        tokenizer: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_level(level)
+        if tokenizer is not None and any((augment or {}).values()):
+            raise ValueError("augment changes words or characters: leave it out, or the tokenizer")
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more, got {max_length}")
         for name, share in (augment or {}).items():
@@ -81,6 +86,7 @@ class TextClassification(DataModule):
         self.val_share, self.test_share = val_share, test_share
         self._vocabulary = None if vocabulary is None else Vocabulary(vocabulary)
         self._classes = classes
+        self._wanted = tokenizer
 
     # Facts ------------------------------------------------------------------------------------------------------------
 
@@ -91,9 +97,21 @@ class TextClassification(DataModule):
             self.hparams["vocabulary"] = self._vocabulary.tokens  # into the checkpoint
         return self._vocabulary
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        if self._wanted is None:
+            return None
+        found = tokenizer_of(self._wanted, lambda: self._texts["train"][0], self.max_size)
+        self.hparams["tokenizer"] = found.plain()
+        return found
+
+    @property
+    def pad_id(self) -> int:
+        return 0 if self.tokenizer is None else self.tokenizer.pad_id or 0
+
     @property
     def vocab_size(self) -> int:
-        return len(self.vocabulary)
+        return len(self.vocabulary if self.tokenizer is None else self.tokenizer)
 
     @property
     def class_names(self) -> list[str]:
@@ -115,7 +133,7 @@ class TextClassification(DataModule):
     @cached_property
     def _texts(self) -> dict[str, Texts]:
         """Texts and labels of the three splits."""
-        found = read_splits(Path(self.path), self.text, self.label) if self.path else {"": documentation()}
+        found = read_splits(Path(self.path), self.text, self.label) if self.path else {"": self.default_texts()}
         found = {split: self._without_empty(*texts) for split, texts in found.items()}
         rest = found.pop("") if "" in found else found["train"]
         shares = {s: share for s, share in (("val", self.val_share), ("test", self.test_share)) if s not in found}
@@ -127,6 +145,10 @@ class TextClassification(DataModule):
             found[split] = ([rest[0][i] for i in part.tolist()], [rest[1][i] for i in part.tolist()])
         return {split: found[split] for split in ("train", "val", "test")}
 
+    def default_texts(self) -> Texts:
+        """Texts and labels where no path is given."""
+        return documentation()
+
     def _without_empty(self, texts: list[str], labels: list[str]) -> Texts:
         kept = [i for i, text in enumerate(texts) if text.strip()]
         if len(kept) < len(texts):
@@ -136,23 +158,28 @@ class TextClassification(DataModule):
         return [texts[i] for i in kept], [labels[i] for i in kept]
 
     @cached_property
-    def _tokens(self) -> dict[str, list[list[str]]]:
+    def _tokens(self) -> dict[str, list[Any]]:
         return self._tokenized({split: texts for split, (texts, _) in self._texts.items()})
 
-    def _tokenized(self, texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
-        """Cut into tokens, as many as are kept; say how often that was not all."""
+    def _tokenized(self, texts: dict[str, list[str]]) -> dict[str, list[Any]]:
+        """Cut into tokens (their numbers, by a tokenizer), as many as are kept; say how often that was not all."""
+        if (tokenizer := self.tokenizer) is not None:
+            whole = {split: pieces(tokenizer, part) for split, part in texts.items()}
+            kept = {s: cut(tokenizer, part, self.max_length, f"texts of {s}") for s, part in whole.items()}
+            return {split: [ids for ids, _ in part] for split, part in kept.items()}
         tokens = {split: [tokenize(text, self.level) for text in part] for split, part in texts.items()}
         everything = [part for parts in tokens.values() for part in parts]
         longer = [len(part) for part in everything if len(part) > self.max_length]
         if longer:
-            cut = f"{len(longer)} of {len(everything):,} texts are longer than max_length={self.max_length} tokens"
-            say(f"{cut} (the longest has {max(longer):,}): their ends are left out")
+            found = f"{len(longer)} of {len(everything):,} texts are longer than max_length={self.max_length} tokens"
+            say(f"{found} (the longest has {max(longer):,}): their ends are left out")
         return {split: [part[: self.max_length] for part in parts] for split, parts in tokens.items()}
 
     # Encoding ---------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage == "predict" and self.predict_file and self._vocabulary and self._classes:
+        known = self._vocabulary or isinstance(self._wanted, dict)
+        if stage == "predict" and self.predict_file and known and self._classes:
             self.__dict__["datasets"] = {"predict": self._new_texts()}  # the training texts need not be there
         elif "train" not in self.__dict__.get("datasets", {"train": None}):
             del self.__dict__["datasets"]
@@ -174,8 +201,9 @@ class TextClassification(DataModule):
         texts, _ = read_texts(Path(str(self.predict_file)), self.text, None)
         return self._encoded(self._tokenized({"predict": texts})["predict"])
 
-    def _encoded(self, tokens: list[list[str]], targets: Tensor | None = None, change: Any = None) -> SequenceSet:
-        numbers = [self.vocabulary.encode(part) or [1] for part in tokens]  # an empty text is one unknown token
+    def _encoded(self, tokens: list[Any], targets: Tensor | None = None, change: Any = None) -> SequenceSet:
+        # an empty text is one unknown token
+        numbers = tokens if self.tokenizer is not None else [self.vocabulary.encode(part) or [1] for part in tokens]
         lengths = torch.tensor([len(part) for part in numbers])
         values = torch.tensor([i for part in numbers for i in part])
         return SequenceSet(values, lengths, targets, padding=self.pad_id, change=change)

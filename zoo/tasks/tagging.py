@@ -31,10 +31,14 @@ class Tagger(Classifier):
         if logits.shape[:2] != y.shape:
             given = f"outputs {tuple(logits.shape)}, targets {tuple(y.shape)}"
             raise ValueError(f"a Tagger takes one class a step, (b, t) for outputs (b, t, k): got {given}")
+        self.see(logits.detach(), y, stage)
         kept = y != self._ignored
         if not kept.any():
             return logits.sum() * 0
         return self.judge(logits[kept], y[kept], stage)
+
+    def see(self, logits: Tensor, y: Tensor, stage: str) -> None:
+        """Look at whole sequences, for metrics that are not of steps: logits ``(b, t, k)``, targets ``(b, t)``."""
 
     def count(self, batch: Any) -> float:
         """Over how many steps the mean is taken: those whose class is asked for."""

@@ -1,0 +1,75 @@
+"""Masked language modelling: which tokens are hidden in a text (Devlin et al. 2018, https://arxiv.org/abs/1810.04805)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.losses.embeddings import at_least_float32
+from zoo.losses.fitting import divisor, fitted
+from zoo.tasks.base import Task, inputs_of
+
+IGNORED = -100
+
+
+class MaskedLanguageModel(Task):
+    """Train any network that maps texts with hidden tokens to logits of what they were.
+
+    A batch is ``((x, lengths), y)``: tokens ``(b, t)``, some of them hidden, and ``y`` what these were, -100 (the
+    loss's ``ignore_index``) elsewhere. The network returns logits ``(n, v)`` of the ``chosen`` tokens, as
+    ``MaskedBERT`` does.
+    The loss is the mean over all hidden tokens. Logs ``loss`` and ``accuracy``, and in validation and test
+    ``perplexity``, all of hidden tokens.
+    """
+
+    def __init__(self, net: nn.Module, **kwargs: Any) -> None:
+        super().__init__(net=net, **kwargs)
+        self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass")
+
+    def step(self, batch: Any, stage: str) -> Tensor:
+        logits, y = self._hidden(batch)
+        if not len(y):
+            return logits.sum() * 0
+        hits = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
+        self.report(stage, len(y), accuracy=hits)
+        if stage != "train":  # perplexity has its own meaning, whatever is trained
+            self.report(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
+        assert self.loss is not None
+        return self.loss(logits, y)
+
+    def count(self, batch: Any) -> float:
+        """Over how many hidden tokens the mean is taken, or what else the loss divides by."""
+        y = batch[1][batch[1] != IGNORED]
+        weight = divisor(self.loss, y) if getattr(self.loss, "weight", None) is not None else None
+        return len(y) if weight is None else weight
+
+    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+        meter = self._meters[stage]
+        nats = meter.means(self.trainer)["cross_entropy"]
+        del meter.sums["cross_entropy"], meter.counts["cross_entropy"]
+        return {"perplexity": nats.exp()}
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
+        """Return columns with a list for each text: ``hidden`` tokens, the ``guess``, and its ``probability``."""
+        logits, y = self._hidden(batch)
+        probability, guess = logits.softmax(1).max(1)
+        counts = (batch[1] != IGNORED).sum(1).tolist()
+        tokenizer = getattr(self, "tokenizer", None)
+
+        def rows(values: Tensor, name: bool) -> list[list]:
+            parts = [part.tolist() for part in values.split(counts)]
+            return [tokenizer.names(part) for part in parts] if name and tokenizer is not None else parts
+
+        return {"hidden": rows(y, True), "guess": rows(guess, True), "probability": rows(probability, False)}
+
+    def _hidden(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits and targets of the hidden tokens."""
+        inputs, y = inputs_of(batch), batch[1]
+        if inputs[0].shape != y.shape:
+            given = f"inputs {tuple(inputs[0].shape)}, targets {tuple(y.shape)}"
+            raise ValueError(f"masked language modelling takes tokens and targets (b, t): got {given}")
+        chosen = y != IGNORED
+        return at_least_float32(self(*inputs, chosen=chosen)), y[chosen]
