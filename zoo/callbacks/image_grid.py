@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 PIXELS = 224  # of a side, beyond which a thumbnail is no clearer
+DPI = 110
 
 
 def grid(images: Float[Tensor, "n c h w"], titles: Sequence[str], heading: str = "", columns: int = 8) -> Any:
@@ -58,7 +59,7 @@ def save(figure: Any, path: Path) -> None:
     """Write a figure whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     try:
-        figure.savefig(new, dpi=110, format="png")
+        figure.savefig(new, dpi=DPI, format="png")
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

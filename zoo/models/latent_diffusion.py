@@ -1,0 +1,270 @@
+"""Latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752), of pixels too (Ho et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo.callbacks.ema import with_ema
+from zoo.diffusion.schedules import Target
+from zoo.models.autoencoder_kl import AutoencoderKL
+from zoo.models.clip_text import TextEncoder
+from zoo.models.unet import UNet
+from zoo.tasks.base import need
+from zoo.tasks.diffusion import Condition, Diffusion
+from zoo.text.prompts import Prompts
+from zoo.text.tokenizer import Tokenizer
+from zoo.weights.diffusers import DiffusersNet, scheduler_config
+
+TARGETS: dict[str, Target] = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
+
+
+class LatentDiffusion(Diffusion):
+    """A U-Net that makes images of noise, or with an autoencoder the latents of images.
+
+    Autoencoder and text encoder are not trained. They are no parts of the network, so neither optimizers nor averages
+    see them, but lie in every checkpoint, which so needs nothing else to make images. They compute in float32, in which
+    nothing overflows.
+
+    Args:
+        preset: sizes of the U-Net by name: ``pixels-8``, ``pixels-32``, ``latents``, ``sd-1.5``, ``sd-2.1``. What is
+            given below replaces them.
+        widths: channels by stage; the image is halved between stages.
+        blocks: residual blocks in each stage.
+        attention: for each stage, whether attention follows its blocks.
+        heads: attention heads, the same number in every stage.
+        head_dim: width of an attention head, instead of ``heads``.
+        groups: of the normalisations; divides every width.
+        linear_projection: linear layers at the ends of the attention to text, as Stable Diffusion 2 has them.
+        dropout: share dropped in the blocks.
+        weights: of the U-Net to start from: a folder of diffusers or a single-file checkpoint; null starts fresh.
+        autoencoder: of which the latents are: a checkpoint of an ``AutoencoderTrainer``, or a folder of diffusers;
+            null makes pixels. In a checkpoint it is the sizes of the one that lies there.
+        text_encoder: which reads texts, for ``condition: text``: a folder of diffusers with ``text_encoder`` and
+            ``tokenizer``. In a checkpoint it is the sizes of the one that lies there.
+        condition: what images are made by: ``class``, ``text`` or ``none``.
+        in_channels: channels of the images; null takes it from the data.
+        image_size: side of the images in pixels; null takes it from the data.
+        num_classes: number of classes; null takes it from the data.
+    """
+
+    def __init__(
+        self,
+        preset: str = "pixels-32",
+        widths: list[int] | None = None,
+        blocks: int | None = None,
+        attention: list[bool] | None = None,
+        heads: int | None = None,
+        head_dim: int | None = None,
+        groups: int | None = None,
+        linear_projection: bool | None = None,
+        dropout: float = 0.0,
+        weights: str | None = None,
+        autoencoder: str | dict[str, Any] | None = None,
+        text_encoder: str | dict[str, Any] | None = None,
+        condition: Condition = "class",
+        in_channels: int | None = None,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        channels, side = need(self, in_channels=in_channels, image_size=image_size)
+        num_classes = need(self, num_classes=num_classes) if condition == "class" else None
+        if condition == "text" and text_encoder is None:
+            raise ValueError("condition: text needs a text_encoder: a folder of diffusers that holds one")
+        if condition != "text" and text_encoder is not None:
+            raise ValueError(f"condition: {condition} has no use for a text_encoder; condition: text has")
+        frozen: dict[str, DiffusersNet] = {}
+        shape = (channels, side, side)
+        if autoencoder is not None:
+            frozen["autoencoder"] = opened = open_autoencoder(autoencoder)
+            shape = latent_shape(opened, channels, side)
+        if text_encoder is not None:
+            frozen["text_encoder"] = open_text_encoder(text_encoder)
+        given = {"widths": widths, "blocks": blocks, "attention": attention, "heads": heads, "head_dim": head_dim,
+                 "groups": groups, "linear_projection": linear_projection}  # fmt: skip
+        sizes = {k: v for k, v in given.items() if v is not None}
+        if heads or head_dim:  # instead of what the preset says of either
+            sizes.update(heads=heads, head_dim=head_dim)
+        width = frozen["text_encoder"].arguments["dim"] if text_encoder is not None else None
+        fit = {"in_channels": shape[0], "num_classes": num_classes, "text_dim": width, "dropout": dropout}
+        net = UNet.preset(preset, **{**sizes, **fit})
+        if over := shape[1] % net.factor:
+            halved = f"the U-Net halves {shape[1]} positions to 1/{net.factor}, which leaves {over} over"
+            raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer widths")
+        super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
+        if weights is not None:
+            check_target(weights, self.target)
+            net.load_pretrained(weights)
+        self._shape, self._channels, self._frozen = shape, channels, frozen  # a plain dict: torch does not look into it
+        self._given = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
+                       if isinstance(source, str)}  # fmt: skip
+        self.prompts = Prompts.load(text_encoder, self._room) if isinstance(text_encoder, str) else None
+        self.hparams.update({name: plain(net.arguments) for name, net in frozen.items()}, weights=None)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs: Any) -> Self:
+        """Stable Diffusion: its U-Net, autoencoder, text encoder, tokenizer, and the noise it was trained with.
+
+        Args:
+            path: a pipeline's folder, as diffusers writes it.
+            kwargs: of the constructor, where something else is wanted.
+        """
+        noise, net, source = scheduler_config(path), UNet.from_pretrained(path), str(path)
+        names = ("widths", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
+        side = int(net.config.get("sample_size") or 64) * AutoencoderKL.from_pretrained(path).factor
+        given = {
+            **{name: net.arguments[name] for name in names},
+            "target": TARGETS[noise["prediction_type"]], "schedule": noise["beta_schedule"],
+            "timesteps": noise["num_train_timesteps"], "beta_start": noise["beta_start"], "beta_end": noise["beta_end"],
+            "zero_snr": noise.get("rescale_betas_zero_snr", False), "preset": "sd-1.5", "weights": source,
+            "autoencoder": source, "text_encoder": source, "condition": "text", "in_channels": 3, "image_size": side,
+        }  # fmt: skip
+        return cls(**plain({**given, **kwargs})).eval()
+
+    # Pixels, latents, texts -------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def image_channels(self) -> int:
+        return self._channels
+
+    @property
+    def clip(self) -> float | None:
+        return 1.0 if self.autoencoder is None else None  # latents reach as far as they like
+
+    @property
+    def autoencoder(self) -> AutoencoderKL | None:
+        """That of the latents, where this module is; None where pixels are made."""
+        return self._here("autoencoder")
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a text."""
+        return self._frozen["text_encoder"].arguments["max_length"]
+
+    def _here(self, name: str) -> Any:
+        found = self._frozen.get(name)
+        return None if found is None else found.to(self.device)
+
+    def encode(self, x: Float[Tensor, "b c h w"], stage: str) -> Float[Tensor, "b d i j"]:
+        if (autoencoder := self.autoencoder) is None:
+            return x
+        with torch.autocast(x.device.type, enabled=False):
+            latents = autoencoder.encode(x.float())
+            return (latents.sample() if stage == "train" else latents.mean) * autoencoder.scale
+
+    def decode(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
+        autoencoder = self.autoencoder
+        return x if autoencoder is None else autoencoder.decode(x.float() / autoencoder.scale)
+
+    def read(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+        encoder = self._here("text_encoder")
+        if encoder is None or self.prompts is None:
+            return super().read(texts)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return encoder(self.prompts(texts).to(self.device)).to(self._computed_in)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["frozen"] = {name: net.state_dict() for name, net in self._frozen.items()}
+        if self.prompts is not None:
+            checkpoint["tokenizer"] = self.prompts.tokenizer.plain()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get("frozen", {})
+        others = {"autoencoder": "the latents of another autoencoder", "text_encoder": "another text encoder"}
+        for name, what in others.items():
+            own, state = self._frozen.get(name), saved.get(name)
+            if (own is None) != (state is None):
+                here, there = ("none" if part is None else "one" for part in (own, state))
+                raise ValueError(f"--model.{name}: the checkpoint has {there}, this model has {here}")
+            if own is None or state is None:
+                continue
+            if name in self._given and not same(own.state_dict(), state):
+                raise ValueError(f"the checkpoint was trained on {what} than that of --model.{name}")
+            own.load_state_dict(state)
+        if tokenizer := checkpoint.get("tokenizer"):
+            self.prompts = Prompts(Tokenizer.from_plain(tokenizer), self._room)
+
+
+def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[int, int, int]:
+    """Of the latents of square images, ``(c, h, w)``, or what is wrong with the images."""
+    autoencoder.check(side, side)
+    if (own := autoencoder.arguments["in_channels"]) != channels:
+        raise ValueError(f"the autoencoder is of images of {own} channels, and these have {channels}")
+    return autoencoder.arguments["latent_channels"], side // autoencoder.factor, side // autoencoder.factor
+
+
+def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
+    """An autoencoder that is not trained any more.
+
+    Args:
+        source: a checkpoint, a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
+    """
+    if isinstance(source, dict):
+        found = AutoencoderKL(**source)
+    elif Path(source).suffix == ".ckpt":
+        found = _of_checkpoint(Path(source))
+    else:
+        found = AutoencoderKL.from_pretrained(source, dtype=torch.float32)
+    return found.eval().requires_grad_(False)
+
+
+def _of_checkpoint(path: Path) -> AutoencoderKL:
+    if not path.is_file():
+        raise ValueError(f"no autoencoder {path}: a checkpoint or a folder of diffusers is needed")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        given, state = checkpoint["hyper_parameters"], with_ema(checkpoint)["state_dict"]
+        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+        names = ("in_channels", "widths", "blocks", "latent_channels", "groups")
+        found = AutoencoderKL(**{name: given[name] for name in names})
+        found.load_state_dict(state)
+    except Exception:
+        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderTrainer") from None
+    return found
+
+
+def open_text_encoder(source: str | dict[str, Any]) -> TextEncoder:
+    """A text encoder that is not trained any more.
+
+    Args:
+        source: a folder of diffusers, or sizes alone.
+    """
+    if isinstance(source, dict):
+        found = TextEncoder(**source)
+    else:
+        found = TextEncoder.from_pretrained(source, dtype=torch.float32)
+    return found.eval().requires_grad_(False)
+
+
+def check_target(weights: str, target: Target) -> None:
+    """Say so where weights were trained to say something else than they are taken for."""
+    folder = Path(weights)
+    if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
+        return  # nobody knows
+    said = scheduler_config(weights)["prediction_type"]
+    if TARGETS.get(said) != target:
+        raise ValueError(f"{weights} was trained for {said}: that is --model.target {TARGETS.get(said)}, not {target}")
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two states hold the same numbers."""
+    return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
+
+
+def plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as they are saved: lists for tuples."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}

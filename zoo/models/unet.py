@@ -1,0 +1,327 @@
+"""The denoising U-Net that may read a text (Rombach et al. 2022, https://arxiv.org/abs/2112.10752)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from zoo.layers.image_blocks import (
+    Downsample,
+    NormSiLU,
+    PixelAttention,
+    ResBlock,
+    Stage,
+    Upsample,
+    attend,
+    to_image,
+    to_tokens,
+)
+from zoo.weights.diffusers import DiffusersNet
+from zoo.weights.diffusers_configs import unet_config, unet_sizes
+from zoo.weights.files import Weights
+
+# By name: what fits images of 8 pixels, of 28 to 32, latents of 16 to 64, and Stable Diffusion's published weights.
+PRESETS: dict[str, dict[str, Any]] = {
+    "pixels-8": {"widths": (64, 128), "blocks": 1, "attention": (False, True), "head_dim": 32, "groups": 16},
+    "pixels-32": {"widths": (64, 128, 128), "attention": (False, False, True), "head_dim": 64},
+    "latents": {"widths": (128, 256, 384), "attention": (False, True, True), "head_dim": 64},
+    "sd-1.5": {
+        "in_channels": 4, "widths": (320, 640, 1280, 1280), "attention": (True, True, True, False), "heads": 8,
+        "text_dim": 768,
+    },
+    "sd-2.1": {
+        "in_channels": 4, "widths": (320, 640, 1280, 1280), "attention": (True, True, True, False), "head_dim": 64,
+        "text_dim": 1024, "linear_projection": True,
+    },
+}  # fmt: skip
+
+
+class CrossAttention(nn.Module):
+    """Positions of the image look at the states of a text, or at each other.
+
+    Args:
+        dim: width of the positions.
+        heads: number of heads, dividing ``dim``.
+        text_dim: width of the text's states; null looks at the image itself.
+        dropout: share dropped from the output.
+    """
+
+    def __init__(self, dim: int, heads: int, text_dim: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k, self.to_v = (nn.Linear(text_dim or dim, dim, bias=False) for _ in range(2))
+        self.to_out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
+        nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"] | None = None) -> Float[Tensor, "b t d"]:
+        source = x if text is None else text
+        return self.to_out(attend(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+
+
+class GEGLU(nn.Module):
+    """A linear layer gated by another (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+
+    Args:
+        dim: width of the input.
+        hidden: width of the output.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * hidden)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
+        value, gate = self.proj(x).chunk(2, -1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The transformer's perceptron, four times as wide inside.
+
+    Args:
+        dim: width.
+        dropout: share dropped inside.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return self.net(x)
+
+
+class TextBlock(nn.Module):
+    """Attention to the image, attention to the text, a perceptron: each normalised before it and beside a shortcut."""
+
+    def __init__(self, dim: int, heads: int, text_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
+        self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
+        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout)
+
+    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class TextAttention(nn.Module):
+    """A transformer over the positions of the image that reads the text, beside a shortcut.
+
+    Args:
+        dim: channels of the image.
+        heads: number of heads.
+        text_dim: width of the text's states.
+        groups: of the normalisation.
+        linear: whether the products at its ends are kept as linear layers or, the same, as convolutions of 1x1.
+        dropout: share dropped inside.
+    """
+
+    def __init__(self, dim: int, heads: int, text_dim: int, groups: int, linear: bool, dropout: float) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = nn.GroupNorm(groups, dim, 1e-6)
+        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([TextBlock(dim, heads, text_dim, dropout)])
+        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b c h w"]:
+        h = self.norm(x)
+        tokens = self.proj_in(to_tokens(h)) if self.linear else to_tokens(self.proj_in(h))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, text)
+        return x + (to_image(self.proj_out(tokens), x) if self.linear else self.proj_out(to_image(tokens, x)))
+
+
+class Down(Stage):
+    """Blocks, each of whose outputs is kept for the way up, then half the resolution."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b e"], text: Float[Tensor, "b s d"] | None
+    ) -> list[Tensor]:
+        kept = []
+        for i in range(len(self.resnets)):
+            x = self.block(i, x, time, text)
+            kept.append(x)
+        return [*kept, self.resize(x)] if self.resizers else kept
+
+
+class Up(Stage):
+    """Blocks, each of which takes back one output of the way down, then twice the resolution."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "b c h w"],
+        kept: list[Tensor],
+        time: Float[Tensor, "b e"],
+        text: Float[Tensor, "b s d"] | None,
+    ) -> Float[Tensor, "b d i j"]:
+        for i in range(len(self.resnets)):
+            x = self.block(i, torch.cat([x, kept.pop()], 1), time, text)
+        return self.resize(x)
+
+
+class TimeEmbedding(nn.Module):
+    """The time as waves of many lengths, through a perceptron.
+
+    Args:
+        dim: number of waves.
+        out_dim: width of the output.
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear_1, self.linear_2 = nn.Linear(dim, out_dim), nn.Linear(out_dim, out_dim)
+
+    def forward(self, t: Float[Tensor, " b"] | Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        return self.linear_2(F.silu(self.linear_1(waves(t, self.dim).to(self.linear_1.weight.dtype))))
+
+
+def waves(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> Float[Tensor, "b e"]:
+    """Cosines, then sines, of the time; wave lengths from 2 pi to 10,000 times that, in float32 or better."""
+    t = t if t.dtype == torch.float64 else t.float()
+    steps = torch.arange(dim // 2, dtype=t.dtype, device=t.device)
+    angles = t[:, None] * torch.exp(-math.log(10000) * steps / (dim // 2))
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+class UNet(DiffusersNet):
+    """Predicts what a denoising step needs (noise, velocity, ...) from a noisy image and its time.
+
+    Parameters are named as in diffusers: with ``text_dim`` it is ``UNet2DConditionModel``, without it ``UNet2DModel``.
+
+    Args:
+        in_channels: channels of the images.
+        widths: channels by stage; the image is halved between stages.
+        out_channels: channels of the output; null is ``in_channels``.
+        blocks: residual blocks in each stage (one more on the way up).
+        attention: for each stage, whether attention follows its blocks; the middle always has it.
+        heads: attention heads, the same number in every stage; null, with ``head_dim`` null too, is one.
+        head_dim: width of a head, the same in every stage: instead of ``heads``.
+        num_classes: number of classes to choose from, null for none; id ``num_classes`` means no choice.
+        text_dim: width of the states of a text that attention reads; null for no text.
+        groups: of the normalisations; divides every width.
+        dropout: share dropped in the blocks.
+        linear_projection: keep the ends of the attention to text as linear layers (Stable Diffusion 2) or as
+            convolutions of 1x1 (1).
+    """
+
+    part, presets = "unet", PRESETS
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int] = (64, 128, 256),
+        out_channels: int | None = None,
+        blocks: int = 2,
+        attention: Sequence[bool] = (False, True, True),
+        heads: int | None = None,
+        head_dim: int | None = None,
+        num_classes: int | None = None,
+        text_dim: int | None = None,
+        groups: int = 32,
+        dropout: float = 0.0,
+        linear_projection: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or in_channels
+        if heads is None and head_dim is None and text_dim is not None:
+            heads = 1
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        _check(widths, attention, groups, heads, head_dim)
+        self.num_classes, self.text_dim, self.factor = num_classes, text_dim, 2 ** (len(widths) - 1)
+        time_dim = 4 * widths[0]
+
+        def block(width: int, out: int) -> nn.Module:
+            return ResBlock(width, out, time_dim, groups, 1e-5, dropout)
+
+        def attend(width: int) -> nn.Module:
+            n = heads or width // (head_dim or width)
+            if text_dim is None:
+                return PixelAttention(width, n, groups)
+            return TextAttention(width, n, text_dim, groups, linear_projection, dropout)
+
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], time_dim)
+        self.class_embedding = nn.Embedding(num_classes + 1, time_dim) if num_classes else None
+        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        kept, width, last = [widths[0]], widths[0], len(widths) - 1
+        for i, out in enumerate(widths):
+            resnets = [block(width if j == 0 else out, out) for j in range(blocks)]
+            resize = {"downsamplers": Downsample(out)} if i < last else {}
+            self.down_blocks.append(Down(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
+            kept += [out] * (blocks + (i < last))
+            width = out
+        self.mid_block = Stage([block(width, width), block(width, width)], [attend(width)])
+        for i, out in reversed(list(enumerate(widths))):
+            resnets = [block((width if j == 0 else out) + kept.pop(), out) for j in range(blocks + 1)]
+            resize = {"upsamplers": Upsample(out)} if i > 0 else {}
+            self.up_blocks.append(Up(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
+            width = out
+        self.conv_norm_out = NormSiLU(groups, widths[0], 1e-5)
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    @classmethod
+    def sizes(cls, weights: Weights) -> dict[str, Any]:
+        return unet_sizes(weights)
+
+    def config_json(self) -> dict[str, Any]:
+        return unet_config(self.arguments)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"] | Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | None = None,
+        text: Float[Tensor, "b s d"] | None = None,
+    ) -> Float[Tensor, "b k h w"]:
+        time = self._vector(x, t, labels, text)
+        x = self.conv_in(x)
+        kept = [x]
+        for down in self.down_blocks:
+            kept += down(kept[-1], time, text)
+        x = self.mid_block(kept[-1], time, text)
+        for up in self.up_blocks:
+            x = up(x, kept, time, text)
+        return self.conv_out(self.conv_norm_out(x))
+
+    def _vector(self, x: Tensor, t: Tensor, labels: Tensor | None, text: Tensor | None) -> Float[Tensor, "b e"]:
+        """Time and class as one vector, ready for the blocks, after a look at whether inputs fit."""
+        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
+            n, sides = len(self.down_blocks), f"{x.shape[-2]}x{x.shape[-1]}"
+            raise ValueError(f"a UNet of {n} widths needs sides divisible by {self.factor}, got {sides}")
+        if (text is None) != (self.text_dim is None):
+            has = "reads no text, but got some" if self.text_dim is None else "reads a text, but got none"
+            raise ValueError(f"this UNet {has} (text_dim={self.text_dim})")
+        vector = self.time_embedding(t)
+        if self.class_embedding is not None:
+            if labels is None:
+                labels = t.new_full((len(x),), self.class_embedding.num_embeddings - 1, dtype=torch.long)
+            vector = vector + self.class_embedding(labels)
+        elif labels is not None:
+            raise ValueError("this UNet knows no classes, but got labels (num_classes=null)")
+        return F.silu(vector)  # as every block would
+
+
+def _check(
+    widths: Sequence[int], attention: Sequence[bool], groups: int, heads: int | None, head_dim: int | None
+) -> None:
+    if len(widths) != len(attention):
+        raise ValueError(f"attention needs a value for each of the {len(widths)} widths, got {list(attention)}")
+    if bad := [w for w in widths if w % groups]:
+        raise ValueError(f"groups={groups} does not divide the width {bad[0]}")
+    if heads and head_dim:
+        raise ValueError(f"give heads or head_dim, not both: got heads={heads}, head_dim={head_dim}")
+    unit = heads or head_dim or 1
+    if bad := [w for w, a in zip(widths, [*attention[:-1], True], strict=True) if a and w % unit]:
+        raise ValueError(f"{'heads' if heads else 'head_dim'}={unit} does not divide the width {bad[0]}")

@@ -1,0 +1,341 @@
+"""Diffusion: data from noise (Ho et al. 2020, https://arxiv.org/abs/2006.11239; guidance: Ho and Salimans 2022)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from zoo.diffusion import Noise, guided, make_sampler, make_schedule, min_snr_weight, target_of
+from zoo.diffusion.samplers import SamplerName
+from zoo.diffusion.schedules import ScheduleName, Spacing, Target
+from zoo.losses.embeddings import at_least_float32
+from zoo.tasks.base import Task, need
+
+Condition = Literal["none", "class", "text"]
+GOLDEN = 0.6180339887498949  # multiples of it, without their whole part, fill [0, 1) evenly however many there are
+QUARTERS = 4
+
+
+class Diffusion(Task):
+    """Train a network to tell data from noise, and make data of noise with it.
+
+    A batch is images in [-1, 1], alone, or with class numbers ``(b,)`` or texts. The network is called with noisy
+    images ``(b, c, h, w)``, a time ``(b,)`` from 0 to ``timesteps``, and ``labels`` ``(b,)``, where ``num_classes``
+    stands for no class, or ``text``, states ``(b, s, d)``. The loss is the mean squared error of what it says. Logs
+    ``loss``, and in validation and test ``loss_t0`` (least noise) to ``loss_t3`` (most), by quarters of the times;
+    there the noise of a sample is always the same, so that losses can be compared.
+
+    Args:
+        target: what the network says: ``epsilon``, the noise; ``v``, as safe at all noise levels; ``flow``, the way
+            from the data to the noise.
+        schedule: of the noise: ``linear``, ``cosine``, ``scaled_linear`` (Stable Diffusion's), or ``flow``, the
+            straight line to it; null is ``flow`` for the target flow, or else ``cosine``.
+        timesteps: noise levels.
+        zero_snr: leave nothing of the data at the last noise level.
+        beta_start: first beta of ``linear`` and ``scaled_linear``; null is the paper's.
+        beta_end: last beta of these.
+        min_snr: signal-to-noise ratio from which on noise levels count alike, 5 in the paper; null weighs none.
+        condition: what images are made by: ``class``, ``text`` or ``none``.
+        drop_condition: share of the training samples whose condition is left out, so that it can be guided by.
+        num_classes: number of classes; null takes it from the data.
+        class_names: names for ``zoo sample``; null takes them from the data, or numbers.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        target: Target = "v",
+        schedule: ScheduleName | None = None,
+        timesteps: int = 1000,
+        zero_snr: bool = False,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+        min_snr: float | None = None,
+        condition: Condition = "class",
+        drop_condition: float = 0.1,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net=net, **kwargs)
+        schedule = schedule or ("flow" if target == "flow" else "cosine")
+        if (target == "flow") != (schedule == "flow"):
+            raise ValueError(f"the target flow and the schedule flow go together: got {target=}, {schedule=}")
+        if target == "epsilon" and zero_snr:
+            raise ValueError("target epsilon does not go with zero_snr: noise alone says nothing of the data; take v")
+        if not 0 <= drop_condition < 1:
+            raise ValueError(f"drop_condition is a share in [0, 1), got {drop_condition}")
+        if min_snr is not None and min_snr <= 0:
+            raise ValueError(f"min_snr must be above 0, got {min_snr}")
+        self.target: Target = target
+        self.schedule = make_schedule(schedule, timesteps, zero_snr, beta_start, beta_end)
+        self.min_snr, self.drop_condition = min_snr, drop_condition
+        self.condition: Condition = condition
+        self.num_classes = need(self, num_classes=num_classes) if condition == "class" else None
+        self.class_names = class_names or [str(i) for i in range(self.num_classes or 0)]
+        if self.num_classes and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for num_classes={num_classes}: {class_names}")
+        self._judged = 0  # samples of this validation or test
+        self._looked = False  # whether pixels are what they should be
+
+    # What a subclass may say otherwise --------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the network sees, ``(c, h, w)``."""
+        raise ValueError(f"{type(self).__name__} does not say what shape its samples have: write shape")
+
+    @property
+    def clip(self) -> float | None:
+        """How far data can be from 0; None where nobody knows."""
+        return 1.0
+
+    def encode(self, x: Float[Tensor, "b c h w"], stage: str) -> Float[Tensor, "b d i j"]:
+        """What the network sees of images."""
+        return x
+
+    def decode(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
+        """Images of what the network sees."""
+        return x
+
+    def read(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+        """The states of texts."""
+        raise ValueError(f"{type(self).__name__} has no text encoder, so it cannot be told texts")
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Shaped[Tensor, " b"] | None = None,
+        labels: Int[Tensor, " b"] | None = None,
+        text: Float[Tensor, "b s d"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """What the network says of images with the noise of times, which are 0 if not given."""
+        t = torch.zeros(len(x), dtype=torch.long, device=x.device) if t is None else t
+        conditions = {k: v for k, v in (("labels", labels), ("text", text)) if v is not None}
+        return self.net(x, self.schedule.told(t), **conditions)
+
+    def step(self, batch: Any, stage: str) -> Tensor:
+        return self.losses(batch, stage).mean()
+
+    def losses(self, batch: Any, stage: str) -> Float[Tensor, " b"]:
+        """The loss of each sample of a batch."""
+        x, condition = batch if isinstance(batch, (tuple, list)) else (batch, None)
+        self._look_at(x)
+        with torch.no_grad():
+            x0 = at_least_float32(self.encode(x, stage))
+            conditions = self._conditions(condition, x0, self.drop_condition if stage == "train" else 0.0)
+        u, eps = self._drawn(x0, stage)
+        t = self.schedule.at(u)
+        alpha, sigma = self.schedule.levels(t)
+        said = self(self.schedule.noised(x0, eps, t).to(self._computed_in), t, **conditions)
+        wanted = target_of(self.target, x0, eps, alpha, sigma)
+        losses = (said.to(wanted.dtype) - wanted).square().flatten(1).mean(1)
+        if self.min_snr is not None:
+            losses = losses * min_snr_weight(self.target, alpha, sigma, self.min_snr).to(losses)
+        if stage != "train":
+            self._report_by_noise(stage, u, losses)
+        return losses
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
+        """Return the column ``loss``: how badly the network tells each image from noise."""
+        return {"loss": self.losses(batch, "predict").tolist()}
+
+    def _drawn(self, x0: Tensor, stage: str) -> tuple[Float[Tensor, " b"], Tensor]:
+        """Where between data and noise each sample is looked at, and its noise."""
+        if stage == "train":
+            return torch.rand(len(x0), device=x0.device), torch.randn_like(x0)
+        world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        numbers = [(self._judged + i) * world + rank for i in range(len(x0))]
+        self._judged += len(x0)
+        u = torch.tensor([(number + 0.5) * GOLDEN % 1 for number in numbers], device=x0.device)
+        return u, Noise(0, numbers)(x0)
+
+    def _report_by_noise(self, stage: str, u: Tensor, losses: Tensor) -> None:
+        quarters = (u * QUARTERS).long()
+        for i, count in enumerate(torch.bincount(quarters, minlength=QUARTERS).tolist()):
+            if count:
+                self.report(stage, count, **{f"loss_t{i}": losses[quarters == i].mean()})
+
+    def _conditions(self, given: Any, x: Tensor, drop: float) -> dict[str, Tensor]:
+        """What the network is told beside the time: each sample's condition, or for some of them none."""
+        if self.condition == "none":
+            return {}
+        dropped = torch.rand(len(x), device=x.device) < drop if drop else None
+        if self.condition == "class":
+            labels = self._labels(given)
+            return {"labels": labels if dropped is None else labels.masked_fill(dropped, self.num_classes or 0)}
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+            raise ValueError("condition: text needs data whose batches are images with their texts")
+        return {"text": self.read(["" if gone else text for text, gone in zip(
+            given, [False] * len(x) if dropped is None else dropped.tolist(), strict=True)])}  # fmt: skip
+
+    def _labels(self, y: Any) -> Int[Tensor, " b"]:
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
+            what = f"a tensor {tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"condition: class needs class numbers (b,) beside the images, got {what}")
+        if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:  # type: ignore[operator]
+            raise ValueError(f"class {int(y.max())} is out of range: num_classes={self.num_classes}")
+        return y
+
+    # Pixels -----------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("mean", "std"):
+            found = getattr(data, name, None)
+            if isinstance(found, list) and any(abs(value - 0.5) > 1e-6 for value in found):
+                raise ValueError(
+                    f"diffusion takes images in [-1, 1]: --data.mean [0.5] --data.std [0.5], or none of them, as "
+                    f"zoo's images come so by themselves; {type(data).__name__} has {name} {found}"
+                )
+        self._looked = False
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How zoo's data should normalise images: to [-1, 1]."""
+        return {"mean": [0.5] * self.image_channels, "std": [0.5] * self.image_channels}
+
+    @property
+    def image_channels(self) -> int:
+        return self.shape[0]
+
+    def _look_at(self, x: Tensor) -> None:
+        """Say so where pixels are not in [-1, 1], once: elsewhere looking at values waits for the device."""
+        if self._looked or not isinstance(x, Tensor) or not len(x):
+            return
+        self._looked = True
+        low, high = (float(v) for v in x.detach().aminmax())
+        if low < -1.05 or high > 1.05:
+            raise ValueError(f"diffusion takes images in [-1, 1], and these reach from {low:.2f} to {high:.2f}")
+        if low >= 0 and high > 0:
+            warnings.warn(f"images from {low:.2f} to {high:.2f}: those of diffusion reach from -1 to 1", stacklevel=2)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._judged = 0
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._judged = 0
+
+    def on_predict_epoch_start(self) -> None:
+        self._judged = 0
+
+    # Sampling ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int = 1,
+        sampler: SamplerName = "dpm++",
+        steps: int = 20,
+        guidance: float = 1.0,
+        labels: int | Sequence[int] | Tensor | None = None,
+        texts: str | Sequence[str] | None = None,
+        seed: int = 0,
+        eta: float | None = None,
+        spacing: Spacing = "trailing",
+        batch_size: int = 64,
+        done: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "n c h w"]:
+        """Make images, with pixels from 0 to 1, in float32 on the CPU; the state of torch's generators stays.
+
+        Args:
+            n: how many; image ``i`` follows from ``seed`` and ``i``, whatever ``n`` and ``batch_size`` are.
+            sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpm++``.
+            steps: of the sampler.
+            guidance: 1 is the condition alone, above 1 exaggerates it, 0 leaves it out.
+            labels: class of all, or of each; null takes all classes in turn.
+            texts: text of all, or of each.
+            seed: of the noise.
+            eta: share of the noise that ``ddim`` draws anew at each step; null is none.
+            spacing: of the times that the sampler looks at: ``trailing``, ``leading`` or ``linspace``.
+            batch_size: how many at a time.
+            done: called with the images of batches that are done, and of one more step with those in the making.
+        """
+        given = self._wishes(n, guidance, labels, texts)
+        if eta is not None and sampler != "ddim":
+            raise ValueError(f"eta is for the sampler ddim, got {sampler}")
+        more = {} if eta is None else {"eta": eta}
+        made = make_sampler(sampler, self.schedule, self.target, steps, spacing, clip=self.clip, **more)
+        found = []
+        with evaluating(self.net):
+            for start in range(0, n, batch_size):
+                rows = range(start, min(n, start + batch_size))
+                noise = Noise(seed, rows)
+                predict = guided(self._predictor([given[i] for i in rows]), guidance)
+                x = noise.normal(*self.shape).to(self.device)
+                x = made(predict, x, noise, done and (lambda i: done(start, i)))  # noqa: B023
+                if not x.isfinite().all():
+                    raise ValueError(f"samples are not finite: the network overflows in {self._computed_in}")
+                found.append((self.decode(x).float().cpu() / 2 + 0.5).clamp(0, 1))
+        return torch.cat(found)
+
+    def _predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, bool], Tensor]:
+        """What the network says with these conditions, or without; samples stay in float32, whatever it computes in."""
+        told = {flag: self._told(given if flag else [None] * len(given)) for flag in (True, False)}
+
+        def predict(x: Tensor, t: Tensor, condition: bool) -> Tensor:
+            return self(x.to(self._computed_in), t, **told[condition]).to(x.dtype)
+
+        return predict
+
+    def _told(self, given: list[Any]) -> dict[str, Tensor]:
+        if self.condition == "class":
+            none = self.num_classes
+            return {"labels": torch.tensor([none if c is None else c for c in given], device=self.device)}
+        return {"text": self.read([text or "" for text in given])} if self.condition == "text" else {}
+
+    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any) -> list[Any]:
+        """The condition of each image to be made, or what is wrong with the wishes."""
+        if n < 1:
+            raise ValueError(f"n={n}: at least 1 image can be made")
+        if guidance < 0:
+            raise ValueError(f"guidance is 0 or more, got {guidance}")
+        if labels is not None and self.condition != "class":
+            raise ValueError(f"this model knows no classes (condition: {self.condition})")
+        if texts is not None and self.condition != "text":
+            raise ValueError(f"this model reads no texts (condition: {self.condition})")
+        if guidance != 1 and (self.condition == "none" or not self.drop_condition):
+            lack = "has no condition" if self.condition == "none" else "was trained with drop_condition 0"
+            raise ValueError(f"guidance={guidance:g}: this model {lack}, so it cannot be guided; leave it at 1")
+        if self.condition == "none":
+            return [None] * n
+        if self.condition == "class":
+            every = list(range(self.num_classes or 0)) if labels is None else labels
+            wishes = every.tolist() if isinstance(every, Tensor) else [every] if isinstance(every, int) else list(every)
+            if bad := [c for c in wishes if not 0 <= c < (self.num_classes or 0)]:
+                raise ValueError(f"unknown class {bad[0]}: there are 0 to {(self.num_classes or 0) - 1}")
+            if labels is None:
+                return [wishes[i % len(wishes)] for i in range(n)]
+        else:
+            if texts is None:
+                raise ValueError("this model makes images of texts: give one")
+            wishes = [texts] if isinstance(texts, str) else list(texts)
+        if len(wishes) not in (1, n):
+            raise ValueError(f"{len(wishes)} conditions for n={n} images")
+        return wishes * n if len(wishes) == 1 else wishes
+
+    @property
+    def _computed_in(self) -> torch.dtype:
+        return next(self.net.parameters()).dtype
+
+
+@contextmanager
+def evaluating(net: nn.Module):
+    """A network in eval mode for a while."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
