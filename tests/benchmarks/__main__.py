@@ -38,12 +38,15 @@ def main(names: list[str]) -> None:
     for name in chosen:
         began = time.strftime("%Y-%m-%d")
         rows = importlib.import_module(f"tests.benchmarks.{name}").run()
+        if not rows:  # it has said what it lacks
+            continue
         lines = ["| what | zoo | other | other's | ratio | target |", "|---|---|---|---|---|---|"]
         for row in rows:
             target = f"{row['target']:.3g}" if row.get("target") is not None else ""
             cells = [row["name"], f"{row['ours_ms']:.3f}", row["peer"], f"{row['peer_ms']:.3f}", f"{row['ratio']:.3f}"]
             lines.append("| " + " | ".join([*cells, target]) + " |")
             print(lines[-1], flush=True)
+        lines += [f"\n{row['note']}" for row in rows if row.get("note")]
         head = (
             f"\n{began}, {machine()}, `python -m tests.benchmarks {name.removeprefix('bench_')}`, commit {commit()}\n\n"
         )
