@@ -9,23 +9,43 @@ import torch
 from torch.utils.data import DataLoader
 
 import zoo.models
-from zoo.tasks import Classifier, Forecaster, Regressor, Tagger, Translator
+from zoo.tasks import (
+    Autoencoder,
+    Classifier,
+    Diffusion,
+    Forecaster,
+    LanguageModel,
+    MaskedLanguageModel,
+    Regressor,
+    Tagger,
+    Translator,
+)
 from zoo.tasks.base import inputs_of
 
 FACTS = {
     "num_classes": 3, "input_dim": 12, "in_channels": 1, "image_size": 8, "output_dim": 2, "src_vocab_size": 9,
     "tgt_vocab_size": 9, "horizon": 2,
 }  # fmt: skip
+OF_TEXT = {"vocab_size": 11, "block_size": 12}
+TINY_BERT = {"dim": 32, "depth": 2, "heads": 2, "max_length": 12, "dropout": 0.0, "vocab_size": 11, "pad_id": 0}
 # Arguments that make a large network small, and facts that it needs otherwise.
 TINY = {
+    "AirbenchClassifier": {"widths": [8, 16, 16]},
+    "AutoencoderTrainer": {"widths": [16, 32], "groups": 8, "latent_channels": 8},
+    "BERTClassifier": TINY_BERT,
+    "BERTMaskedLM": TINY_BERT,
+    "BERTTokenClassifier": TINY_BERT,
     "EfficientNetClassifier": {"width": 0.25, "depth": 0.3, "dropout": 0.0, "stochastic_depth": 0.0},
     "Seq2SeqTranslator": {"dim": 32, "embed_dim": 16, "pad_id": 0, "bos_id": 2, "eos_id": 3, "max_new_tokens": 7},
+    "GPTLanguageModel": {"dim": 32, "depth": 2, "heads": 2},
+    "LLaMALanguageModel": {"dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden_dim": 64},
+    "LatentDiffusion": {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16},
     "ResNetClassifier": {"stem": "cifar", "width": 8},
     "VGGClassifier": {"depth": 11, "width": 16, "pool": 1, "hidden": 64, "dropout": 0.0, "image_size": 64},
     "ViTClassifier": {"patch_size": 4, "dim": 32, "depth": 2, "heads": 2},
 }
-PIXELS = {"EfficientNetClassifier": 64, "VGGClassifier": 64}  # which halve images five times
-LR = {"ScratchMLPClassifier": 0.1, "VGGClassifier": 3e-3}
+PIXELS = {"AirbenchClassifier": 16, "EfficientNetClassifier": 64, "VGGClassifier": 64}  # which halve images more often
+LR = {"AirbenchClassifier": 0.1, "ScratchMLPClassifier": 0.1, "VGGClassifier": 3e-3}
 MODULES = [
     c
     for c in (getattr(zoo.models, n) for n in zoo.models.__all__)
@@ -34,10 +54,14 @@ MODULES = [
 pytestmark = pytest.mark.parametrize("cls", MODULES, ids=lambda c: c.__name__)
 
 
+def known(cls) -> dict[str, int]:
+    facts = OF_TEXT if issubclass(cls, (LanguageModel, MaskedLanguageModel)) else FACTS
+    return {k: v for k, v in facts.items() if k in inspect.signature(cls).parameters}
+
+
 def make(cls, **kwargs) -> L.LightningModule:
     torch.manual_seed(0)
-    facts = {k: v for k, v in FACTS.items() if k in inspect.signature(cls).parameters}
-    return cls(**{**facts, **TINY.get(cls.__name__, {}), **kwargs})
+    return cls(**{**known(cls), **TINY.get(cls.__name__, {}), **kwargs})
 
 
 def batch(cls, n: int = 8) -> tuple[Any, torch.Tensor]:
@@ -46,11 +70,24 @@ def batch(cls, n: int = 8) -> tuple[Any, torch.Tensor]:
         src, tgt = torch.randint(4, FACTS["src_vocab_size"], (2, n, 6), generator=generator)
         ends = [torch.full((n, 1), token) for token in (2, 3)]
         return (src, torch.cat([ends[0], tgt], 1)), torch.cat([tgt, ends[1]], 1)
+    if issubclass(cls, LanguageModel):
+        x = torch.randint(1, OF_TEXT["vocab_size"], (n, OF_TEXT["block_size"]), generator=generator)
+        return x, x * 3 % OF_TEXT["vocab_size"]
+    if cls.__name__.startswith("BERT"):
+        x, lengths = torch.randint(1, OF_TEXT["vocab_size"], (n, 12), generator=generator), torch.arange(n) % 7 + 6
+        padding = torch.arange(12) >= lengths.view(-1, 1)
+        if issubclass(cls, MaskedLanguageModel):
+            y = (x * 3 % OF_TEXT["vocab_size"]).masked_fill(padding | (torch.arange(12) % 3 > 0), -100)
+        else:
+            y = (x % 3).masked_fill(padding, -100) if issubclass(cls, Tagger) else torch.arange(n) % 3
+        return (x.masked_fill(padding, 0), lengths), y
     pixels = PIXELS.get(cls.__name__, FACTS["image_size"])
     images = "in_channels" in inspect.signature(cls).parameters
     steps = [5] if {"embed_dim", "horizon"} & inspect.signature(cls).parameters.keys() else []
     x = torch.randn(n, *([1, pixels, pixels] if images else [*steps, 12]), generator=generator)
     y = torch.randint(0, 3, (n, *steps) if issubclass(cls, Tagger) else (n,), generator=generator)
+    if issubclass(cls, Diffusion):  # a shade for each class: all of what it can learn of new noise in so few steps
+        return (0.8 * (y.view(-1, 1, 1, 1) - 1)).expand_as(x).contiguous(), y
     return x, (y if issubclass(cls, Classifier) else torch.randn(n, 2, generator=generator))
 
 
@@ -80,8 +117,8 @@ def test_state_reloads_with_weights_only(cls, tmp_path):
     trainer = fit(module, data, tmp_path, epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    facts = {**FACTS, **TINY.get(cls.__name__, {})}
-    assert facts.items() >= {k: v for k, v in saved["hyper_parameters"].items() if k in FACTS}.items()
+    facts = {**known(cls), **TINY.get(cls.__name__, {})}
+    assert facts.items() >= {k: v for k, v in saved["hyper_parameters"].items() if k in known(cls)}.items()
     again = cls.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     module.eval(), again.eval()
     assert torch.equal(module(*inputs_of(data)), again(*inputs_of(data)))
@@ -89,8 +126,9 @@ def test_state_reloads_with_weights_only(cls, tmp_path):
 
 def test_samples_of_a_batch_do_not_mix(cls):
     module, (x, _) = make(cls).eval(), batch(cls)
-    if not isinstance(x, torch.Tensor):  # tokens have no gradient
-        changed = [torch.cat([part[:1], part[1:].roll(1, 1)]) for part in x]
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():  # tokens have no gradient
+        x = inputs_of((x, None))
+        changed = [torch.cat([part[:1], part[1:].roll(1, 0)]) for part in x]
         same = (module(*x) == module(*changed)).flatten(1).all(1)
         assert same[0]
         assert not same[1:].any()
@@ -113,10 +151,11 @@ def test_compile_keeps_the_keys(cls):
 
 def test_network_knows_nothing_of_lightning(cls):
     assert not isinstance(make(cls).net, L.LightningModule)
-    assert issubclass(cls, (Classifier, Forecaster, Regressor, Translator))
+    assert issubclass(
+        cls, (Autoencoder, Classifier, Diffusion, Forecaster, LanguageModel, MaskedLanguageModel, Regressor, Translator)
+    )
 
 
 def test_missing_fact_is_named(cls):
-    facts = [k for k in FACTS if k in inspect.signature(cls).parameters]
-    with pytest.raises(ValueError, match=f"{cls.__name__} needs {facts[0]}|needs"):
+    with pytest.raises(ValueError, match=f"{cls.__name__} needs {next(iter(known(cls)))}|needs"):
         cls()

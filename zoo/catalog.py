@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "lr-find": "sweep the learning rate of a config and print the line to add",
     "verify": "prove that a run killed and resumed equals the one never killed: `zoo verify resume -c CONFIG`",
     "export": "write a checkpoint's weights alone to a .safetensors file",
+    "generate": "let a language model in a checkpoint write on from a prompt",
+    "sample": "let a diffusion model in a checkpoint make pictures",
     "list": "list what there is: models, data, callbacks, optimizers, configs, ...",
     "show": "show one of them: its arguments, paper and configs",
 }
@@ -42,7 +44,7 @@ KINDS: dict[str, str] = {
     "helpers": "helper",
     "configs": "config",
 }
-GROUPS = ("models", "tasks", "data", "data.augment", "callbacks", "optim", "losses", "layers", "text")
+GROUPS = ("models", "tasks", "data", "data.augment", "callbacks", "optim", "losses", "layers", "text", "diffusion")
 TORCH = {"optimizer": "torch.optim", "schedule": "torch.optim.lr_scheduler"}
 
 _CITATION = re.compile(r"\s*\(([^()]*(?:\b(?:19|20)\d\d\b|https?://)[^()]*)\)")

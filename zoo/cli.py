@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from zoo import commands, run_start, runs
+from zoo import commands, generate, run_start, runs, sample
 from zoo.callbacks import (
     EMA,
     EarlyStopping,
@@ -322,8 +322,9 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
     try:
         allow_imports(options(argv, "--allow-import"))
         argv = expand_resume(without_option(argv, "--allow-import"))
-        if argv[:1] in (["verify"], ["export"]):
-            return {"verify": commands.verify, "export": commands.export}[argv[0]](argv[1:])
+        own = {"verify": commands.verify, "export": commands.export, "generate": generate.run, "sample": sample.run}
+        if argv and argv[0] in own:
+            return own[argv[0]](argv[1:])
         cli = ZooCLI.__new__(ZooCLI)  # bound before it runs, so that what it has made can be cleaned up
         cli.__init__(argv, callbacks, typed)
         return 0

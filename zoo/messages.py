@@ -49,6 +49,8 @@ def one_line(message: str, parser: Any = None) -> str:
         return "--trainer.accelerator asks for a GPU, and torch finds none here; cpu and auto will do"
     if m := re.search(r"`(\w+?)Accelerator` can not run on your system.*: \[(.*)\]", message):
         return f"--trainer.accelerator asks for {m[1].lower()}, which is not here; there is {m[2]}".replace("'", "")
+    if m := re.match(r"Caught \w+ in DataLoader worker process .*\n[\w.]+: (.*)", message, re.DOTALL):
+        return m[1].strip()  # behind the worker's traceback, of which this is the last line
     return _complaint(*_innermost(message))
 
 

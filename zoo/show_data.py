@@ -34,7 +34,8 @@ def show_data(data: L.LightningDataModule | None, path: Path) -> str:
     data.prepare_data()
     data.setup("fit")
     splits = find_splits(data)
-    parts = [head(data, splits), balance(data, splits), *statistics(data, splits)]
+    about = getattr(data, "about", None)
+    parts = [head(data, splits), about() if about else "", balance(data, splits), *statistics(data, splits)]
     batch = first_batch(data)
     if batch is None:
         parts.append("no picture: the inputs are no images")

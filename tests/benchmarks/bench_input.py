@@ -3,6 +3,11 @@
 Both sides give batches of 128 normalised float32 tensors, in turn in this process. Augmentation is that of the notes:
 random crop with a padding of 4, flip, colour jitter of 0.2, rotation by 10 degrees, normalisation. The usual pipeline
 is torchvision's transforms on PIL images in a DataLoader. Times are milliseconds for 1,000 images.
+
+The limit: a batch of 32 px is 0.4 MB of bytes that become 1.6 MB of floats, some 0.2 ms to move once; the rotation's
+pixels (grid_sample) take 0.33 ms, and three changes of colour are three passes to and fro at the least, 0.5 ms: about
+1 ms on one thread. Measured there: 2.7 ms (crop 0.17, flip 0.11, colour 1.23, rotation 0.52, normalisation 0.14,
+the rest conversion), so 48,000 images/s. Without kornia its row is left out.
 """
 
 from __future__ import annotations

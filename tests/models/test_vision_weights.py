@@ -339,6 +339,9 @@ def test_a_file_of_another_architecture_is_told_in_one_line(tmp_path):
     ViT(3, 10, 32, 8, 48, 2, 3).save_pretrained(tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=r"r34.pth does not fit this ResNet: it has depth=34 instead of 18$"):
         ResNet(3, 10, 18, **SMALL).load_pretrained(str(tmp_path / "r34.pth"))
+    ResNet(3, 10, 18, **SMALL).save_pretrained(tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match=r"r18.pth does not fit this ResNet: it has depth=18 instead of 34$"):
+        ResNet(3, 10, 34, **SMALL).load_pretrained(str(tmp_path / "r18.pth"))
     with pytest.raises(ValueError, match=r"it has \d+ missing \(conv1.weight, .*; \d+ unexpected \(class_token, "):
         ResNet(3, 10, 18, **SMALL).load_pretrained(str(tmp_path / "vit.pth"))
     with pytest.raises(ValueError, match=r"it has patch_size=8 instead of 4"):

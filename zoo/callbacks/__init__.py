@@ -13,7 +13,10 @@ from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
 from zoo.callbacks.phases import Phase
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
+from zoo.callbacks.sample_grid import SampleGrid
 from zoo.callbacks.step_seed import StepSeed
+from zoo.callbacks.text_samples import TextSamples
+from zoo.callbacks.whiten import WhitenFirstLayer
 
 __all__ = [
     "AttentionPicture",
@@ -29,6 +32,9 @@ __all__ = [
     "PredictionsFile",
     "Progress",
     "RunCheckpoints",
+    "SampleGrid",
     "StepSeed",
+    "TextSamples",
     "MistakePictures",
+    "WhitenFirstLayer",
 ]

@@ -2,10 +2,15 @@
 
 from zoo.data.base import DataModule, TensorSet
 from zoo.data.cifar import CIFAR10, CIFAR100
+from zoo.data.corpus import PythonDocs, PythonSource, TextCorpus
 from zoo.data.digits import Digits
 from zoo.data.image_folder import ImageFolder
 from zoo.data.images import ImageData, ImageSet
+from zoo.data.letters import Letters
+from zoo.data.masked_text import MaskedText
 from zoo.data.mnist import MNIST, FashionMNIST
+from zoo.data.ner import NER
+from zoo.data.sentiment import Sentiment
 from zoo.data.sequences import AddingProblem, CopyTask, SequenceSet, SyntheticSequences
 from zoo.data.synthetic import Quadrants, SignOfSum
 from zoo.data.tabular import Tabular
@@ -17,6 +22,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "NER",
     "AddingProblem",
     "CopyTask",
     "DataModule",
@@ -26,13 +32,19 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageSet",
+    "Letters",
+    "MaskedText",
     "ParallelText",
+    "PythonDocs",
+    "PythonSource",
     "Quadrants",
+    "Sentiment",
     "SequenceSet",
     "SignOfSum",
     "SyntheticSequences",
     "Tabular",
     "TensorSet",
+    "TextCorpus",
     "TimeSeries",
     "TextClassification",
 ]

@@ -154,6 +154,11 @@ def in_mode(image: Any, channels: int) -> Any:
     return image if image.mode == wanted else image.convert(wanted)
 
 
+def reason(error: Exception, path: Path) -> str:
+    """Why an image cannot be read, on one line and without its path, which is told beside it."""
+    return " ".join(str(error).replace(str(path), "").split()).strip("' ") or type(error).__name__
+
+
 def decode_all(
     root: Path, files: Sequence[str], channels: int, size: int | None, how: Resizing, title: str
 ) -> Iterator[np.ndarray[Any, Any] | str]:
@@ -174,7 +179,7 @@ def decode_all(
         try:
             return decode(root / file, channels, size, how)
         except Exception as error:  # a damaged file makes decoders raise anything
-            return " ".join(str(error).replace(str(root / file), "").split()).strip("' ") or type(error).__name__
+            return reason(error, root / file)
 
     console = Console(stderr=True)
     bar = Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,

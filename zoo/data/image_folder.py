@@ -14,10 +14,11 @@ from torch.utils.data import Dataset, default_collate
 
 from zoo.data import image_cache
 from zoo.data.base import say, split_indices
-from zoo.data.image_files import Resizing, decode, decode_all, listing, look
+from zoo.data.image_files import Resizing, decode, decode_all, listing, look, reason
 from zoo.data.images import ImageData, ImageSet
 
 SHOWN = 5  # unreadable files that are named
+REFUSED = "cannot be read; --data.unreadable skip leaves such files out"
 
 
 class FileSet(Dataset):
@@ -35,6 +36,7 @@ class FileSet(Dataset):
         self, root: Path, files: list[str], labels: Tensor, decode: Callable[[Path], Any], strict: bool
     ) -> None:
         self.root, self.files, self.labels, self.decode, self.strict = root, files, labels, decode, strict
+        self.told: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,8 +47,10 @@ class FileSet(Dataset):
             return torch.from_numpy(self.decode(path).copy()), self.labels[index]
         except Exception as error:  # a damaged file makes decoders raise anything
             if self.strict:
-                raise ValueError(f"{path} cannot be read ({error})") from None
-            say(f"{path} cannot be read and is left out ({error})")
+                raise ValueError(f"{path} ({reason(error, path)}) {REFUSED}") from None
+            if index not in self.told:  # once, not in every epoch; each worker has a list of its own
+                say(f"{path} cannot be read and is left out ({reason(error, path)})")
+            self.told.add(index)
             return None
 
 
@@ -174,7 +178,7 @@ class ImageFolder(ImageData):
         named = [f"{files[i]} ({reason})" for i, reason in list(unreadable.items())[:SHOWN]]
         more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
         if self.unreadable == "refuse":
-            raise ValueError(f"{self.root / named[0]} cannot be read; --data.unreadable skip leaves such files out")
+            raise ValueError(f"{self.root / named[0]} {REFUSED}")
         left = f"{len(unreadable)} of {len(files)} images cannot be read and are left out"
         say(f"{self.root}: {left}: {', '.join(named)}{more}")
 

@@ -141,7 +141,7 @@ class ImageData(DataModule):
         wanted = getattr(getattr(self.trainer, "lightning_module", None), "preprocessing", None) or {}
         mean, std = wanted.get("mean"), wanted.get("std")
         if self.given is None and mean and std and len(mean) == len(std) == self.in_channels:
-            say(f"{type(self).__name__}: images are normalised as those that the model's weights are of")
+            say(f"{type(self).__name__}: images are normalised as the model asks for")
             self.given = list(mean), list(std)
             for made in ("statistics", "chain"):
                 self.__dict__.pop(made, None)

@@ -1,8 +1,18 @@
 """Architectures: each a plain network, and the same network as a LightningModule that trains."""
 
+from zoo.models.airbench import Airbench, AirbenchClassifier
+from zoo.models.autoencoder_kl import AutoencoderKL, AutoencoderTrainer
+from zoo.models.bert import BERT
+from zoo.models.bert_embedder import BERTEmbedder
+from zoo.models.bert_heads import MaskedBERT, SequenceBERT, TokenBERT
+from zoo.models.bert_modules import BERTClassifier, BERTMaskedLM, BERTTokenClassifier
+from zoo.models.clip_text import TextEncoder
 from zoo.models.efficientnet import EfficientNet, EfficientNetClassifier
 from zoo.models.forecaster import GRUForecaster, GRUForecastNet, LSTMForecaster, LSTMForecastNet
+from zoo.models.gpt import GPT, GPTLanguageModel
 from zoo.models.gru import GRU, GRUClassifier, GRURegressor, GRUTagger
+from zoo.models.latent_diffusion import LatentDiffusion
+from zoo.models.llama import LLaMA, LLaMALanguageModel
 from zoo.models.lstm import LSTM, LSTMClassifier, LSTMRegressor, LSTMTagger
 from zoo.models.mlp import MLP, MLPClassifier, MLPRegressor
 from zoo.models.resnet import ResNet, ResNetClassifier
@@ -10,27 +20,43 @@ from zoo.models.rnn import VanillaRNN, VanillaRNNClassifier, VanillaRNNRegressor
 from zoo.models.scratch_mlp import ScratchMLP, ScratchMLPClassifier
 from zoo.models.seq2seq import Seq2Seq, Seq2SeqTranslator
 from zoo.models.small_cnn import SmallCNN, SmallCNNClassifier
+from zoo.models.unet import UNet
 from zoo.models.vgg import VGG, VGGClassifier
 from zoo.models.vit import ViT, ViTClassifier
 
 __all__ = [
+    "BERT",
+    "BERTClassifier",
+    "BERTEmbedder",
+    "BERTMaskedLM",
+    "BERTTokenClassifier",
+    "Airbench",
+    "AirbenchClassifier",
+    "AutoencoderKL",
+    "AutoencoderTrainer",
     "EfficientNet",
     "EfficientNetClassifier",
+    "GPT",
+    "GPTLanguageModel",
     "GRU",
     "GRUClassifier",
     "GRUForecastNet",
     "GRUForecaster",
     "GRURegressor",
     "GRUTagger",
+    "LLaMA",
+    "LLaMALanguageModel",
     "LSTM",
     "LSTMClassifier",
     "LSTMForecastNet",
     "LSTMForecaster",
     "LSTMRegressor",
     "LSTMTagger",
+    "LatentDiffusion",
     "MLP",
     "MLPClassifier",
     "MLPRegressor",
+    "MaskedBERT",
     "ResNet",
     "ResNetClassifier",
     "ScratchMLP",
@@ -39,6 +65,10 @@ __all__ = [
     "Seq2SeqTranslator",
     "SmallCNN",
     "SmallCNNClassifier",
+    "SequenceBERT",
+    "TextEncoder",
+    "TokenBERT",
+    "UNet",
     "VGG",
     "VGGClassifier",
     "VanillaRNN",

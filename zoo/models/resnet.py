@@ -140,7 +140,9 @@ class ResNet(Pretrained):
         return self.fc(self.avgpool(x).flatten(1))
 
     @property
-    def published_as(self) -> str:
+    def published_as(self) -> str | None:
+        if (self.arguments["width"], self.arguments["stem"]) != (64, "imagenet"):
+            return None
         return f"ResNet{self.arguments['depth']}_Weights"
 
     @classmethod

@@ -108,7 +108,8 @@ class Pretrained(nn.Module, ABC):
         state = {k: v for k, v in state.items() if not (v.is_floating_point() and v.isnan().any())}
         own = self.state_dict()
         # old files lack the counters of batches
-        state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
+        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+        state = {k: v for k, v in counters.items() if k.replace("num_batches_tracked", "running_mean") in state} | state
         for head in ("", *self.head_names):
             kept = {k: v for k, v in state.items() if not head or not _inside(k, head)}
             kept = {**{k: v for k, v in own.items() if head and _inside(k, head)}, **kept}
