@@ -73,8 +73,10 @@ def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDa
     return L.Trainer(**options, enable_model_summary=False), module, datamodule
 
 
-# One shows how a vanilla RNN fails, at the rate of the LSTM that does not; the others need data to be fetched first.
-HEALTHY = [p for p in CONFIGS if p.stem not in ("vanilla_rnn_adding", "small_cnn_cifar10", "airbench_cifar10")]
+# One shows how a vanilla RNN fails, at the rate of the LSTM that does not; the others need data to be fetched first, or
+# weights of another config's run: what is frozen at random is not sound.
+ELSEWHERE = ("transfer_plain_head_digits", "transfer_rates_digits", "transfer_unfreeze_digits")
+HEALTHY = [p for p in CONFIGS if p.stem not in ("vanilla_rnn_adding", *ELSEWHERE) and not p.stem.endswith("cifar10")]
 
 
 @pytest.mark.parametrize("config", HEALTHY, ids=lambda path: path.stem)
