@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.callbacks.sample_grid import tiles
 from zoo.commands import Weights
-from zoo.diffusion import SAMPLERS
+from zoo.diffusion.samplers import SAMPLERS
 from zoo.diffusion.schedules import Spacing
 from zoo.models import LatentDiffusion
 from zoo.parsing import UserError

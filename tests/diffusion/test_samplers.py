@@ -8,7 +8,6 @@ import torch
 
 from tests.diffusion.in_float64 import in_float64  # noqa: F401
 from zoo.diffusion import (
-    SAMPLERS,
     Discrete,
     Noise,
     Straight,
@@ -18,6 +17,7 @@ from zoo.diffusion import (
     scaled_linear_betas,
     target_of,
 )
+from zoo.diffusion.samplers import SAMPLERS
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 THEIRS = {

@@ -1,10 +1,10 @@
 """Diffusion without networks: noise schedules, what a network may predict, and samplers from noise to data."""
 
 from zoo.diffusion.noise import Noise
-from zoo.diffusion.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, Sampler, guided, make_sampler
+from zoo.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler, guided, make_sampler
 from zoo.diffusion.schedules import (
     Discrete,
-    Schedule,
+    NoiseSchedule,
     Straight,
     cosine_betas,
     linear_betas,
@@ -24,9 +24,8 @@ __all__ = [
     "Euler",
     "Heun",
     "Noise",
-    "SAMPLERS",
+    "NoiseSchedule",
     "Sampler",
-    "Schedule",
     "Straight",
     "cosine_betas",
     "guided",

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import Schedule, Spacing, Target, split
+from zoo.diffusion.schedules import NoiseSchedule, Spacing, Target, split
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """From samples ``(b, ...)`` and their time ``(b,)`` to what a network says of them ``(b, ...)``."""
@@ -52,7 +52,7 @@ class Sampler(ABC):
 
     def __init__(
         self,
-        schedule: Schedule,
+        schedule: NoiseSchedule,
         target: Target,
         steps: int = 20,
         spacing: Spacing = "trailing",

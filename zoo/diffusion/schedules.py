@@ -57,7 +57,7 @@ def _evenly(start: float, end: float, n: int) -> Float[Tensor, " n"]:
 # Schedules: how much data and noise there is at a time ----------------------------------------------------------------
 
 
-class Schedule(ABC):
+class NoiseSchedule(ABC):
     """How much of a sample at a time is data and how much is noise.
 
     Args:
@@ -93,7 +93,7 @@ class Schedule(ABC):
         return alpha * x0 + sigma * eps
 
 
-class Discrete(Schedule):
+class Discrete(NoiseSchedule):
     """Steps of noise that keep the variance of data with variance 1.
 
     Args:
@@ -141,7 +141,7 @@ class Discrete(Schedule):
         return (self.steps - index[:n] * (self.steps / n)).round() - 1
 
 
-class Straight(Schedule):
+class Straight(NoiseSchedule):
     """The straight line from data to noise in times from 0 to 1 (rectified flow).
 
     Liu et al. 2023, https://arxiv.org/abs/2209.03003; Lipman et al. 2023, https://arxiv.org/abs/2210.02747, with time
@@ -189,7 +189,7 @@ def make_schedule(
     zero_snr: bool = False,
     beta_start: float | None = None,
     beta_end: float | None = None,
-) -> Schedule:
+) -> NoiseSchedule:
     """A schedule by name.
 
     Args:
