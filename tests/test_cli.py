@@ -211,13 +211,13 @@ def test_a_bar_on_a_terminal(here):
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
 
     reader = threading.Thread(target=read, daemon=True)
-    fork = Fork(*DIGITS, "--trainer.max_epochs", 10, folder=here, before=terminal)
+    fork = Fork(*DIGITS, "--trainer.max_epochs", 40, folder=here, before=terminal)
     reader.start()
     os.close(its)
     assert fork.wait().code == 0
     reader.join(10)
     text = seen.decode()
-    assert "epoch 10/10" in text
+    assert "epoch 40/40" in text
     assert "left" in text
     assert "val/accuracy" in text
     assert "\nepoch 2/10  " not in text, "no plain lines beside the bar"

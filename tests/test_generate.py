@@ -232,6 +232,7 @@ def test_ctrl_c_ends_it(trained, here):
     process = subprocess.Popen(
         [*command, "--max_new_tokens", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.read(len(PROMPT) + 20).startswith(PROMPT.encode())

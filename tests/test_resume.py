@@ -33,7 +33,7 @@ def test_two_kills_leave_no_trace(here):
 
 
 def test_a_step_that_is_not_reproducible_is_found(here):
-    (here / "own.py").write_text(
+    (here / "unsteady.py").write_text(
         "import os, torch\n"
         "from zoo.models import MLPClassifier\n"
         "class Unsteady(MLPClassifier):\n"
@@ -41,7 +41,7 @@ def test_a_step_that_is_not_reproducible_is_found(here):
         "        noise = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int64) % 1000\n"
         "        return super().step(batch, stage) * (1 + noise[0] * 1e-3)\n"
     )
-    found = resume(["--model", "own.Unsteady", "--data", "Quadrants", "--trainer.max_epochs", "2"], kills=1)
+    found = resume(["--model", "unsteady.Unsteady", "--data", "Quadrants", "--trainer.max_epochs", "2"], kills=1)
     assert found is not None
     assert found.startswith("last.ckpt: state_dict.net")
 

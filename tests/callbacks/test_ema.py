@@ -334,7 +334,7 @@ def test_averages_live_through_every_hook_of_an_evaluation():
 
 @pytest.fixture
 def _keeps_sigint():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     yield
     signal.signal(signal.SIGINT, before)  # Lightning ignores it after the first Ctrl-C
 
