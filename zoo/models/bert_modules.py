@@ -11,14 +11,15 @@ import torch
 from zoo.models.bert import BERT, SHAPING, SIZES, Size
 from zoo.models.bert_heads import MaskedBERT, SequenceBERT, TokenBERT
 from zoo.packages import model_folder
-from zoo.tasks import Classifier, Task, need
+from zoo.tasks import Classifier, need
 from zoo.tasks.entities import EntityTagger
 from zoo.tasks.masked_language import MaskedLanguageModel
+from zoo.tasks.tokenized import Tokenized
 from zoo.text import Tokenizer
 from zoo.weights.files import write_json
 
 
-class BERTModule(Task):
+class BERTModule(Tokenized):
     """What modules with a BERT inside share: its size, or the files it comes from, and the tokenizer.
 
     A checkpoint holds the weights themselves and the architecture, so it needs no files again.
@@ -73,7 +74,6 @@ class BERTModule(Task):
             )
         super().__init__(net=net, **kwargs)
         self.hparams.update(weights=None, architecture=net.arguments)
-        self.tokenizer: Tokenizer | None = None  # from the data, or a checkpoint
         self._their_tokenizer = their_tokenizer
 
     def head_arguments(self) -> dict[str, Any]:
@@ -111,19 +111,6 @@ class BERTModule(Task):
                 raise ValueError("the data cuts or numbers its tokens differently from those of the weights: "
                                  "take --data.tokenizer with the folder of the weights")  # fmt: skip
             self.tokenizer = tokenizer
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.tokenizer is not None:
-            checkpoint["tokenizer"] = self.tokenizer.plain()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if plain := checkpoint.get("tokenizer"):
-            saved = Tokenizer.from_plain(plain)
-            if self.tokenizer is not None and self.tokenizer != saved:
-                raise ValueError("the data cuts or numbers its tokens differently from those of the checkpoint")
-            self.tokenizer = saved
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads: weights, names of classes, and the tokenizer, where one is known."""

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from zoo.losses.embeddings import at_least_float32
 from zoo.losses.fitting import divisor, fitted
 from zoo.tasks import generation
-from zoo.tasks.base import Task, need
+from zoo.tasks.base import need
 from zoo.tasks.generation import Sampling, TextStream
-from zoo.text.tokenizer import Tokenizer
+from zoo.tasks.tokenized import Tokenized
 
 IGNORED = -100
 
 
-class LanguageModel(Task):
+class LanguageModel(Tokenized):
     """Train any network that maps tokens to logits of the token after each of them.
 
     A batch is ``(x, y)``, tokens ``(b, t)`` each: ``y`` is ``x`` one token on, and -100 (the loss's ``ignore_index``)
@@ -39,7 +39,6 @@ class LanguageModel(Task):
         super().__init__(net=net, **kwargs)
         self.vocab_size, self.block_size = need(self, vocab_size=vocab_size, block_size=block_size)
         self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass", vocab_size)
-        self.tokenizer: Tokenizer | None = None  # from the data, or a checkpoint
         self.bytes_per_token: float | None = None
 
     def forward(self, tokens: Int[Tensor, "b t"], **kwargs: Any) -> Float[Tensor, "b t v"]:
@@ -174,17 +173,10 @@ class LanguageModel(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.tokenizer is not None:
-            checkpoint["tokenizer"] = self.tokenizer.plain()
         checkpoint["bytes_per_token"] = self.bytes_per_token
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if plain := checkpoint.get("tokenizer"):
-            saved = Tokenizer.from_plain(plain)
-            if self.tokenizer is not None and self.tokenizer != saved:
-                raise ValueError("the data cuts or numbers its tokens differently from those of the checkpoint")
-            self.tokenizer = saved
         self.bytes_per_token = self.bytes_per_token or checkpoint.get("bytes_per_token")
 
     # Helpers ----------------------------------------------------------------------------------------------------------
