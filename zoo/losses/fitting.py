@@ -41,7 +41,7 @@ def fitted(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Module
         kind: what the task learns; its outputs are logits ``(b, k)`` and its targets ``(b,)`` classes for multiclass,
             ``(b,)`` and ``(b,)`` of 0.0 and 1.0 for binary, ``(b, k)`` and ``(b, k)`` for multilabel and numbers, and
             ``(b, d)`` and ``(b,)`` classes for embeddings.
-        classes: how many there are.
+        classes: how many there are; null where that is not known.
 
     Returns:
         A module with the same meaning.
@@ -54,8 +54,8 @@ def fitted(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Module
         raise ValueError(f"{name} cannot learn {_LEARNS.get(kind, f'{kind} labels')}; what can is {right}")
     if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
         raise ValueError(f"{name}: reduction is {loss.reduction!r}, but must be mean: a task averages over samples")
-    weight = getattr(loss, "weight", None)
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and weight is not None and len(weight) != classes:
+    weight = loss.weight if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) else None
+    if weight is not None and classes is not None and len(weight) != classes:
         raise ValueError(f"{name}: weight has {len(weight)} numbers, but there are {classes} classes")
     if not 0 <= getattr(loss, "label_smoothing", 0) <= 1:
         raise ValueError(f"{name}: label_smoothing is {loss.label_smoothing}, but must be in [0, 1]")
@@ -76,15 +76,15 @@ def fitted(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Module
     return loss
 
 
-def divisor(loss: nn.Module | None, target: Tensor) -> float | None:
+def divisor(loss: nn.Module | None, target: Tensor) -> Tensor | None:
     """What a loss divides its sum by where that is not the number of samples: class weights, or samples that count.
 
     Args:
         loss: as :func:`fitted` returned it.
-        target: ``(b,)`` classes.
+        target: ``(b,)`` classes; negative ones do not count.
 
     Returns:
-        The number, or ``None`` for the number of samples.
+        The number as a tensor ``()``, which nobody waits for, or ``None`` for the number of samples.
     """
     if isinstance(loss, OfTwo):
         loss, target = loss.loss, target.long()
@@ -93,8 +93,8 @@ def divisor(loss: nn.Module | None, target: Tensor) -> float | None:
         return None
     if weight is None and ignored < 0:
         return None
-    kept = target[target != ignored]
-    return float(len(kept) if weight is None else weight[kept].sum())
+    kept = (target != ignored) & (target >= 0)
+    return kept.sum() if weight is None else (weight[target.clamp(min=0)] * kept).sum()
 
 
 class AllTriplets(nn.Module):

@@ -18,6 +18,7 @@ from zoo.callbacks.ema import load_ema, with_ema
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, Rule, build_optimizer, fused_by_default
 from zoo.optim.plateau import watched
+from zoo.tasks.means import Meter, quotient
 
 
 class Task(L.LightningModule):
@@ -70,9 +71,9 @@ class Task(L.LightningModule):
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow the kernels
         if compile:
             net.compile()
-        self._meters: dict[str, _Meter] = {}
-        self._items = 0.0  # in this batch
-        self._seen = 0.0  # in this accumulation window, on this process
+        self._meters: dict[str, Meter] = {}
+        self._items: float | Tensor = 0.0  # in this batch
+        self._seen: float | Tensor = 0.0  # in this accumulation window, on this process
 
     # What a task says -------------------------------------------------------------------------------------------------
 
@@ -80,19 +81,27 @@ class Task(L.LightningModule):
         """Return the mean loss of a batch; the same for ``train``, ``val`` and ``test``."""
         raise ValueError(f"{type(self).__name__} does not say what a batch means: write step(batch, stage)")
 
-    def count(self, batch: Any) -> float:
-        """Over how many items ``step`` takes its mean: samples here, tokens for a language model."""
+    def count(self, batch: Any) -> float | Tensor:
+        """Over how many items ``step`` takes its mean: samples here, tokens for a language model.
+
+        What only the values of a batch tell, such as how many tokens are no padding, is a tensor ``()`` on its device:
+        as a number it would make every step wait for the device.
+        """
         return len(next(iter(batch.values())) if isinstance(batch, Mapping) else inputs_of(batch)[0])
+
+    def start_of_evaluation(self, stage: str) -> None:
+        """Forget the last validation or test."""
+        self._meters.pop(stage, None)
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         """Return the metrics of a whole validation or test, without the loss."""
         return {}
 
-    def report(self, stage: str, n: float, **values: Tensor) -> None:
+    def report(self, stage: str, n: float | Tensor, **values: Tensor) -> None:
         """Add means over ``n`` items to the running means that are logged as ``<stage>/<name>``."""
         meter = self._meters.get(stage)
         if meter is None:
-            meter = self._meters[stage] = _Meter()
+            meter = self._meters[stage] = Meter()
         meter.add(n, values)
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
@@ -114,7 +123,7 @@ class Task(L.LightningModule):
             loss = loss * self._items
         loss.backward(*args, **kwargs)
 
-    def log_training(self, loss: Tensor, n: float) -> None:
+    def log_training(self, loss: Tensor, n: float | Tensor) -> None:
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""
         self.report("train", n, loss=loss)
         # Private: no public name tells whether this micro-batch ends an accumulation window.
@@ -131,13 +140,13 @@ class Task(L.LightningModule):
         self._log_meter("train")
 
     def on_validation_epoch_start(self) -> None:
-        self._meters.pop("val", None)
+        self.start_of_evaluation("val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_meter("val", self.end_of_evaluation("val"))
 
     def on_test_epoch_start(self) -> None:
-        self._meters.pop("test", None)
+        self.start_of_evaluation("test")
 
     def on_test_epoch_end(self) -> None:
         self._log_meter("test", self.end_of_evaluation("test"))
@@ -151,12 +160,13 @@ class Task(L.LightningModule):
         if not self._weighted or self.trainer.fit_loop._should_accumulate():
             return
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        total = self._seen
+        total, self._seen = self._seen, 0.0
         if self.trainer.world_size > 1:
-            total = self.trainer.strategy.reduce(torch.tensor(float(total), device=self.device), reduce_op="sum")
-        self._seen = 0.0
+            total = torch.as_tensor(total, dtype=torch.float64, device=self.device)
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
         grads = [p.grad for p in self.parameters() if p.grad is not None]
-        torch._foreach_mul_(grads, parts / float(total))
+        if grads:
+            torch._foreach_mul_(grads, quotient(parts, total, grads[0].dtype))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:  # Optimizer.zero_grad does the same inside a profiler's region
@@ -195,7 +205,7 @@ class Task(L.LightningModule):
             else:
                 load_ema(self, checkpoint.get("ema_params", {}))
         if state := checkpoint.get("train_meter"):
-            self._meters["train"] = _Meter(**state)
+            self._meters["train"] = Meter(**state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":  # Lightning sets it 40 times a step; nn.Module's way would take 0.1 ms of it
@@ -227,36 +237,6 @@ class Task(L.LightningModule):
         if total == float("inf") or total < 1:
             raise ValueError("a schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         return int(total)
-
-
-class _Meter:
-    """Sums of values over items, on their device: no synchronisation before they are asked for.
-
-    torchmetrics' MeanMetric is the same and costs a training step 0.1 ms, a tenth of a small network's.
-    """
-
-    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, float] | None = None) -> None:
-        self.sums, self.counts = sums or {}, counts or {}
-
-    def add(self, n: float, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach()
-            if name in self.sums:
-                self.sums[name].add_(value, alpha=n)
-                self.counts[name] += n
-            else:
-                self.sums[name], self.counts[name] = value * n, n
-
-    def means(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        names = sorted(self.sums)
-        sums = torch.stack([self.sums[name].double() for name in names])
-        counts = sums.new_tensor([self.counts[name] for name in names])
-        if trainer.world_size > 1:
-            sums, counts = trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="sum")
-        return dict(zip(names, (sums / counts).float(), strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": {k: v.clone() for k, v in self.sums.items()}, "counts": dict(self.counts)}
 
 
 def need(module: nn.Module, **facts: Any) -> Any:

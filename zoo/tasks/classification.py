@@ -103,7 +103,7 @@ class Classifier(Task):
             self._update_metrics(scores, labels, stage)
         return loss
 
-    def count(self, batch: Any) -> float:
+    def count(self, batch: Any) -> float | Tensor:
         """Samples, or what else the loss divides by: their class weights, those that count."""
         weight = divisor(self.loss, batch[1])
         return super().count(batch) if weight is None else weight
@@ -140,14 +140,11 @@ class Classifier(Task):
         scores = scores.float()
         return scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self.metrics["val"].reset()  # type: ignore[operator]
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        for name in self.metrics.keys() - {"val"}:
-            self.metrics[name].reset()  # type: ignore[operator]
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
+        self.metrics[stage].reset()  # type: ignore[operator]
+        if stage == "test" and "confusion" in self.metrics:
+            self.metrics["confusion"].reset()  # type: ignore[operator]
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         return self.metrics[stage].compute()  # type: ignore[operator]

@@ -114,15 +114,8 @@ class EntityTagger(Tagger):
         if stage in self.entities:
             self.entities[stage].update(logits.argmax(2), y.masked_fill(y == self._ignored, -1))  # type: ignore[operator]
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._begin("val")
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self._begin("test")
-
-    def _begin(self, stage: str) -> None:
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
         if stage in self.entities:
             self.entities[stage].reset()  # type: ignore[operator]
 

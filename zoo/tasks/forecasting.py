@@ -82,7 +82,7 @@ class Forecaster(Task):
             self._judge(out.detach().float(), batch, stage)
         return self.loss(out, target) if counted is None else self.loss(out[counted], target[counted])
 
-    def count(self, batch: Any) -> float:
+    def count(self, batch: Any) -> float | Tensor:
         """Windows, or as many as the targets that count would fill."""
         counted = about_of(batch).get("observed")
         return super().count(batch) if counted is None else float(counted.sum()) / counted.shape[1]
@@ -138,15 +138,8 @@ class Forecaster(Task):
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._reset("val")
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self._reset("test")
-
-    def _reset(self, stage: str) -> None:
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
         for scores in self.metrics[stage].values():  # type: ignore[operator]
             scores.reset()
 

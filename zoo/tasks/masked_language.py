@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.losses.embeddings import at_least_float32
-from zoo.losses.fitting import divisor, fitted
+from zoo.losses.fitting import fitted
 from zoo.tasks.base import Task, inputs_of
-
-IGNORED = -100
+from zoo.tasks.tokenized import IGNORED, asked_for
 
 
 class MaskedLanguageModel(Task):
@@ -40,11 +39,9 @@ class MaskedLanguageModel(Task):
         assert self.loss is not None
         return self.loss(logits, y)
 
-    def count(self, batch: Any) -> float:
-        """Over how many hidden tokens the mean is taken, or what else the loss divides by."""
-        y = batch[1][batch[1] != IGNORED]
-        weight = divisor(self.loss, y) if getattr(self.loss, "weight", None) is not None else None
-        return len(y) if weight is None else weight
+    def count(self, batch: Any) -> Tensor:
+        """Over how many hidden tokens the mean is taken."""
+        return asked_for(self.loss, batch[1])
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         meter = self._meters[stage]

@@ -54,13 +54,9 @@ class MetricLearner(Task):
         assert self.loss is not None
         return self.loss(embeddings, labels)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self.metrics["val"].reset()  # type: ignore[operator]
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self.metrics["test"].reset()  # type: ignore[operator]
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
+        self.metrics[stage].reset()  # type: ignore[operator]
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         return self.metrics[stage].compute()  # type: ignore[operator]

@@ -58,13 +58,9 @@ class Regressor(Task):
             self.metrics[stage].update(*(v.squeeze(1) for v in values))  # type: ignore[operator]
         return self.loss(out, (target - self.target_mean) / self.target_std)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self.metrics["val"].reset()  # type: ignore[operator]
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self.metrics["test"].reset()  # type: ignore[operator]
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
+        self.metrics[stage].reset()  # type: ignore[operator]
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         metrics = self.metrics[stage]

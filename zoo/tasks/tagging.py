@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.losses.fitting import divisor
 from zoo.tasks.base import inputs_of
 from zoo.tasks.classification import Classifier
 
@@ -32,18 +33,18 @@ class Tagger(Classifier):
             given = f"outputs {tuple(logits.shape)}, targets {tuple(y.shape)}"
             raise ValueError(f"a Tagger takes one class a step, (b, t) for outputs (b, t, k): got {given}")
         self.see(logits.detach(), y, stage)
-        kept = y != self._ignored
-        if not kept.any():
+        where = (y.flatten() != self._ignored).nonzero().squeeze(1)  # the device is waited for once
+        if not len(where):
             return logits.sum() * 0
-        return self.judge(logits[kept], y[kept], stage)
+        return self.judge(logits.flatten(0, 1)[where], y.flatten()[where], stage)
 
     def see(self, logits: Tensor, y: Tensor, stage: str) -> None:
         """Look at whole sequences, for metrics that are not of steps: logits ``(b, t, k)``, targets ``(b, t)``."""
 
-    def count(self, batch: Any) -> float:
+    def count(self, batch: Any) -> Tensor:
         """Over how many steps the mean is taken: those whose class is asked for."""
-        kept = batch[1][batch[1] != self._ignored]
-        return super().count((kept, kept))
+        found = divisor(self.loss, batch[1].flatten())
+        return (batch[1] != self._ignored).sum() if found is None else found
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list for each sequence: ``class`` (numbers), ``name`` and ``probability``."""

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, nn
+
+from zoo.losses.fitting import divisor
 from zoo.tasks.base import Task
 from zoo.text import Tokenizer
+
+IGNORED = -100  # the target where no token is asked for
+
+
+def asked_for(loss: nn.Module | None, y: Tensor) -> Tensor:
+    """How many tokens are asked for, or what else the loss divides by: a tensor ``()``, which nobody waits for."""
+    found = divisor(loss, y.flatten())
+    return (y != IGNORED).sum() if found is None else found
 
 
 class Tokenized(Task):

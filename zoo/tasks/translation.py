@@ -12,12 +12,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import CHRFScore, SacreBLEUScore
 
 from zoo.layers.decoding import Generated
-from zoo.losses.fitting import divisor, fitted
+from zoo.losses.fitting import fitted
 from zoo.tasks.base import Task, inputs_of, need
+from zoo.tasks.tokenized import IGNORED, asked_for
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import UNKNOWN
-
-IGNORED = -100
 
 
 class Translator(Task):
@@ -86,8 +85,8 @@ class Translator(Task):
         size = self.tgt_vocab_size
         if labels.device.type == "cpu" and int(labels.max()) >= size:  # elsewhere looking at values waits for it
             raise ValueError(f"target token {int(labels.max())} is out of range: tgt_vocab_size={size}")
-        hits = ((logits.detach().argmax(2) == labels) & kept).sum()
-        self.report(stage, int(kept.sum()), token_accuracy=hits / kept.sum())
+        hits, n = ((logits.detach().argmax(2) == labels) & kept).sum(), kept.sum()
+        self.report(stage, n, token_accuracy=hits / n)
         if stage != "train":
             self._judge(inputs, labels, stage)
         assert self.loss is not None
@@ -95,11 +94,9 @@ class Translator(Task):
             return self.loss(logits[kept], labels[kept])
         return self.loss(logits.flatten(0, 1), labels.flatten())
 
-    def count(self, batch: Any) -> float:
-        """Over how many tokens of targets the mean is taken, or what else the loss divides by."""
-        kept = batch[1][batch[1] != IGNORED]
-        weight = divisor(self.loss, kept)
-        return len(kept) if weight is None else weight
+    def count(self, batch: Any) -> Tensor:
+        """Over how many tokens of targets the mean is taken."""
+        return asked_for(self.loss, batch[1])
 
     def generate(self, src: Int[Tensor, "b s"], *more: Tensor) -> Generated:
         """Translate a batch of sources: tokens ``(b, t)`` with a score each."""
@@ -159,15 +156,8 @@ class Translator(Task):
                 break
             self._printed.append(f"{self._text(row, 0)!r} -> {text!r}" + ("" if text == true else f", not {true!r}"))
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._begin("val")
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self._begin("test")
-
-    def _begin(self, stage: str) -> None:
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
         self._printed.clear()
 
