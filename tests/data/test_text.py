@@ -131,7 +131,7 @@ def test_long_texts_are_cut_and_it_is_said_once(tmp_path, capsys):
 def test_empty_texts(tmp_path, capsys):
     data = TextClassification(str(write(tmp_path, "jsonl", [("  ", "fruit"), ("", "tool"), *rows()])))
     assert sum(len(part) for part in data.datasets.values()) == 60
-    assert "2 of 62 texts are empty and left out" in capsys.readouterr().err
+    assert "2 of 62 texts are empty and are left out" in capsys.readouterr().err
     new = tmp_path / "new.txt"
     new.write_text("apple pear\n\nzzz\n")
     data = TextClassification(str(write(tmp_path, "csv")), predict_file=str(new))

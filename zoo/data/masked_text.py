@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataModule, say, split_indices
-from zoo.data.pieces import cut, packed, pieces, tokenizer_of
+from zoo.data.base import say, split_indices
+from zoo.data.pieces import ColumnsSet, PiecesData, cut, pieces, tokenizer_of
 from zoo.data.sampler import mix
-from zoo.data.sequences import SequenceSet
 from zoo.data.text_files import read_texts
 from zoo.data.topics import sentences
 from zoo.text import Tokenizer
@@ -62,14 +61,13 @@ class MaskedSet(Dataset):
     """Texts of which other tokens are hidden each time; a batch is ``((x, lengths), y)``.
 
     Args:
-        texts: tokens and kinds ``(total, 2)``.
-        pad_id: what fills the rows behind the ends.
+        texts: tokens and kinds.
         seed: of fixed draws, the same for a text whenever it is asked for; null draws anew.
         how: arguments of ``mask_tokens``.
     """
 
-    def __init__(self, texts: SequenceSet, pad_id: int, seed: int | None, **how: Any) -> None:
-        self.texts, self.pad_id, self.seed, self.how = texts, pad_id, seed, how
+    def __init__(self, texts: ColumnsSet, seed: int | None, **how: Any) -> None:
+        self.texts, self.seed, self.how = texts, seed, how
         self.lengths = texts.lengths
 
     def __len__(self) -> int:
@@ -81,10 +79,7 @@ class MaskedSet(Dataset):
         return (x[0], lengths[0]), y[0]
 
     def batch(self, indices: Tensor) -> tuple[Any, ...]:
-        ((both, lengths),) = self.texts.batch(indices)
-        x, kinds = both.unbind(2)
-        if self.pad_id:
-            x = torch.where(torch.arange(x.shape[1]) < lengths.unsqueeze(1), x, self.pad_id)
+        ((x, lengths, kinds),) = self.texts.batch(indices)
         x, y = mask_tokens(x, kinds, self._draws(indices, lengths), **self.how)
         return (x, lengths), y
 
@@ -98,7 +93,7 @@ class MaskedSet(Dataset):
         return draws
 
 
-class MaskedText(DataModule):
+class MaskedText(PiecesData):
     """Texts in which a network has to guess hidden tokens: a file of one's own, or sentences of Python's documentation.
 
     A batch is ``((x, lengths), y)``: tokens ``(b, t)``, padded behind their ends, some of them hidden; lengths
@@ -109,62 +104,30 @@ class MaskedText(DataModule):
         path: a file: ``.txt`` with a text a line, ``.csv``, ``.tsv`` or ``.jsonl``; or a folder of ``.txt`` files; null
             takes sentences of the documentation that Python carries.
         text: name of the column of the texts.
-        tokenizer: ``wordpiece``, learned from the training texts, or a path: a ``tokenizer.json`` or a folder with
-            one. A checkpoint brings its own.
-        vocab_size: how many tokens are learned; null for 8,000.
-        max_length: tokens of a text that are kept; the rest is left out.
         mask_share: share of the tokens that are to be guessed: 80 % of them hidden, 10 % changed, 10 % as they are.
         whole_words: hide all pieces of a word or none.
-        buckets: put texts of similar length into a batch.
-        val_share: share of the texts kept for validation.
-        test_share: share of the texts kept for the test.
     """
 
     def __init__(
         self,
         path: str | None = None,
         text: str = "text",
-        tokenizer: str | dict[str, Any] = "wordpiece",
-        vocab_size: int | None = None,
-        max_length: int = 128,
         mask_share: float = 0.15,
         whole_words: bool = False,
-        buckets: bool = True,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if max_length < 3:
-            raise ValueError(f"max_length must be 3 or more, two of them the ends of a text: got {max_length}")
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share is a share of the tokens, between 0 and 1: got {mask_share}")
-        self.path, self.text, self.max_length = path, text, max_length
-        self.mask_share, self.whole_words, self.buckets = mask_share, whole_words, buckets
-        self.val_share, self.test_share = val_share, test_share
-        self._wanted, self._size = tokenizer, vocab_size
+        self.path, self.text, self.mask_share, self.whole_words = path, text, mask_share, whole_words
 
-    # Facts ------------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def learned(self) -> Tokenizer:
         found = tokenizer_of(self._wanted, lambda: self._texts["train"], self._size)
         if found.mask_id is None or found.pad_id is None:
             raise ValueError(
                 f"{self._wanted} has no mask or no padding token: take wordpiece, or the tokenizer of a BERT"
             )
-        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
         return found
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)
-
-    @property
-    def pad_id(self) -> int | None:
-        return self.tokenizer.pad_id
-
-    # Reading ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _texts(self) -> dict[str, list[str]]:
@@ -203,14 +166,10 @@ class MaskedText(DataModule):
         sets: dict[str, Dataset] = {}
         for split, texts in self._texts.items():
             found = cut(tokenizer, pieces(tokenizer, texts), self.max_length, f"texts of {split}")
-            values, lengths = packed([ids for ids, _ in found])
-            kinds, _ = packed([_kinds(words) for _, words in found])
-            both = SequenceSet(torch.stack([values, kinds], 1), lengths)
-            sets[split] = MaskedSet(both, tokenizer.pad_id or 0, None if split == "train" else self.seed, **how)
+            columns = [ids for ids, _ in found], [_kinds(words) for _, words in found]
+            both = ColumnsSet(columns, padding=(tokenizer.pad_id or 0, SPECIAL))
+            sets[split] = MaskedSet(both, None if split == "train" else self.seed, **how)
         return sets
-
-    def bucket_lengths(self) -> Tensor | None:
-        return self.datasets["train"].lengths if self.buckets else None  # type: ignore[attr-defined]
 
 
 def _kinds(words: list[int | None]) -> list[int]:

@@ -7,15 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataModule, split_indices
+from zoo.data.base import split_indices
 from zoo.data.conll import Sentence, read_conll_splits
 from zoo.data.made_up_entities import draw_sentences
-from zoo.data.pieces import cut, packed, pieces, tokenizer_of
-from zoo.data.sequences import SequenceSet
+from zoo.data.pieces import ColumnsSet, PiecesData, cut, pieces, tokenizer_of
 from zoo.data.text_files import read_texts
 from zoo.text import Tokenizer
 
@@ -23,33 +21,15 @@ IGNORED = -100
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class TaggedSet(Dataset):
-    """Sentences as tokens with a tag each; a batch is ``((x, lengths), y)``, ``y`` as long as ``x``.
-
-    Args:
-        sentences: tokens and tags ``(total, 2)``; a tag of -100 is not asked for.
-        pad_id: what fills the rows behind the ends.
-    """
-
-    def __init__(self, sentences: SequenceSet, pad_id: int) -> None:
-        self.sentences, self.pad_id, self.lengths = sentences, pad_id, sentences.lengths
-
-    def __len__(self) -> int:
-        return len(self.sentences)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """One sample without a batch dimension."""
-        (both, length), *_ = self.sentences[index]
-        return (both[:, 0], length), both[:, 1]
+class TaggedSet(ColumnsSet):
+    """Sentences as tokens with a tag each, -100 where none is asked for; a batch is ``((x, lengths), y)``."""
 
     def batch(self, indices: Tensor) -> tuple[Any, ...]:
-        ((both, lengths),) = self.sentences.batch(indices)
-        x, y = both.unbind(2)
-        padding = torch.arange(x.shape[1]) >= lengths.unsqueeze(1)
-        return (x.masked_fill(padding, self.pad_id), lengths), y.masked_fill(padding, IGNORED)
+        ((x, lengths, y),) = super().batch(indices)
+        return (x, lengths), y
 
 
-class NER(DataModule):
+class NER(PiecesData):
     """Sentences whose words have tags such as ``B-PER``: CoNLL files, or sentences drawn from the seed.
 
     A batch is ``((x, lengths), y)``: tokens ``(b, t)``, padded behind their ends; lengths ``(b,)``; tags ``(b, t)`` of
@@ -61,15 +41,8 @@ class NER(DataModule):
             ``.tsv``: a word a line, its tag in the last column, empty lines between sentences; null draws sentences
             with people, places, organisations and dates.
         samples: number of sentences drawn, without ``path``.
-        tokenizer: ``wordpiece``, learned from the training sentences, or a path: a ``tokenizer.json`` or a folder with
-            one. A checkpoint brings its own.
-        vocab_size: how many tokens are learned; null for 8,000.
         lowercase: put texts into lower case for tokens that are learned; names are easier to tell with capitals.
-        max_length: tokens of a sentence that are kept; the rest is left out.
-        buckets: put sentences of similar length into a batch.
         predict_file: new texts for ``predict``, one a line (``.txt``), or a column ``text``.
-        val_share: share of the sentences kept for validation, where there is no such file.
-        test_share: share of the sentences kept for the test, where there is no such file.
         tags: by their numbers; null takes them from the training sentences.
     """
 
@@ -77,43 +50,25 @@ class NER(DataModule):
         self,
         path: str | None = None,
         samples: int = 3000,
-        tokenizer: str | dict[str, Any] = "wordpiece",
-        vocab_size: int | None = None,
         lowercase: bool = False,
-        max_length: int = 128,
-        buckets: bool = True,
         predict_file: str | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
         tags: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if samples < 10 or max_length < 3:
-            raise ValueError(f"samples start at 10 and max_length at 3: got {samples=}, {max_length=}")
-        self.path, self.samples, self.lowercase, self.max_length = path, samples, lowercase, max_length
-        self.buckets, self.predict_file, self.val_share, self.test_share = buckets, predict_file, val_share, test_share
-        self._wanted, self._size, self._tags = tokenizer, vocab_size, tags
+        if samples < 10:
+            raise ValueError(f"samples must be 10 or more, got {samples}")
+        self.path, self.samples, self.lowercase, self.predict_file = path, samples, lowercase, predict_file
+        self._tags = tags
 
     # Facts ------------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def learned(self) -> Tokenizer:
         def texts() -> list[str]:
             return [" ".join(words) for words, _ in self._sentences["train"]]
 
         options = {"lowercase": self.lowercase} if self._wanted == "wordpiece" else {}
-        found = tokenizer_of(self._wanted, texts, self._size, **options)
-        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
-        return found
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)
-
-    @property
-    def pad_id(self) -> int | None:
-        return self.tokenizer.pad_id
+        return tokenizer_of(self._wanted, texts, self._size, **options)
 
     @property
     def class_names(self) -> list[str]:
@@ -170,13 +125,9 @@ class NER(DataModule):
             raise ValueError(f"{self.path}: {split} has the tag {min(unknown)}; training has {known}")
         found = pieces(self.tokenizer, [words for words, _ in sentences])
         found = cut(self.tokenizer, found, self.max_length, f"sentences of {split}")
-        values, lengths = packed([ids for ids, _ in found])
         numbers = ([index[tag] for tag in tags] for _, tags in sentences)
-        targets, _ = packed([_of_first_pieces(w, tags) for (_, w), tags in zip(found, numbers, strict=True)])
-        return TaggedSet(SequenceSet(torch.stack([values, targets], 1), lengths), self.pad_id or 0)
-
-    def bucket_lengths(self) -> Tensor | None:
-        return self.datasets["train"].lengths if self.buckets else None  # type: ignore[attr-defined]
+        targets = [_of_first_pieces(words, tags) for (_, words), tags in zip(found, numbers, strict=True)]
+        return TaggedSet([[ids for ids, _ in found], targets], padding=(self.pad_id or 0, IGNORED))
 
 
 def _of_first_pieces(words: list[int | None], tags: list[int]) -> list[int]:

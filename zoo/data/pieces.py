@@ -3,18 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from zoo.data.base import say
+from zoo.data.base import DataModule, say
+from zoo.data.sequences import SequenceSet
 from zoo.packages import model_folder
 from zoo.text import Tokenizer
 from zoo.text.tokenizer import TrainedLevel
 
 Pieces = tuple[list[int], list[int | None]]
 """Tokens of a text, and of each the number of the word it belongs to, None for special ones."""
+PairPieces = tuple[list[int], list[int]]
+"""Tokens of a pair of texts, and of each its type: 1 in the second text, 0 in the first."""
+
+
+class PiecesData(DataModule):
+    """What data of texts in pieces of words share: the tokenizer, which goes into checkpoints, and facts about it.
+
+    Args:
+        tokenizer: ``wordpiece``, learned from the training texts, or a path: a ``tokenizer.json`` or a folder with
+            one. A checkpoint brings its own.
+        vocab_size: how many tokens are learned; null for 8,000.
+        max_length: tokens of a text that are kept; the rest is left out.
+        buckets: put texts of similar length into a batch.
+        val_share: share of the texts kept for validation, where there is no such file.
+        test_share: share of the texts kept for the test, where there is no such file.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | dict[str, Any] = "wordpiece",
+        vocab_size: int | None = None,
+        max_length: int = 128,
+        buckets: bool = True,
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if max_length < 3:
+            raise ValueError(f"max_length must be 3 or more, two of them the ends of a text: got {max_length}")
+        self._wanted, self._size, self.max_length, self.buckets = tokenizer, vocab_size, max_length, buckets
+        self.val_share, self.test_share = val_share, test_share
+
+    def learned(self) -> Tokenizer:
+        """Return the tokenizer that is wanted."""
+        raise ValueError(f"{type(self).__name__} does not say what its tokens are: write learned()")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        found = self.learned()
+        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
+        return found
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def pad_id(self) -> int | None:
+        return self.tokenizer.pad_id
+
+    def bucket_lengths(self) -> Tensor | None:
+        return self.datasets["train"].lengths if self.buckets else None  # type: ignore[attr-defined]
 
 
 def tokenizer_of(
@@ -38,11 +93,40 @@ def tokenizer_of(
 
 def pieces(tokenizer: Tokenizer, texts: Sequence[str] | Sequence[list[str]]) -> list[Pieces]:
     """Cut texts, or sentences of words, into tokens between the special ones that belong around a text."""
+    found = _library(tokenizer).encode_batch(list(texts), is_pretokenized=bool(texts) and not isinstance(texts[0], str))
+    return [(one.ids, one.word_ids) for one in found]
+
+
+def pair_pieces(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int, what: str) -> list[PairPieces]:
+    """Cut pairs of texts into tokens, with the special ones that belong around and between them.
+
+    In a pair with too many, the longer text loses its end, and at last both: what Hugging Face calls ``longest_first``.
+    How often that was is said.
+    """
+    own = _library(tokenizer)
+    special = own.num_special_tokens_to_add(True)
+    if not special:
+        raise ValueError("pairs need a tokenizer that marks where the second text begins, as wordpiece and BERT's do")
+    if max_length < special + 2:
+        raise ValueError(f"a pair has {special} special tokens: max_length starts at {special + 2}, got {max_length}")
+    found = [(one.ids, one.type_ids) for one in own.encode_batch(list(pairs))]
+    if not (longer := [i for i, (ids, _) in enumerate(found) if len(ids) > max_length]):
+        return found
+    said = f"{len(longer):,} of {len(found):,} {what} are longer than max_length={max_length} tokens"
+    say(f"{said} (the longest has {max(len(ids) for ids, _ in found):,}): their ends are left out")
+    own.enable_truncation(max_length, strategy="longest_first")
+    for i in longer:  # one by one: what is cut off comes along, in every combination
+        one = own.encode(*pairs[i])
+        found[i] = (one.ids, one.type_ids)
+    own.no_truncation()
+    return found
+
+
+def _library(tokenizer: Tokenizer) -> Any:
     own = getattr(tokenizer.engine, "own", None)
     if own is None or not hasattr(own, "encode_batch"):
         raise ValueError(f"pieces of words are needed, wordpiece or a tokenizer.json: got tokens by {tokenizer.level}")
-    found = own.encode_batch(list(texts), is_pretokenized=bool(texts) and not isinstance(texts[0], str))
-    return [(one.ids, one.word_ids) for one in found]
+    return own
 
 
 def cut(tokenizer: Tokenizer, texts: list[Pieces], max_length: int, what: str) -> list[Pieces]:
@@ -65,3 +149,29 @@ def cut(tokenizer: Tokenizer, texts: list[Pieces], max_length: int, what: str) -
 def packed(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Rows one behind the other, and their lengths."""
     return torch.tensor([i for row in rows for i in row]), torch.tensor([len(row) for row in rows])
+
+
+class ColumnsSet(SequenceSet):
+    """Texts of which each token has further numbers; a batch is ``((x, lengths, *further), y)``, each ``(b, t)``.
+
+    Args:
+        columns: rows of tokens, and of each further number.
+        padding: what fills them behind the ends.
+        targets: ``(n,)``; null for none.
+    """
+
+    def __init__(
+        self, columns: Sequence[list[list[int]]], padding: Sequence[int], targets: Tensor | None = None
+    ) -> None:
+        parts = [packed(rows) for rows in columns]
+        super().__init__(torch.stack([values for values, _ in parts], 1), parts[0][1], targets, torch.tensor(padding))
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """One sample without a batch dimension."""
+        inputs, *y = self.batch(torch.tensor([index]))
+        return (tuple(part[0] for part in inputs), *(part[0] for part in y))
+
+    def batch(self, indices: Tensor) -> tuple[Any, ...]:
+        (both, lengths), *y = super().batch(indices)
+        x, *further = both.unbind(2)
+        return ((x, lengths, *further), *y)

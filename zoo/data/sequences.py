@@ -27,7 +27,7 @@ class SequenceSet(Dataset):
         values: ``(total,)`` tokens or ``(total, d)`` vectors of all sequences.
         lengths: ``(n,)``, adding up to ``total``, none of them 0.
         targets: ``(n,)`` or ``(n, k)``; null for none.
-        padding: what fills the rows behind the ends.
+        padding: what fills the rows behind the ends: a number, or one for each of ``d``.
         change: a random change of a batch of training, from ``x`` and lengths to new ones.
     """
 
@@ -36,7 +36,7 @@ class SequenceSet(Dataset):
         values: Tensor,
         lengths: Tensor,
         targets: Tensor | None = None,
-        padding: float = 0,
+        padding: float | Tensor = 0,
         change: Change | None = None,
     ) -> None:
         if int(lengths.sum()) != len(values) or (targets is not None and len(targets) != len(lengths)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule, say, split_indices
-from zoo.data.pieces import cut, pieces, tokenizer_of
+from zoo.data.pieces import ColumnsSet, cut, pair_pieces, pieces, tokenizer_of
 from zoo.data.sequences import SequenceSet
 from zoo.data.tabular import number
 from zoo.data.text_files import Texts, read_splits, read_texts
@@ -23,11 +24,15 @@ CHANGES = ("mask", "delete", "swap")
 
 
 class TextClassification(DataModule):
-    """Texts with a class each, as tokens: of a file, of folders by class, or of Python's documentation.
+    """Texts, or pairs of texts, with a class each, as tokens: of a file, of folders by class, or of Python's docs.
 
     A batch is ``((x, lengths), y)``: token numbers ``(b, t)``, padded behind their ends to the longest text of the
     batch, lengths ``(b,)``, classes ``(b,)``. Training batches hold texts of similar length. The vocabulary is that of
     the training texts; a checkpoint keeps it, so that new texts are read as the old ones were.
+
+    With ``text_pair`` a row is two texts whose class both tell, as a premise and a hypothesis, or a question and an
+    answer. The batch is then ``((x, lengths, token_types), y)``, as BERT takes it: both texts between the special
+    tokens that belong around a pair, and types ``(b, t)``, 1 in the second.
 
     Args:
         path: a ``.csv``, ``.tsv`` or ``.jsonl`` file, a folder with a folder of ``.txt`` files for each class, or a
@@ -49,6 +54,8 @@ class TextClassification(DataModule):
         classes: names of the classes, by their numbers; null takes them from the training texts.
         tokenizer: pieces of words in place of ``level``, with the special tokens of BERT: ``wordpiece``, ``max_size``
             of them learned from the training texts, or a path: a ``tokenizer.json`` or a folder with one.
+        text_pair: name of the column of the second texts, for pairs, which need a ``tokenizer``. Of a pair that is too
+            long the longer text loses its end, and at last both (``longest_first`` of Hugging Face).
     """
 
     def __init__(
@@ -68,18 +75,21 @@ class TextClassification(DataModule):
         vocabulary: list[str] | None = None,
         classes: list[str] | None = None,
         tokenizer: str | dict[str, Any] | None = None,
+        text_pair: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_level(level)
         if tokenizer is not None and any((augment or {}).values()):
             raise ValueError("augment changes words or characters: leave it out, or the tokenizer")
+        if text_pair is not None and (tokenizer is None or path is None):
+            raise ValueError("text_pair is for pairs of a file, and needs path and tokenizer, such as wordpiece")
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more, got {max_length}")
         for name, share in (augment or {}).items():
             if name not in CHANGES or not 0 <= share < 1:
                 raise ValueError(f"augment takes shares below 1 of {', '.join(CHANGES)}, got {name}: {share}")
-        self.path, self.text, self.label = path, text, label
+        self.path, self.text, self.text_pair, self.label = path, text, text_pair, label
         self.level: Level = level
         self.max_length, self.min_freq, self.max_size = max_length, min_freq, max_size
         self.augment, self.buckets, self.predict_file = augment or {}, buckets, predict_file
@@ -101,7 +111,8 @@ class TextClassification(DataModule):
     def tokenizer(self) -> Tokenizer | None:
         if self._wanted is None:
             return None
-        found = tokenizer_of(self._wanted, lambda: self._texts["train"][0], self.max_size)
+        found = tokenizer_of(self._wanted, lambda: [part for t in self._texts["train"][0] for part in parts_of(t)],
+                             self.max_size)  # fmt: skip
         self.hparams["tokenizer"] = found.plain()
         return found
 
@@ -133,7 +144,8 @@ class TextClassification(DataModule):
     @cached_property
     def _texts(self) -> dict[str, Texts]:
         """Texts and labels of the three splits."""
-        found = read_splits(Path(self.path), self.text, self.label) if self.path else {"": self.default_texts()}
+        columns = self.text, self.label, self.text_pair
+        found = read_splits(Path(self.path), *columns) if self.path else {"": self.default_texts()}
         found = {split: self._without_empty(*texts) for split, texts in found.items()}
         rest = found.pop("") if "" in found else found["train"]
         shares = {s: share for s, share in (("val", self.val_share), ("test", self.test_share)) if s not in found}
@@ -149,10 +161,11 @@ class TextClassification(DataModule):
         """Texts and labels where no path is given."""
         return documentation()
 
-    def _without_empty(self, texts: list[str], labels: list[str]) -> Texts:
-        kept = [i for i, text in enumerate(texts) if text.strip()]
+    def _without_empty(self, texts: list[Any], labels: list[str]) -> Texts:
+        kept = [i for i, text in enumerate(texts) if all(part.strip() for part in parts_of(text))]
         if len(kept) < len(texts):
-            say(f"{len(texts) - len(kept)} of {len(texts):,} texts are empty and left out")
+            what = "texts are empty" if self.text_pair is None else "pairs lack a text"
+            say(f"{len(texts) - len(kept)} of {len(texts):,} {what} and are left out")
         if not kept:
             raise ValueError(f"{self.path}: no text that is not empty")
         return [texts[i] for i in kept], [labels[i] for i in kept]
@@ -161,9 +174,11 @@ class TextClassification(DataModule):
     def _tokens(self) -> dict[str, list[Any]]:
         return self._tokenized({split: texts for split, (texts, _) in self._texts.items()})
 
-    def _tokenized(self, texts: dict[str, list[str]]) -> dict[str, list[Any]]:
+    def _tokenized(self, texts: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Cut into tokens (their numbers, by a tokenizer), as many as are kept; say how often that was not all."""
-        if (tokenizer := self.tokenizer) is not None:
+        if (tokenizer := self.tokenizer) is not None and self.text_pair is not None:
+            return {s: pair_pieces(tokenizer, part, self.max_length, f"pairs of {s}") for s, part in texts.items()}
+        if tokenizer is not None:
             whole = {split: pieces(tokenizer, part) for split, part in texts.items()}
             kept = {s: cut(tokenizer, part, self.max_length, f"texts of {s}") for s, part in whole.items()}
             return {split: [ids for ids, _ in part] for split, part in kept.items()}
@@ -183,6 +198,10 @@ class TextClassification(DataModule):
             self.__dict__["datasets"] = {"predict": self._new_texts()}  # the training texts need not be there
         elif "train" not in self.__dict__.get("datasets", {"train": None}):
             del self.__dict__["datasets"]
+        net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
+        takes = net is None or "token_types" in inspect.signature(net.forward).parameters
+        if self.text_pair is not None and not takes:
+            raise ValueError(f"{type(net).__name__} takes no pairs of texts (text_pair): BERTClassifier does")
         super().setup(stage)
 
     def splits(self) -> dict[str, Dataset]:
@@ -198,10 +217,13 @@ class TextClassification(DataModule):
         return sets | ({"predict": self._new_texts()} if self.predict_file else {})
 
     def _new_texts(self) -> SequenceSet:
-        texts, _ = read_texts(Path(str(self.predict_file)), self.text, None)
+        texts, _ = read_texts(Path(str(self.predict_file)), self.text, None, self.text_pair)
         return self._encoded(self._tokenized({"predict": texts})["predict"])
 
     def _encoded(self, tokens: list[Any], targets: Tensor | None = None, change: Any = None) -> SequenceSet:
+        if self.text_pair is not None:
+            columns = [ids for ids, _ in tokens], [types for _, types in tokens]
+            return ColumnsSet(columns, (self.pad_id, 0), targets)
         # an empty text is one unknown token
         numbers = tokens if self.tokenizer is not None else [self.vocabulary.encode(part) or [1] for part in tokens]
         lengths = torch.tensor([len(part) for part in numbers])
@@ -214,6 +236,11 @@ class TextClassification(DataModule):
 
     def bucket_lengths(self) -> Tensor | None:
         return self.datasets["train"].lengths if self.buckets else None  # type: ignore[attr-defined]
+
+
+def parts_of(text: str | tuple[str, str]) -> tuple[str, ...]:
+    """A text as a tuple of one, a pair of texts as it is."""
+    return (text,) if isinstance(text, str) else text
 
 
 def change_tokens(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from zoo.data.tabular import read_csv
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 FORMATS = (".csv", ".tsv", ".jsonl")
-Texts = tuple[list[str], list[str]]
+Texts = tuple[list[Any], list[str]]
+"""Texts, or pairs of them, and their labels."""
 
 
-def read_splits(path: Path, text: str, label: str) -> dict[str, Texts]:
+def read_splits(path: Path, text: str, label: str, text_pair: str | None = None) -> dict[str, Texts]:
     """Read texts and labels by split.
 
     Args:
@@ -21,6 +23,7 @@ def read_splits(path: Path, text: str, label: str) -> dict[str, Texts]:
             are such, ``val`` and ``test``, each of them one of the former.
         text: name of the column of the texts.
         label: name of the column of the labels.
+        text_pair: name of the column of the second texts of pairs; null for single texts.
 
     Returns:
         By ``train``, ``val``, ``test``, or everything under the empty name.
@@ -28,29 +31,34 @@ def read_splits(path: Path, text: str, label: str) -> dict[str, Texts]:
     inside = sorted(path.iterdir()) if path.is_dir() else []
     named = {SPLITS[p.stem]: p for p in inside if p.stem in SPLITS and (p.is_dir() or p.suffix in FORMATS)}
     if "train" not in named:
-        return {"": read_texts(path, text, label)}
-    return {split: read_texts(p, text, label) for split, p in named.items()}
+        return {"": read_texts(path, text, label, text_pair)}
+    return {split: read_texts(p, text, label, text_pair) for split, p in named.items()}
 
 
-def read_texts(path: Path, text: str, label: str | None) -> Texts:
-    """Read texts and labels of a file or of folders by class; without ``label`` the labels stay empty."""
-    if path.is_dir():
+def read_texts(path: Path, text: str, label: str | None, text_pair: str | None = None) -> Texts:
+    """Read texts and labels of a file or of folders by class; without ``label`` the labels stay empty.
+
+    With ``text_pair`` a text is a pair ``(first, second)``, of two columns.
+    """
+    if path.is_dir() and text_pair is None:
         return _read_folders(path)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"no file or folder {path}")
-    if path.suffix == ".txt" and label is None:
+    if path.suffix == ".txt" and label is None and text_pair is None:
         return _lines(path), []
-    if path.suffix not in FORMATS:
+    if path.suffix not in FORMATS or path.is_dir():
         more = ", or .txt with a text a line" if label is None else ", or folders by class"
-        raise ValueError(f"texts are read from {', '.join(FORMATS)}{more}; got {path}")
+        what, more = ("texts", more) if text_pair is None else ("pairs of texts", "")
+        raise ValueError(f"{what} are read from {', '.join(FORMATS)}{more}; got {path}")
     columns = _read_json_lines(path) if path.suffix == ".jsonl" else _read_table(path)
-    for name in [text, *([label] if label else [])]:
+    for name in (name for name in (text, text_pair, label) if name):
         if name not in columns:
             raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}")
     labels = columns[label] if label else []
     if "" in labels:
         raise ValueError(f"{path}: row {labels.index('') + 1} has no {label!r}")
-    return columns[text], labels
+    texts = columns[text] if text_pair is None else list(zip(columns[text], columns[text_pair], strict=True))
+    return texts, labels
 
 
 def _read_folders(path: Path) -> Texts:

@@ -100,6 +100,13 @@ def valid(lengths: Int[Tensor, " b"], steps: int) -> Bool[Tensor, "b t"]:
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def time_mean(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
+    """The mean of the states of the steps that are no padding."""
+    if lengths is None:
+        return states.mean(1)
+    return states.masked_fill(~valid(lengths, states.shape[1]).unsqueeze(2), 0.0).sum(1) / lengths.unsqueeze(1)
+
+
 def at_end(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
     """The states of the last steps that are no padding."""
     index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])
@@ -128,15 +135,13 @@ class TimePooling(nn.Module):
     ) -> Float[Tensor, "b h"]:
         if self.kind == "last":
             return last
+        if self.kind == "mean":
+            return time_mean(states, lengths)
         padding = None if lengths is None else ~valid(lengths, states.shape[1]).unsqueeze(2)
         if self.kind == "max":
             return (states if padding is None else states.masked_fill(padding, -torch.inf)).amax(1)
-        if self.kind == "attention":
-            score = self.score(states)
-            return ((score if padding is None else score.masked_fill(padding, -torch.inf)).softmax(1) * states).sum(1)
-        if lengths is None or padding is None:
-            return states.mean(1)
-        return states.masked_fill(padding, 0.0).sum(1) / lengths.unsqueeze(1)
+        score = self.score(states)
+        return ((score if padding is None else score.masked_fill(padding, -torch.inf)).softmax(1) * states).sum(1)
 
 
 def sequence_head(width: int, output_dim: int, hidden: int = 0, dropout: float = 0.0) -> nn.Module:

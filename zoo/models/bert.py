@@ -200,7 +200,7 @@ class BERT(HuggingFaceNet):
         lengths: Int[Tensor, " b"] | None = None,
         token_types: Int[Tensor, "b t"] | None = None,
         mask: Bool[Tensor, "b t"] | None = None,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Float[Tensor, "b ..."]:
         if x.shape[1] > self.max_length:
             raise ValueError(f"{x.shape[1]} tokens are more than the {self.max_length} positions (max_length) of BERT")
         if mask is None and lengths is not None:
@@ -210,7 +210,17 @@ class BERT(HuggingFaceNet):
         states = self.embeddings(x, token_types)
         for block in self.blocks:
             states = checkpoint(block, states, keys, use_reentrant=False) if again else block(states, keys)
+        return self.answer(states)
+
+    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
+        """What is made of the states of the tokens: nothing here, logits where there is a head."""
         return states
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What transformers' tokenizer is to give."""
+        types = ["token_type_ids"] if self.arguments["token_types"] else []
+        return ["input_ids", *types, "attention_mask"]
 
     # Published weights ------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.recurrent import valid
+from zoo.layers.recurrent import time_mean
 from zoo.models.bert import BERT
 from zoo.packages import model_folder
 from zoo.text import Tokenizer
@@ -46,13 +46,7 @@ class BERTEmbedder(nn.Module):
 
     def forward(self, x: Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
         states = self.bert(x, lengths)
-        if self.pooling == "cls":
-            vectors = states[:, 0]
-        elif lengths is None:
-            vectors = states.mean(1)
-        else:
-            kept = valid(lengths, x.shape[1]).unsqueeze(2)
-            vectors = (states * kept).sum(1) / lengths.unsqueeze(1)
+        vectors = states[:, 0] if self.pooling == "cls" else time_mean(states, lengths)
         return F.normalize(vectors, dim=1) if self.normalize else vectors
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.models.bert import ACTIVATIONS, BERT, Activation, reset
@@ -64,14 +64,9 @@ class MaskedBERT(BERT):
         self.embeddings.token.apply(reset)
 
     def forward(
-        self,
-        x: Int[Tensor, "b t"],
-        lengths: Int[Tensor, " b"] | None = None,
-        token_types: Int[Tensor, "b t"] | None = None,
-        mask: Bool[Tensor, "b t"] | None = None,
-        chosen: Bool[Tensor, "b t"] | None = None,
+        self, *inputs: Tensor | None, chosen: Bool[Tensor, "b t"] | None = None, **more: Tensor | None
     ) -> Float[Tensor, "b t v"] | Float[Tensor, "n v"]:
-        states = super().forward(x, lengths, token_types, mask)
+        states = super().forward(*inputs, **more)  # type: ignore[arg-type]
         return self.head(states if chosen is None else states[chosen])  # the head on all tokens costs as much as BERT
 
 
@@ -95,14 +90,8 @@ class TokenBERT(BERT):
         self.class_names = [f"LABEL_{i}" for i in range(num_classes)]
         self.head.apply(reset)
 
-    def forward(
-        self,
-        x: Int[Tensor, "b t"],
-        lengths: Int[Tensor, " b"] | None = None,
-        token_types: Int[Tensor, "b t"] | None = None,
-        mask: Bool[Tensor, "b t"] | None = None,
-    ) -> Float[Tensor, "b t k"]:
-        return self.head(super().forward(x, lengths, token_types, mask))
+    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
+        return self.head(states)
 
     @classmethod
     def sizes(cls, weights: Weights) -> dict[str, Any]:
@@ -136,12 +125,6 @@ class SequenceBERT(TokenBERT):
 
     architecture, pooled = "ForSequenceClassification", True
 
-    def forward(
-        self,
-        x: Int[Tensor, "b t"],
-        lengths: Int[Tensor, " b"] | None = None,
-        token_types: Int[Tensor, "b t"] | None = None,
-        mask: Bool[Tensor, "b t"] | None = None,
-    ) -> Float[Tensor, "b k"]:
+    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b k"]:
         assert self.pooler is not None
-        return self.head(self.pooler(BERT.forward(self, x, lengths, token_types, mask)))
+        return self.head(self.pooler(states))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from zoo.tasks.entities import EntityTagger
 from zoo.tasks.masked_language import MaskedLanguageModel
 from zoo.tasks.tokenized import Tokenized
 from zoo.text import Tokenizer
-from zoo.weights.files import write_json
+from zoo.text.publish import write_tokenizer
 
 
 class BERTModule(Tokenized):
@@ -119,7 +118,7 @@ class BERTModule(Tokenized):
         net.class_names = self.hparams.get("class_names") or net.class_names
         net.save_pretrained(folder)
         if self.tokenizer is not None and self.tokenizer.level in ("wordpiece", "bpe", "huggingface"):
-            write_tokenizer(Path(folder), self.tokenizer, net.max_length)
+            write_tokenizer(folder, self.tokenizer, net.max_length, inputs=net.model_input_names)
 
     def _known_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -175,12 +174,3 @@ class BERTTokenClassifier(_WithClasses, EntityTagger):
     """A BERT that tells for each word what it is, such as part of a name."""
 
     network = TokenBERT
-
-
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int) -> None:
-    """Write ``tokenizer.json`` and what transformers wants to know beside it."""
-    write_json(folder / "tokenizer.json", json.loads(str(tokenizer.engine.source)))
-    keys = {role: f"{'unk' if role == 'unknown' else role}_token" for role in tokenizer.specials}
-    names = {keys[role]: name for role, name in tokenizer.specials.items()}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **names}
-    write_json(folder / "tokenizer_config.json", config)
