@@ -177,7 +177,11 @@ MISTAKES = {
     "out": ("--ckpt_path GPT --prompt a --out x.txt", ["x.txt must end in .jsonl"]),
     "out's folder": ("--ckpt_path GPT --prompt a --out there/x.jsonl", ["no folder 'there'"]),
     "device": ("--ckpt_path GPT --prompt a --device abc", ["--device abc"]),
-    "unknown option": ("--ckpt_path GPT --prompt a --topk 3", ["--topk"]),
+    "misspelt option": ("--ckpt_path GPT --prompt a --topk 3", ["no option --topk; did you mean --top_k"]),
+    "misspelt prompt": ("--ckpt_path GPT --promt a", ["no option --promt; did you mean --prompt"]),
+    "misspelt checkpoint": ("--ckpt-path=GPT --prompt a", ["no option --ckpt-path; did you mean --ckpt_path"]),
+    "unknown option": ("--ckpt_path GPT --prompt a --xyzzy", ["no option --xyzzy; see zoo generate --help"]),
+    "left over": ("--ckpt_path GPT --prompt a b", ["unrecognized arguments: b"]),
     "no averages": ("--ckpt_path RAW --prompt a --weights ema", ["holds no averages"]),
     "wrong tokenizer": ("--ckpt_path GPT --prompt a --tokenizer HF", ["270 tokens", "the model in", "has"]),
     "no tokenizer": ("--ckpt_path BARE --prompt a", ["holds no tokenizer", "--tokenizer"]),
@@ -218,6 +222,13 @@ def test_a_mistake_is_one_line(zoo, here, files, name):
     assert all(word in lines[-1] for word in words), lines[-1]
     assert out in ("", "a"), "at most the prompt"
     assert {path.name for path in here.iterdir()} == {"configs"}, "nothing is written"
+
+
+def test_a_prompt_may_look_like_an_option():
+    """As argparse has it: with a blank in it, or behind an equals sign."""
+    for words in (["--prompt", "--promt is misspelt"], ["--prompt=--promt is misspelt"], ["--prompt=--x"]):
+        given = generate.parser().parse_args(["--ckpt_path", "a", *words])
+        assert given.prompt == words[-1].removeprefix("--prompt=")
 
 
 def test_help(zoo):

@@ -109,6 +109,8 @@ def test_nothing_is_left_of_what_fails(checkpoints, zoo, here, monkeypatch):
     ("command", "said"),
     [
         ("--out x", "sample: the following arguments are required: --ckpt_path"),
+        ("--ckpt-path diffusion_digits --out x", "sample: there is no option --ckpt-path; did you mean --ckpt_path?"),
+        ("--ckpt_path diffusion_digits --out x --promt cat", "there is no option --promt; did you mean --prompt"),
         ("--ckpt_path nowhere.ckpt --out x", "no checkpoint nowhere.ckpt"),
         ("--ckpt_path mlp_digits --out x", "holds a MLPClassifier, which makes no pictures"),
         ("--ckpt_path diffusion_digits --out x --class cat", "--class cat: no such class; there are 0, 1, 2"),

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, get_args
+from typing import Any, TextIO, get_args
 
 import torch
 
 from zoo.commands import Weights
+from zoo.options import OptionParser
 from zoo.parsing import UserError
 from zoo.rebuild import rebuild
 from zoo.tasks.language import LanguageModel
@@ -176,12 +177,8 @@ def from_folder(path: Path) -> LanguageModel:
 
 
 def parser() -> argparse.ArgumentParser:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UserError(f"generate: {message}; see zoo generate --help")
-
     text = "Let a language model write on from a prompt, to the terminal, or from those of a file."
-    own = Parser("zoo generate", description=text, allow_abbrev=False)
+    own = OptionParser("generate", text)
     own.add_argument("--ckpt_path", required=True, metavar="FILE", help="a checkpoint, or a folder of Hugging Face")
     prompts = own.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", metavar="TEXT", help="what to go on from")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from zoo.commands import Weights
 from zoo.diffusion.samplers import SAMPLERS
 from zoo.diffusion.schedules import Spacing
 from zoo.models import LatentDiffusion
+from zoo.options import OptionParser
 from zoo.parsing import UserError
 from zoo.rebuild import rebuild
 from zoo.tasks.diffusion import Diffusion
@@ -63,6 +64,8 @@ def load(path: Path, weights: Weights = "auto") -> Diffusion:
     """The diffusion model of a checkpoint, or of a folder that diffusers reads."""
     if (path / "model_index.json").is_file():
         return LatentDiffusion.from_pretrained(path)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} holds weights alone: sample takes a checkpoint of zoo fit, or a pipeline's folder")
     model = rebuild(path, weights)
     if not isinstance(model, Diffusion):
         raise UserError(f"{path} holds a {type(model).__name__}, which makes no pictures")
@@ -170,12 +173,8 @@ class Bar:
 
 
 def parser() -> argparse.ArgumentParser:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UserError(f"sample: {message}; see zoo sample --help")
-
     text = "Let a diffusion model make pictures: PNG files and a grid, each with how it was made in its text."
-    own = Parser("zoo sample", description=text, allow_abbrev=False)
+    own = OptionParser("sample", text)
     own.add_argument(
         "--ckpt_path", required=True, metavar="FILE", help="a checkpoint, or a pipeline's folder of diffusers"
     )

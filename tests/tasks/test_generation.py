@@ -10,8 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.generation import logits_process as theirs
 
 from zoo.models import GPT
-from zoo.tasks import generation
-from zoo.tasks.generation import Sampling, TextStream, generate, window_start
+from zoo.tasks import drawing, generation
+from zoo.tasks.drawing import Sampling
+from zoo.tasks.generation import TextStream, generate, window_start
 from zoo.text.tokenizer import Tokenizer
 
 VOCAB, BLOCK = 11, 12
@@ -67,7 +68,7 @@ def test_filters_equal_those_of_transformers(case):
     ids = torch.randint(50, (200, 9), generator=generator)
     seen = torch.zeros(200, 50, dtype=torch.bool).scatter_(1, ids, True)
     expected = theirs.LogitsProcessorList(processors)(ids, logits.clone())
-    assert torch.equal(generation.shape(logits, sampling, seen), expected)
+    assert torch.equal(drawing.shape(logits, sampling, seen), expected)
     assert not torch.equal(expected, logits) or case == "top_k of more than there are"
 
 
@@ -82,7 +83,55 @@ def test_filters_come_in_the_order_of_transformers():
     out = model.generate(ids, do_sample=True, pad_token_id=0, **given)
     seen = torch.zeros(1, 40, dtype=torch.bool).scatter_(1, ids, True)
     logits = model(ids).logits[:, -1].detach()
-    torch.testing.assert_close(generation.shape(logits, Sampling(**options), seen), out.scores[0])
+    torch.testing.assert_close(drawing.shape(logits, Sampling(**options), seen), out.scores[0])
+
+
+LARGE = 3 * drawing.LARGE + 17  # tokens, which the last part does not have full
+
+
+@pytest.mark.parametrize("scale", [0.01, 4.0, 8.0])
+@pytest.mark.parametrize("sampling", [Sampling(top_p=0.9), Sampling(top_k=40, top_p=0.9), Sampling(top_p=1e-6)])
+def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_order(sampling, scale, monkeypatch):
+    """Whether its part is enough (as where few tokens are probable) or not (as where all are alike)."""
+    logits = torch.randn(40, LARGE, generator=torch.Generator().manual_seed(0)) * scale
+    logits[::2] = logits[::2].round(decimals=1)  # many alike
+    found = [drawing.shape(row[None], sampling) for row in logits]
+    together = drawing.shape(logits, sampling)
+    assert torch.equal(together, torch.cat(found))
+    monkeypatch.setattr(drawing, "_least_of_top_p", lambda *args: None)
+    assert torch.equal(together, drawing.shape(logits, sampling))
+    processors = [theirs.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    processors.append(theirs.TopPLogitsWarper(sampling.top_p))
+    expected = theirs.LogitsProcessorList(processors)(torch.zeros(40, 1, dtype=torch.long), logits.clone())
+    kept = [found.isfinite().sum(1) for found in (together, expected)]
+    assert (kept[0] - kept[1]).abs().max() <= (1 if scale > 1 else 3)  # their sums are in float32
+    assert (kept[0] > drawing.CANDIDATES).any() == (scale < 1 and sampling.top_p == 0.9)
+
+
+def test_the_part_of_top_p_is_taken_where_it_may_be_and_only_there():
+    logits = torch.randn(8, LARGE, generator=torch.Generator().manual_seed(0)) * 8
+    assert drawing._least_of_top_p(logits, logits.softmax(1), 0.9) is not None
+    for wrong in (logits * 0.01, torch.zeros(1, LARGE), torch.cat([logits, logits[:1] * 0.01])):
+        assert drawing._least_of_top_p(wrong, wrong.softmax(1), 0.9) is None
+    even = torch.full((1, LARGE), -torch.inf)
+    even[0, :4] = torch.tensor([2.0, 1.0, 1.0, 0.5])
+    weights = even.exp()
+    assert drawing._least_of_top_p(even, weights / weights.sum(), 0.6) is None, "two alike, one of them kept"
+    assert drawing._least_of_top_p(even, weights / weights.sum(), 0.8) is not None
+    half = torch.full((1, LARGE), -torch.inf)
+    half[0, :2] = 0.0
+    assert drawing._least_of_top_p(half, half.softmax(1), 0.5) is None, "on the edge"
+
+
+@pytest.mark.parametrize("size", [VOCAB, drawing.LARGE, drawing.LARGE + 1, LARGE])
+def test_a_number_draws_the_token_in_whose_share_it_falls(size):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, size, generator=generator, dtype=torch.float64) * 3
+    logits[:, 3] = -torch.inf
+    uniform = torch.rand(300, 1, generator=generator, dtype=torch.float64)
+    uniform[:5, 0] = torch.tensor([0.0, 1 - 2**-53, 0.5, 1e-12, 1 - 1e-12], dtype=torch.float64)
+    expected = (logits.softmax(1).cumsum(1) <= uniform).sum(1).clamp(max=size - 1)
+    assert torch.equal(drawing.draw(logits, uniform), expected)
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
@@ -102,7 +151,7 @@ def test_draws_after_filters_have_their_probabilities():
     sampling = Sampling(temperature=0.8, top_k=6, top_p=0.9, min_p=0.02)
     found = generate(Fixed(), [[0]] * 10_000, 1, sampling, BLOCK, cache=False, seed=3)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=VOCAB).double()
-    expected = generation.shape(Fixed.logits[None].double(), sampling)[0].softmax(0) * 10_000
+    expected = drawing.shape(Fixed.logits[None].double(), sampling)[0].softmax(0) * 10_000
     kept = expected > 0
     assert 2 < kept.sum() < 7
     assert counts[~kept].sum() == 0
@@ -112,7 +161,7 @@ def test_draws_after_filters_have_their_probabilities():
 def test_a_number_at_the_very_end_draws_a_token_that_can_be():
     logits = torch.tensor([[0.3, 1.0, -torch.inf, -torch.inf]])
     for uniform in (0.0, 1 - 2**-53):
-        assert generation.draw(logits, torch.tensor([[uniform]], dtype=torch.float64)).item() == int(uniform > 0.5)
+        assert drawing.draw(logits, torch.tensor([[uniform]], dtype=torch.float64)).item() == int(uniform > 0.5)
 
 
 class Fixed(nn.Module):
@@ -160,14 +209,14 @@ def test_cached_equals_uncached(positions, options):
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_cached_logits_are_those_without(positions, monkeypatch):
     model, said = net(positions), []
-    original = generation._Context.next_logits
+    original = generation._Texts.next_logits
 
-    def spy(self, n):
-        logits = original(self, n)
+    def spy(self):
+        logits = original(self)
         said.append(logits.clone())
         return logits
 
-    monkeypatch.setattr(generation._Context, "next_logits", spy)
+    monkeypatch.setattr(generation._Texts, "next_logits", spy)
     for cache in (True, False):
         generate(model, PROMPTS, 30, Sampling(temperature=0), BLOCK, cache=cache)
     half = len(said) // 2
@@ -227,6 +276,36 @@ def test_a_row_ends_at_the_end_of_text_or_when_told():
     stopped = generate(net(), PROMPTS, 30, Sampling(), BLOCK, on_token=on_token)
     assert stopped == [plain[0], plain[1][:4], plain[2]]
     assert [[t for r, t in told if r == row] for row in range(3)] == stopped
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_rows_that_have_ended_are_computed_no_more(options, cache):
+    """And those that go on are as if they had stayed."""
+    model, sizes = net(), []
+    model.lm_head.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
+    texts = generate(model, PROMPTS, 30, OPTIONS[options], BLOCK, cache=cache, seed=4)
+    told = dict.fromkeys(range(3), 0)
+    before = len(sizes)
+
+    def on_token(row, token):
+        told[row] += 1
+        return told[row] == (20, 4, 25)[row]
+
+    ended = generate(model, PROMPTS, 30, OPTIONS[options], BLOCK, cache=cache, seed=4, on_token=on_token)
+    assert ended == [texts[0][:20], texts[1][:4], texts[2][:25]]
+    steps = sizes[before:]
+    assert steps[:4] == [3] * 4, "the shortest prompt has 1 token"
+    assert steps[4:22] == [2] * 18, "that with 3 takes two steps to its first token"
+    assert steps[22:] == [1] * 9
+
+
+def test_of_a_prompt_the_last_logits_alone_are_computed():
+    model, shapes = net(), []
+    model.lm_head.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    for cache in (True, False):
+        generate(model, [[1, 2, 3, 4]] * 2, 20, Sampling(), BLOCK, cache=cache)
+    assert set(shapes) == {(2, 1, VOCAB)}
 
 
 def test_seeds_decide_and_torch_s_own_numbers_are_left_alone():

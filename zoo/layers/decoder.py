@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -35,12 +36,37 @@ class SwiGLU(nn.Module):
         return self.dropout(self.proj(F.silu(gate) * x))
 
 
+def add_token_before(
+    x: Float[Tensor, "b t d"],
+    ids: Int[Tensor, "b t"],
+    embedding: nn.Module,
+    share: Float[Tensor, " d"],
+    cache: KVCache | None,
+) -> Float[Tensor, "b t d"]:
+    """Add a share of the embedding of the token before to that of each; the first has none before it.
+
+    Args:
+        x: embeddings of the tokens.
+        ids: the tokens.
+        embedding: of the tokens.
+        share: of each channel.
+        cache: which keeps the tokens.
+    """
+    before = F.pad(x, (0, 0, 1, 0))[:, :-1]
+    if cache is not None:
+        start = cache.position
+        if start:
+            before = torch.cat([embedding(cache.ids[:, start - 1 : start]), before[:, 1:]], 1)
+        cache.ids[:, start : start + ids.shape[1]] = ids
+    return torch.addcmul(x, before, share)
+
+
 def initialize_decoder(net: nn.Module, depth: int) -> None:
     """As GPT-2: normal of 0.02, and less at the ends of branches (``proj``), whose sum grows with their number."""
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.02 / ((2 * depth) ** 0.5 if ".proj." in name else 1))
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "token_shift")):
             nn.init.zeros_(parameter)
         else:
             nn.init.ones_(parameter)

@@ -6,7 +6,7 @@ Source: https://arxiv.org/abs/2211.05102. Memory is taken once, for as many toke
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -33,10 +33,13 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch, kv_heads, length, head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(depth)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(depth)]
-        self.batch, self.length, self.position = batch, length, 0
+        self.length, self.position = length, 0
+        self.ids = torch.zeros(batch, length, dtype=torch.long, device=device)  # which tokens, where a network asks
+        self._hold(torch.empty(depth, 2, batch, kv_heads, length, head_dim, dtype=dtype, device=device))
+
+    def _hold(self, data: Float[Tensor, "l 2 b h t d"]) -> None:
+        self.data, self.batch = data, data.shape[2]
+        self.keys, self.values = (part.unbind(0) for part in data.unbind(1))
 
     def update(
         self, layer: int, k: Float[Tensor, "b h t d"], v: Float[Tensor, "b h t d"]
@@ -64,8 +67,14 @@ class KVCache:
     def reset(self) -> None:
         self.rewind(0)
 
-    def reorder(self, rows: Tensor) -> None:
-        """Take these rows of the batch in place of all, as a beam search needs it."""
-        for tensors in (self.keys, self.values):
-            tensors[:] = [tensor.index_select(0, rows) for tensor in tensors]
-        self.batch = len(rows)
+    def reorder(self, rows: Int[Tensor, " n"]) -> None:
+        """Take these rows of the batch in place of all, as a beam search needs it, or where some have ended.
+
+        Where they are no more than before this takes no new memory but for one layer.
+        """
+        n = len(rows)
+        data = self.data if n <= self.batch else self.data.new_empty(*self.data.shape[:2], n, *self.data.shape[3:])
+        for new, old in zip(data, self.data, strict=True):
+            new[:, :n, :, : self.position] = old[:, :, :, : self.position].index_select(1, rows)
+        self.ids = self.ids[rows]
+        self._hold(data[:, :, :n])

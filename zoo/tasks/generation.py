@@ -1,142 +1,22 @@
-"""Writing on, token by token: how the next one is drawn, and the loop with keys and values kept."""
+"""Writing on, token by token: the loop with keys and values kept, and the text as it comes."""
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from zoo.layers.token_step import TokenStep
 from zoo.losses.embeddings import at_least_float32
+from zoo.tasks.drawing import Sampling, draw, shape, uniforms
 from zoo.text.tokenizer import Tokenizer
 
-PART = 256  # tokens of a part of the vocabulary
 OnToken = Callable[[int, int], bool | None]
 """Called with a row and its new token; the row ends where it returns True."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from logits: penalty, temperature, top-k, top-p, min-p, in this order, as in transformers.
-
-    Args:
-        temperature: logits are divided by it; 0 takes the most probable token, whatever the rest.
-        top_k: only so many of the most probable tokens; null for all.
-        top_p: only the most probable tokens that together have this probability (Holtzman et al. 2019,
-            https://arxiv.org/abs/1904.09751).
-        min_p: only tokens at least this share as probable as the most probable (Nguyen et al. 2024,
-            https://arxiv.org/abs/2407.01082).
-        repetition_penalty: above 1 makes tokens of the text so far less probable: their logits are divided by it, or
-            multiplied below 0 (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, fine, allowed in (
-            ("temperature", 0 <= self.temperature < float("inf"), "a number from 0 up"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
-            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
-        ):
-            if not fine:
-                raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)}")
-
-
-# Drawing --------------------------------------------------------------------------------------------------------------
-
-
-def penalize(logits: Float[Tensor, "b v"], seen: Bool[Tensor, "b v"], penalty: float) -> Float[Tensor, "b v"]:
-    """Make tokens that were there less probable."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
-
-
-def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """Minus infinity for all tokens less probable than the k-th."""
-    least = logits.topk(min(k, logits.shape[1])).values[:, -1:]
-    return logits.masked_fill(logits < least, -torch.inf)
-
-
-def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
-    """Minus infinity for the least probable tokens that together have a probability of at most ``1 - p``."""
-    rising, order = logits.sort()
-    rare = rising.softmax(1).cumsum(1) <= 1 - p
-    rare[:, -1] = False
-    return logits.masked_fill(rare.scatter(1, order, rare), -torch.inf)
-
-
-def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
-    """Minus infinity for tokens less than ``p`` times as probable as the most probable."""
-    probabilities = logits.softmax(1)
-    rare = probabilities < p * probabilities.amax(1, keepdim=True)
-    return logits.masked_fill(rare.scatter(1, probabilities.argmax(1, keepdim=True), False), -torch.inf)
-
-
-def shape(
-    logits: Float[Tensor, "b v"], sampling: Sampling, seen: Bool[Tensor, "b v"] | None = None
-) -> Float[Tensor, "b v"]:
-    """Logits of the distribution that a token is drawn from.
-
-    Args:
-        logits: of the network.
-        sampling: how to draw; with temperature 0 only the penalty matters.
-        seen: tokens of the text so far, where there is a penalty.
-    """
-    if seen is not None and sampling.repetition_penalty != 1:
-        logits = penalize(logits, seen, sampling.repetition_penalty)
-    if sampling.temperature == 0:
-        return logits
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    if sampling.top_k is not None:
-        logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
-    if sampling.min_p is not None:
-        logits = keep_min_p(logits, sampling.min_p)
-    return logits
-
-
-def draw(logits: Float[Tensor, "b v"], uniform: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
-    """The tokens in whose share of the probability, laid end to end, numbers from [0, 1) fall.
-
-    The part of the vocabulary is found first, then the token in it: a sum over all is much faster than a running one.
-    """
-    weights = logits.softmax(1)
-    parts = F.pad(weights, (0, -weights.shape[1] % PART)).unflatten(1, (-1, PART))
-    sums = parts.sum(2).double()
-    part, rest = _find(sums, uniform * sums.sum(1, keepdim=True))
-    token, _ = _find(parts[torch.arange(len(parts), device=parts.device), part.squeeze(1)], rest)
-    return (part * PART + token).squeeze(1)
-
-
-def _find(
-    lengths: Float[Tensor, "b n"], point: Float[Tensor, "b 1"]
-) -> tuple[Int[Tensor, "b 1"], Float[Tensor, "b 1"]]:
-    """In which of lengths laid end to end a point is, and how far into it; one of length 0 holds none."""
-    ends = lengths.double().cumsum(1)
-    point = point.minimum(ends[:, -1:].nextafter(torch.zeros_like(point)))  # rounding may have moved it beyond
-    found = torch.searchsorted(ends, point, right=True)
-    return found, point - F.pad(ends, (1, 0)).gather(1, found)
-
-
-def uniforms(seed: int, rows: Sequence[int], n: int) -> Float[Tensor, "b n"]:
-    """Random numbers of each row, the same whatever other rows there are."""
-    found = torch.empty(len(rows), n, dtype=torch.float64)
-    for numbers, row in zip(found, rows, strict=True):
-        digest = hashlib.blake2b(f"{seed},{row}".encode(), digest_size=8).digest()
-        torch.rand(n, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")), out=numbers)
-    return found
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -169,7 +49,8 @@ def generate(
     and goes on from there. A row's text does not depend on the other rows.
 
     Args:
-        net: in eval mode; maps tokens ``(b, t)`` to logits ``(b, t, v)``, and has ``make_cache``.
+        net: in eval mode; maps tokens ``(b, t)`` to logits ``(b, t, v)``, or of the last token alone where its forward
+            takes ``logits_to_keep``; and has ``make_cache``.
         prompts: tokens, at least one each.
         max_new_tokens: how many at most.
         sampling: how to draw them.
@@ -186,61 +67,99 @@ def generate(
         raise ValueError("a prompt has no tokens: it takes at least one to go on from")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens starts at 1, got {max_new_tokens}")
-    device = next(net.parameters()).device
-    lengths = [len(prompt) for prompt in own]
-    n, total = min(lengths), max(lengths) + max_new_tokens
-    tokens, numbers = torch.zeros(len(own), total, dtype=torch.long), torch.zeros(len(own), total, dtype=torch.float64)
     drawn = uniforms(seed, range(len(own)) if rows is None else rows, max_new_tokens)
-    for i, prompt in enumerate(own):
-        tokens[i, : len(prompt)] = torch.tensor(prompt)
-        numbers[i, len(prompt) : len(prompt) + max_new_tokens] = drawn[i]
-    tokens, numbers, limits = tokens.to(device), numbers.to(device), torch.tensor(lengths, device=device)
-    state = _Context(net, tokens, block_size, cache, min(total, block_size))
-    seen: Tensor | None = None
+    texts = _Texts(net, own, drawn, block_size, cache)
     found: list[list[int]] = [[] for _ in own]
-    live = set(range(len(own)))
-    while live:
-        logits = at_least_float32(state.next_logits(n)[:, :vocab_size])
-        if sampling.repetition_penalty != 1:
-            if seen is None:
-                seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, tokens[:, :n], True)
-            else:
-                seen.scatter_(1, tokens[:, n - 1 : n], True)
+    while texts.rows:
+        logits = at_least_float32(texts.next_logits()[:, :vocab_size])
+        seen = texts.seen(logits.shape[1]) if sampling.repetition_penalty != 1 else None
         shaped = shape(logits, sampling, seen)
-        new = shaped.argmax(1) if sampling.temperature == 0 else draw(shaped, numbers[:, n : n + 1])
-        if n < max(lengths):
-            new = torch.where(n < limits, tokens[:, n], new)
-        tokens[:, n] = new
-        n += 1
-        for i, token in enumerate(new.tolist()):
-            if i not in live or n <= lengths[i]:
-                continue
-            if token == eos_id:
-                live.discard(i)
-                continue
-            found[i].append(token)
-            if (on_token is not None and on_token(i, token)) or len(found[i]) == max_new_tokens:
-                live.discard(i)
+        new = shaped.argmax(1) if sampling.temperature == 0 else draw(shaped, texts.numbers[:, texts.n, None])
+        ended = set()
+        for row, token in texts.add(new):
+            if token != eos_id:
+                found[row].append(token)
+                if not (on_token is not None and on_token(row, token)) and len(found[row]) < max_new_tokens:
+                    continue
+            ended.add(row)
+        if ended:
+            texts.drop(ended)
     return found
 
 
-class _Context:
-    """What the network has seen of the tokens, and what it says of the next."""
+class _Texts:
+    """Rows of tokens that are written on, and what the network says of the next ones.
 
-    def __init__(self, net: nn.Module, tokens: Tensor, block_size: int, cache: bool, room: int) -> None:
-        self.net, self.tokens, self.block_size = net, tokens, block_size
-        self.cache: Any = net.make_cache(len(tokens), room) if cache else None  # type: ignore[operator]
-        self.start = 0
+    Args:
+        net: the network.
+        prompts: tokens, at most ``block_size`` each.
+        drawn: random numbers for the new tokens of each.
+        block_size: tokens that the network sees at most.
+        cache: whether to keep keys and values.
+    """
 
-    def next_logits(self, n: int) -> Float[Tensor, "b v"]:
-        """Of the token behind the first ``n``."""
-        start = window_start(n, self.block_size)
+    def __init__(
+        self, net: nn.Module, prompts: list[list[int]], drawn: Float[Tensor, "b n"], block_size: int, cache: bool
+    ) -> None:
+        device = next(net.parameters()).device
+        self.net, self.block_size = net, block_size
+        self.rows, self.lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
+        self.n, self.longest = min(self.lengths), max(self.lengths)  # tokens so far
+        self.start = 0  # of the window in the cache
+        tokens = torch.zeros(len(prompts), self.longest + drawn.shape[1], dtype=torch.long)
+        numbers = torch.zeros(tokens.shape, dtype=torch.float64)
+        for i, prompt in enumerate(prompts):
+            tokens[i, : len(prompt)] = torch.tensor(prompt)
+            numbers[i, len(prompt) : len(prompt) + drawn.shape[1]] = drawn[i]
+        self.tokens, self.numbers = tokens.to(device), numbers.to(device)
+        self.limits = torch.tensor(self.lengths, device=device)
+        self._seen: Tensor | None = None
+        room = min(tokens.shape[1], block_size)
+        self.cache: Any = net.make_cache(len(prompts), room) if cache else None  # type: ignore[operator]
+        self.step = TokenStep.of(net, self.cache) if cache else None
+        last_only = "logits_to_keep" in inspect.signature(net.forward).parameters
+        self.options = {"logits_to_keep": 1} if last_only else {}
+
+    def next_logits(self) -> Float[Tensor, "b v"]:
+        """Of the token behind those so far."""
+        start = window_start(self.n, self.block_size)
         if self.cache is None:
-            return self.net(self.tokens[:, start:n])[:, -1]
+            return self.net(self.tokens[:, start : self.n], **self.options)[:, -1]
         if start != self.start:
             self.start = start
             self.cache.reset()
-        return self.net(self.tokens[:, start + self.cache.position : n], cache=self.cache)[:, -1]
+        first = start + self.cache.position
+        if self.step is not None and first == self.n - 1:
+            return self.step(self.tokens[:, first])
+        return self.net(self.tokens[:, first : self.n], cache=self.cache, **self.options)[:, -1]
+
+    def seen(self, vocab_size: int) -> Bool[Tensor, "b v"]:
+        """Which tokens were there."""
+        if self._seen is None:
+            self._seen = self.tokens.new_zeros(len(self.rows), vocab_size, dtype=torch.bool)
+            return self._seen.scatter_(1, self.tokens[:, : self.n], True)
+        return self._seen.scatter_(1, self.tokens[:, self.n - 1 : self.n], True)
+
+    def add(self, new: Int[Tensor, " b"]) -> list[tuple[int, int]]:
+        """Go on by a token; return rows and their new ones. A prompt that is not at its end goes on by its own."""
+        if self.n < self.longest:
+            new = torch.where(self.n < self.limits, self.tokens[:, self.n], new)
+        self.tokens[:, self.n] = new
+        self.n += 1
+        return [(row, token) for row, token in zip(self.rows, new.tolist(), strict=True) if self.n > self.lengths[row]]
+
+    def drop(self, ended: set[int]) -> None:
+        """Compute nothing more for rows that have ended."""
+        kept = [place for place, row in enumerate(self.rows) if row not in ended]
+        self.rows = [self.rows[place] for place in kept]
+        if not kept:
+            return
+        places = torch.tensor(kept, device=self.tokens.device)
+        self.tokens, self.numbers, self.limits = self.tokens[places], self.numbers[places], self.limits[places]
+        self._seen = self._seen[places] if self._seen is not None else None
+        if self.cache is not None:
+            self.cache.reorder(places)
+            self.step = TokenStep.of(self.net, self.cache)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

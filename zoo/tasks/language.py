@@ -11,13 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.losses.embeddings import at_least_float32
-from zoo.losses.fitting import divisor, fitted
+from zoo.losses.fitting import fitted
 from zoo.tasks import generation
 from zoo.tasks.base import need
-from zoo.tasks.generation import Sampling, TextStream
-from zoo.tasks.tokenized import Tokenized
-
-IGNORED = -100
+from zoo.tasks.drawing import Sampling
+from zoo.tasks.generation import TextStream
+from zoo.tasks.tokenized import IGNORED, Tokenized, asked_for
 
 
 class LanguageModel(Tokenized):
@@ -51,18 +50,16 @@ class LanguageModel(Tokenized):
         self._check(x, y)
         logits, y = at_least_float32(self(x)).flatten(0, 1), y.flatten()
         if stage != "train" and not self._plain_loss:  # perplexity has its own meaning, whatever is trained
-            n = int((y != IGNORED).sum())
+            n = (y != IGNORED).sum()
             self.report(stage, n, cross_entropy=F.cross_entropy(logits, y, ignore_index=IGNORED))
         assert self.loss is not None
         if getattr(self.loss, "ignore_index", None) != IGNORED:
             logits, y = logits[y != IGNORED], y[y != IGNORED]
         return self.loss(logits, y)
 
-    def count(self, batch: Any) -> float:
-        """Over how many tokens the mean is taken, or what else the loss divides by."""
-        y = batch[1]
-        weight = divisor(self.loss, y[y != IGNORED]) if getattr(self.loss, "weight", None) is not None else None
-        return int((y != IGNORED).sum()) if weight is None else weight
+    def count(self, batch: Any) -> Tensor:
+        """Over how many tokens the mean is taken."""
+        return asked_for(self.loss, batch[1])
 
     def end_of_evaluation(self, stage: str) -> dict[str, Any]:
         means = self._meters[stage].means(self.trainer)
