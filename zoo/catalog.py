@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
     "show-data": "print splits, class balance and statistics of the data, and draw augmented inputs",
     "lr-find": "sweep the learning rate of a config and print the line to add",
     "verify": "prove that a run killed and resumed equals the one never killed: `zoo verify resume -c CONFIG`",
-    "export": "write a checkpoint's weights alone to a .safetensors file",
+    "export": "write a checkpoint's weights alone to a file, or as a folder that transformers or diffusers loads",
     "generate": "let a language model in a checkpoint write on from a prompt",
     "sample": "let a diffusion model in a checkpoint make pictures",
     "list": "list what there is: models, data, callbacks, optimizers, configs, ...",
@@ -44,7 +44,19 @@ KINDS: dict[str, str] = {
     "helpers": "helper",
     "configs": "config",
 }
-GROUPS = ("models", "tasks", "data", "data.augment", "callbacks", "optim", "losses", "layers", "text", "diffusion")
+GROUPS = (
+    "models",
+    "tasks",
+    "data",
+    "data.augment",
+    "callbacks",
+    "optim",
+    "losses",
+    "layers",
+    "text",
+    "diffusion",
+    "metrics",
+)
 TORCH = {"optimizer": "torch.optim", "schedule": "torch.optim.lr_scheduler"}
 
 _CITATION = re.compile(r"\s*\(([^()]*(?:\b(?:19|20)\d\d\b|https?://)[^()]*)\)")

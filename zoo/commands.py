@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.call import _TunerExitException
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo.callbacks import FineTuning, LRFinder
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.callbacks.phases import describe
-from zoo.checkpoint_files import readable_checkpoint
 from zoo.optim import describe_groups
 from zoo.optim.ahead import describe_schedule
 from zoo.parsing import UserError, check_config
@@ -155,46 +150,6 @@ def verify(argv: list[str]) -> int:
     found = resume(without_option(argv[1:], "--kills"), int(kills))
     print(f"differs: {found}" if found else "resumed equals uninterrupted, bit for bit")
     return 1 if found else 0
-
-
-def export(argv: list[str]) -> int:
-    """``zoo export --ckpt_path FILE --out FILE.safetensors [--weights raw|ema]``: write the network's weights alone."""
-    from safetensors.torch import save_file
-
-    given = export_parser().parse_args(argv)
-    path, out = Path(given.ckpt_path), Path(given.out)
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out} must end in .safetensors")
-    if not out.parent.is_dir():
-        raise UserError(f"no folder {str(out.parent)!r} to write {out.name} into")
-    if "state_dict" not in readable_checkpoint(path):
-        raise UserError(f"{path} holds no state_dict in one file, so there is nothing to export")
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    state = with_ema(checkpoint, given.weights)["state_dict"]
-    net = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")} or state
-    # a copy of each: the format knows no tied weights
-    kept = {key: value.clone().contiguous() for key, value in net.items() if isinstance(value, torch.Tensor)}
-    new = out.with_name(out.name + ".new")
-    try:
-        save_file(kept, new)
-        os.replace(new, out)
-    finally:
-        new.unlink(missing_ok=True)
-    print(f"{len(kept)} tensors in {out}")
-    return 0
-
-
-def export_parser() -> argparse.ArgumentParser:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UserError(f"export: {message}; see zoo export --help")
-
-    parser = Parser("zoo export", description="Write a network's weights alone to a file.", allow_abbrev=False)
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="a checkpoint")
-    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .safetensors")
-    text = "averages of EMA (where there are any), or raw weights; auto by default"
-    parser.add_argument("--weights", choices=get_args(Weights), default="auto", help=text)
-    return parser
 
 
 def choose_weights(model: L.LightningModule, weights: Weights | None) -> None:

@@ -19,6 +19,7 @@ MODERN = {
     "norm": "rmsnorm",
     "activation": "relu_squared",
     "qk_norm": True,
+    "token_shift": True,
     "logit_softcap": 15.0,
 }
 NETS = {
@@ -152,6 +153,21 @@ def test_qk_norm_and_softcap_bound_what_they_should():
         F.scaled_dot_product_attention = original
     assert max(scores) <= 12**0.5 + 1e-4
     assert 14.9 < logits.abs().max() <= 15.0
+
+
+@torch.no_grad()
+def test_token_shift_adds_what_was_before():
+    """A share of the embedding of the token before; also of the one that only the cache knows."""
+    net = GPT(61, 32, 48, 2, 4, token_shift=True).double().eval()
+    torch.nn.init.normal_(net.token_shift)
+    plain, ids = GPT(61, 32, 48, 2, 4).double().eval(), tokens()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if k != "token_shift"})
+    before = torch.cat([torch.zeros(3, 1, 48), net.wte(ids)[:, :-1]], 1)
+    plain.wte.register_forward_hook(lambda module, args, out: out + before * net.token_shift)
+    whole, cache = net(ids), net.make_cache(3, 20)
+    torch.testing.assert_close(whole, plain(ids), rtol=0, atol=1e-12)
+    parts = [net(part, cache=cache) for part in ids.split([7, 1, 1, 11], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-12)
 
 
 def test_rotary_scores_depend_on_distance_alone():

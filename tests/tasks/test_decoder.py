@@ -55,10 +55,9 @@ def work(rank: int, folder: str, kind: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow  # two processes that import torch
 @pytest.mark.parametrize("kind", KINDS)
 def test_divided_among_two_processes(kind, tmp_path: Path):
-    mp.start_processes(work, (str(tmp_path), kind), nprocs=2, start_method="spawn")
+    mp.start_processes(work, (str(tmp_path), kind), nprocs=2, start_method="fork")
     found, expected = torch.load(tmp_path / "found.pt", weights_only=True), losses(*build(kind))
     assert len(found) == len(expected) > 10
     assert expected[2] < expected[0]

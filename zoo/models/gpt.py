@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, first_position, initialize_decoder, through
+from zoo.layers.decoder import SwiGLU, add_token_before, first_position, through
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import Rotary
+from zoo.layers.token_step import Parts
+from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
 from zoo.weights import gpt_files
-from zoo.weights.files import Weights
-from zoo.weights.huggingface import Entry, HuggingFaceNet
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -88,7 +88,7 @@ def _norm(norm: Norm, dim: int) -> nn.Module:
     return nn.LayerNorm(dim) if norm == "layernorm" else nn.RMSNorm(dim, eps=1e-5)
 
 
-class GPT(HuggingFaceNet):
+class GPT(Decoder):
     """Tokens and their positions, through blocks, to the logits of the token after each.
 
     Args:
@@ -105,9 +105,12 @@ class GPT(HuggingFaceNet):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
+        token_shift: add a learnt share of the embedding of the token before to that of each, channel by channel, which
+            so need not be looked for (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
     """
 
+    files = gpt_files
     needless = r"\.attn\.(masked_)?bias$"  # the causal mask, in the oldest files
 
     def __init__(
@@ -123,6 +126,7 @@ class GPT(HuggingFaceNet):
         activation: Activation = "gelu_tanh",
         qk_norm: bool = False,
         logit_softcap: float | None = None,
+        token_shift: bool = False,
         tied: bool = True,
     ) -> None:
         super().__init__()
@@ -130,6 +134,7 @@ class GPT(HuggingFaceNet):
         self.config: dict[str, Any] = {}
         self.vocab_size, self.block_size, self.logit_softcap = vocab_size, block_size, logit_softcap
         self.wte = nn.Embedding(vocab_size, dim)
+        self.token_shift = nn.Parameter(torch.zeros(dim)) if token_shift else None
         self.wpe = nn.Embedding(block_size, dim) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, norm, activation, qk_norm) for _ in range(depth))
@@ -138,38 +143,30 @@ class GPT(HuggingFaceNet):
         self.lm_head = nn.Linear(dim, vocab_size, bias=False)
         if tied:
             self.lm_head.weight = self.wte.weight
-        initialize_decoder(self, depth)
+        self.reset_parameters()
 
-    def forward(self, ids: Int[Tensor, "b t"], cache: KVCache | None = None) -> Float[Tensor, "b t v"]:
+    def forward(
+        self, ids: Int[Tensor, "b t"], cache: KVCache | None = None, logits_to_keep: int = 0
+    ) -> Float[Tensor, "b t v"]:
+        """Return logits of all tokens, or of so many at the end."""
         start = first_position(ids.shape[1], cache, self.block_size)
         x = self.wte(ids)
+        if self.token_shift is not None:
+            x = add_token_before(x, ids, self.wte, self.token_shift, cache)
         if self.wpe is not None:
             x = x + self.wpe.weight[start : start + ids.shape[1]]
         rotary = self.rotary(start, x) if self.rotary is not None else None
         x = through(self.blocks, self.dropout(x), rotary, cache, self.activation_checkpointing and self.training)
-        logits = self.lm_head(self.ln_f(x))
+        logits = self.lm_head(self.ln_f(x[:, -logits_to_keep:]))
         return logits if self.logit_softcap is None else self.logit_softcap * (logits / self.logit_softcap).tanh()
 
-    def make_cache(self, batch: int, length: int) -> KVCache:
-        """Make room for the keys and values of ``length`` tokens."""
-        a, weight = self.arguments, self.wte.weight
-        return KVCache(a["depth"], batch, a["heads"], length, a["dim"] // a["heads"], weight.dtype, weight.device)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def opened(cls, path: str | Path) -> Weights:
-        return gpt_files.opened(path)
-
-    @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return gpt_files.sizes(weights)
-
-    def entries(self) -> list[Entry]:
-        return gpt_files.entries(self.arguments)
-
-    def config_json(self) -> dict[str, Any]:
-        return gpt_files.config_json(self.arguments, self.config)
+    def parts(self) -> Parts:
+        blocks = [(b.ln_1, b.attn, b.ln_2, b.mlp) for b in self.blocks]
+        activation, own = self.arguments["activation"], {GPT, Block, MLP}
+        return Parts(
+            self.wte, self.token_shift, self.wpe, self.rotary, blocks, activation, self.ln_f, self.lm_head,
+            self.logit_softcap, own,
+        )  # fmt: skip
 
 
 class GPTLanguageModel(DecoderLanguageModel):
@@ -187,10 +184,14 @@ class GPTLanguageModel(DecoderLanguageModel):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
+        token_shift: add a learnt share of the embedding of the token before to that of each, channel by channel, which
+            so need not be looked for (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
         context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.
         weights: to start from: a model directory of Hugging Face, or a file that zoo wrote, which also tells the
             sizes; null starts fresh.
+        meta_device: build the network without memory, which the trainer gives it: of weights divided among devices for
+            each one's part alone; null is so on the command line with ModelParallelStrategy.
         vocab_size: number of tokens; null takes it from the data.
         block_size: tokens in a block of the data; null takes it from there.
     """
@@ -207,16 +208,18 @@ class GPTLanguageModel(DecoderLanguageModel):
         activation: Activation = "gelu_tanh",
         qk_norm: bool = False,
         logit_softcap: float | None = None,
+        token_shift: bool = False,
         tied: bool = True,
         context: int | None = None,
         weights: str | None = None,
+        meta_device: bool | None = None,
         vocab_size: int | None = None,
         block_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         net = network(
-            GPT, self, vocab_size, block_size, PRESETS[preset], weights, context=context, dim=dim, depth=depth,
-            heads=heads, dropout=dropout, positions=positions, norm=norm, activation=activation, qk_norm=qk_norm,
-            logit_softcap=logit_softcap, tied=tied,
+            GPT, self, vocab_size, block_size, PRESETS[preset], weights, meta_device, context=context, dim=dim,
+            depth=depth, heads=heads, dropout=dropout, positions=positions, norm=norm, activation=activation,
+            qk_norm=qk_norm, logit_softcap=logit_softcap, token_shift=token_shift, tied=tied,
         )  # fmt: skip
         super().__init__(net=net, weights=weights, vocab_size=vocab_size, block_size=block_size, **kwargs)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, first_position, initialize_decoder, through
+from zoo.layers.decoder import SwiGLU, first_position, through
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import Rotary
+from zoo.layers.token_step import Parts
+from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
 from zoo.weights import llama_files
-from zoo.weights.files import Weights
-from zoo.weights.huggingface import Entry, HuggingFaceNet
 
 
 def _size(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **more: Any) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class LLaMA(HuggingFaceNet):
+class LLaMA(Decoder):
     """Tokens through blocks, whose attention sees distances, to the logits of the token after each.
 
     Args:
@@ -95,6 +94,7 @@ class LLaMA(HuggingFaceNet):
         tied: the last layer has the weights of the embedding.
     """
 
+    files = llama_files
     needless = r"rotary_emb\.inv_freq$"  # in old files
 
     def __init__(
@@ -128,35 +128,23 @@ class LLaMA(HuggingFaceNet):
         self.lm_head = nn.Linear(dim, vocab_size, bias=False)
         if tied:
             self.lm_head.weight = self.embedding.weight
-        initialize_decoder(self, depth)
+        self.reset_parameters()
 
-    def forward(self, ids: Int[Tensor, "b t"], cache: KVCache | None = None) -> Float[Tensor, "b t v"]:
+    def forward(
+        self, ids: Int[Tensor, "b t"], cache: KVCache | None = None, logits_to_keep: int = 0
+    ) -> Float[Tensor, "b t v"]:
+        """Return logits of all tokens, or of so many at the end."""
         start = first_position(ids.shape[1], cache, self.block_size)
         x = self.embedding(ids)
         rotary = self.rotary(start, x)
         x = through(self.blocks, x, rotary, cache, self.activation_checkpointing and self.training)
-        return self.lm_head(self.norm(x))
+        return self.lm_head(self.norm(x[:, -logits_to_keep:]))
 
-    def make_cache(self, batch: int, length: int) -> KVCache:
-        """Make room for the keys and values of ``length`` tokens."""
-        a, weight = self.arguments, self.embedding.weight
-        return KVCache(a["depth"], batch, a["kv_heads"], length, a["head_dim"], weight.dtype, weight.device)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def opened(cls, path: str | Path) -> Weights:
-        return llama_files.opened(path)
-
-    @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return llama_files.sizes(weights)
-
-    def entries(self) -> list[Entry]:
-        return llama_files.entries(self.arguments)
-
-    def config_json(self) -> dict[str, Any]:
-        return llama_files.config_json(self.arguments, self.config)
+    def parts(self) -> Parts:
+        blocks = [(b.attention_norm, b.attention, b.mlp_norm, b.mlp) for b in self.blocks]
+        return Parts(
+            self.embedding, None, None, self.rotary, blocks, "swiglu", self.norm, self.lm_head, None, {LLaMA, Block}
+        )
 
 
 class LLaMALanguageModel(DecoderLanguageModel):
@@ -178,6 +166,8 @@ class LLaMALanguageModel(DecoderLanguageModel):
         context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.
         weights: to start from: a model directory of Hugging Face or Meta, or a file that zoo wrote, which also tells
             the sizes; null starts fresh.
+        meta_device: build the network without memory, which the trainer gives it: of weights divided among devices for
+            each one's part alone; null is so on the command line with ModelParallelStrategy.
         vocab_size: number of tokens; null takes it from the data.
         block_size: tokens in a block of the data; null takes it from there.
     """
@@ -197,13 +187,14 @@ class LLaMALanguageModel(DecoderLanguageModel):
         tied: bool | None = None,
         context: int | None = None,
         weights: str | None = None,
+        meta_device: bool | None = None,
         vocab_size: int | None = None,
         block_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         net = network(
-            LLaMA, self, vocab_size, block_size, PRESETS[preset], weights, context=context, dim=dim, depth=depth,
-            heads=heads, kv_heads=kv_heads, hidden_dim=hidden_dim, head_dim=head_dim, theta=theta,
+            LLaMA, self, vocab_size, block_size, PRESETS[preset], weights, meta_device, context=context, dim=dim,
+            depth=depth, heads=heads, kv_heads=kv_heads, hidden_dim=hidden_dim, head_dim=head_dim, theta=theta,
             rope_scaling=rope_scaling, norm_eps=norm_eps, tied=tied,
         )  # fmt: skip
         super().__init__(net=net, weights=weights, vocab_size=vocab_size, block_size=block_size, **kwargs)

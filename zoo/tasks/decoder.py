@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from zoo.layers.init import InitRule, initialize
 from zoo.tasks.base import need
 from zoo.tasks.language import LanguageModel
+from zoo.weights.divided import WholeDraws, materialize
 from zoo.weights.huggingface import HuggingFaceNet
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
+UNDIVIDED = {"orthogonal", "trunc_normal"}  # which look at numbers before they draw more
+
+
 class DecoderLanguageModel(LanguageModel):
     """Train a decoder, from scratch or from published weights.
 
     With ``trainer.strategy: ModelParallelStrategy`` weights, gradients and the optimizer's state are divided among the
-    devices, block by block (FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
+    devices, block by block (FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277). No process ever holds them all:
+    a network on the meta device is divided first, and each parameter then drawn or read whole, and cut.
 
     Args:
         weights: to start from: a model directory of Hugging Face, or a file that zoo wrote, which also tells the
@@ -34,18 +42,52 @@ class DecoderLanguageModel(LanguageModel):
     def __init__(
         self, net: HuggingFaceNet, weights: str | None = None, activation_checkpointing: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(net=net, **kwargs)
+        self._weights, self._init = weights, kwargs.get("init") or []
+        if without_memory(net) and any({rule.weight, rule.bias} & UNDIVIDED for rule in self._init):
+            fill(net)
+        with WholeDraws():  # rules use up random numbers without memory too
+            super().__init__(net=net, **kwargs)
         if weights is not None:
-            net.load_pretrained(weights)
+            net.load_pretrained(weights)  # without memory, only to see whether they fit
         net.activation_checkpointing = activation_checkpointing
         # A checkpoint holds the weights themselves, and needs neither file nor preset again.
         sizes = {k: v for k, v in net.arguments.items() if k in self.hparams and k != "block_size"}
-        self.hparams.update(**sizes, weights=None, context=net.arguments["block_size"])
+        gone = {k: None for k in ("weights", "meta_device") if k in self.hparams}
+        self.hparams.update(**sizes, **gone, context=net.arguments["block_size"])
 
     def configure_model(self) -> None:
-        """Divide the weights among devices, where the strategy asks for it."""
+        """Divide the weights among devices, where the strategy asks for it; give memory to a network without."""
+        device = torch.device("cpu")
         if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
             divide(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
+            device = self.trainer.strategy.root_device
+        if without_memory(self.net):
+            fill(self.net, device, self._weights, self._init)
+
+
+def without_memory(net: HuggingFaceNet) -> bool:
+    return next(net.parameters()).is_meta
+
+
+def fill(
+    net: Any, device: torch.device | str = "cpu", weights: str | None = None, init: Sequence[InitRule] = ()
+) -> None:
+    """Give a network memory, and the weights that it would have had from the start, one whole parameter at a time.
+
+    Args:
+        net: a decoder of zoo.models without memory; where it is divided, this process gets its part.
+        device: where to.
+        weights: a folder or file; null draws them, by the same numbers in every process.
+        init: rules after which some are drawn again.
+    """
+    materialize(net, device)
+    if weights is not None:
+        net.load_pretrained(weights)
+        return
+    with torch.random.fork_rng(devices=[]), WholeDraws():
+        torch.set_rng_state(net.drawn_from)
+        net.reset_parameters()
+        initialize(net, list(init))
 
 
 def divide(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
@@ -66,6 +108,7 @@ def network(
     block_size: int | None,
     preset: Mapping[str, Any],
     weights: str | None,
+    meta_device: bool | None = None,
     **chosen: Any,
 ) -> Any:
     """Build a decoder of the sizes that weights have, or else a preset, and the user changed.
@@ -77,6 +120,7 @@ def network(
         block_size: of the data.
         preset: arguments of the constructor.
         weights: a folder or file; where it differs from what the user chose, loading says so.
+        meta_device: whether to build it without memory.
         chosen: arguments by the user; null is not chosen, and beside weights nor is the constructor's default.
     """
     tokens, data_block = need(module, vocab_size=vocab_size, block_size=block_size)
@@ -92,4 +136,7 @@ def network(
         raise ValueError(
             f"the data's block_size={data_block} is above the model's context of {arguments['block_size']}"
         )
-    return cls(**{**arguments, "vocab_size": tokens})
+    # Fresh weights use up random numbers without memory too, so that those drawn later are the same.
+    draws = WholeDraws() if meta_device and weights is None else nullcontext()
+    with torch.device("meta") if meta_device else nullcontext(), draws:
+        return cls(**{**arguments, "vocab_size": tokens})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,8 @@ def read(path: str | Path, device: str = "cpu") -> Weights:
     if path.suffix == ".safetensors":
         return _read_safetensors(path, device)
     try:
-        content = torch.load(path, weights_only=True, map_location=device)
+        mapped = zipfile.is_zipfile(path)  # so that what is copied from it is in memory once
+        content = torch.load(path, weights_only=True, map_location=device, mmap=mapped)
     except Exception as error:
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise ValueError(

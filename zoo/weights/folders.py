@@ -93,7 +93,7 @@ def open_weights(path: str | Path) -> Weights:
     """
     path = Path(path).expanduser()
     if not path.is_dir():
-        weights = read(path)
+        weights = _open_zoo(path) if path.suffix == ".safetensors" and path.is_file() else read(path)
         weights.config = read_json(path.parent / "config.json", {}) if path.suffix != ".ckpt" else {}
         return weights
     config = read_json(path / "config.json")
@@ -113,6 +113,13 @@ def open_weights(path: str | Path) -> Weights:
     if absent:
         raise ValueError(f"{index} says that {shards[absent[0]]} holds {absent[0]}, but it does not")
     return Weights(str(path), LazyTensors({k: path / name for k, name in shards.items()}, opened), config=config)  # type: ignore[arg-type]
+
+
+def _open_zoo(path: Path) -> Weights:
+    file = open_file(path)
+    told = json.loads((file.metadata() or {}).get("zoo", "{}"))
+    state: Any = LazyTensors(dict.fromkeys(file.keys(), path), {path: file})
+    return Weights(str(path), state, told.get("arguments", {}), {}, told.get("preprocessing"))
 
 
 def open_file(path: Path) -> Any:
@@ -148,7 +155,11 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
 
 
 def write_folder(
-    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], max_shard_size: int = 5 * 10**9
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, Tensor],
+    max_shard_size: int = 5 * 10**9,
 ) -> None:
     """Write a model directory as transformers does, whole or not at all.
 
@@ -157,7 +168,8 @@ def write_folder(
     Args:
         folder: where to.
         config: content of ``config.json``.
-        tensors: by the names of the file; views are copied shard by shard.
+        tensors: by the names of the file, asked for and copied shard by shard.
+        shapes: the same on the meta device.
         max_shard_size: bytes from which on there are several files and an index.
     """
     from safetensors.torch import save_file
@@ -168,13 +180,13 @@ def write_folder(
     new = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     new.mkdir(parents=True)
     try:
-        shards = _shards(tensors, max_shard_size)
+        shards = _shards(shapes, max_shard_size)
         for file, names in shards.items():
             # copies, as the format knows no tensor that is a part of another
             copies = {k: tensors[k].detach().cpu().clone(memory_format=torch.contiguous_format) for k in names}
             save_file(copies, new / file, {"format": "pt"})
         if len(shards) > 1:
-            size, count = sum(v.nbytes for v in tensors.values()), sum(v.numel() for v in tensors.values())
+            size, count = sum(v.nbytes for v in shapes.values()), sum(v.numel() for v in shapes.values())
             found = {k: file for file, names in shards.items() for k in names}
             index = {"metadata": {"total_parameters": count, "total_size": size}, "weight_map": found}
             _write_json(new / INDEX[0], index)
@@ -199,10 +211,10 @@ def _move(new: Path, folder: Path) -> None:
         (folder / name).unlink()
 
 
-def _shards(tensors: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:
+def _shards(shapes: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:
     """Fill file after file, in order, as transformers does."""
     parts, size = [[]], 0
-    for name, tensor in tensors.items():
+    for name, tensor in shapes.items():
         if parts[-1] and size + tensor.nbytes > limit:
             parts.append([])
             size = 0

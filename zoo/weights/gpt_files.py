@@ -10,9 +10,11 @@ from zoo.weights.files import Weights
 from zoo.weights.folders import Renamed, open_weights
 from zoo.weights.huggingface import Entry
 
+SHAPE = ("vocab_size", "block_size", "dim", "depth", "heads", "dropout", "tied")
 # Of zoo's GPT, what makes it GPT-2.
 PLAIN = {
     "positions": "learned", "norm": "layernorm", "activation": "gelu_tanh", "qk_norm": False, "logit_softcap": None,
+    "token_shift": False,
 }  # fmt: skip
 LAYERS = {
     "ln_1": "ln_1", "attn.qkv": "attn.c_attn", "attn.proj": "attn.c_proj", "ln_2": "ln_2", "mlp.fc": "mlp.c_fc",
@@ -71,7 +73,8 @@ def entries(arguments: Mapping[str, Any]) -> list[Entry]:
 def config_json(arguments: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """What ``config.json`` has to say beside what is ``known`` of the file that the weights came from."""
     a = arguments
-    if unlike := [f"{k}={a[k]}" for k, v in PLAIN.items() if a[k] != v]:
+    others = {k: v for k, v in a.items() if k not in SHAPE}
+    if unlike := [f"{k}={v}" for k, v in others.items() if (v != PLAIN[k] if k in PLAIN else v)]:
         raise ValueError(f"Hugging Face's GPT-2 has no {', '.join(unlike)}: write this GPT with format zoo")
     told: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **known}
     if not known:

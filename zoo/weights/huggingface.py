@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from zoo.weights.divided import Gathered, materialize, one_writes, place, reshard
 from zoo.weights.files import Weights, write
-from zoo.weights.folders import open_weights, write_folder
+from zoo.weights.folders import NamedTensors, open_weights, write_folder
 
 LayoutFormat = Literal["huggingface", "zoo"]
 
@@ -89,7 +91,7 @@ class HuggingFaceNet(nn.Module, abc.ABC):
         weights = cls.opened(path)
         with torch.device("meta"):
             net = cls(**{**cls._sizes(weights), **arguments})
-        _materialize(net, dtype or next(iter(weights.state.values())).dtype)
+        materialize(net, dtype=dtype or next(iter(weights.state.values())).dtype)
         net._take(weights)
         return net.eval()
 
@@ -103,24 +105,36 @@ class HuggingFaceNet(nn.Module, abc.ABC):
         return self
 
     def save_pretrained(
-        self, path: str | Path, format: LayoutFormat = "huggingface", max_shard_size: int = 5 * 10**9
+        self,
+        path: str | Path,
+        format: LayoutFormat = "huggingface",
+        max_shard_size: int = 5 * 10**9,
+        **config: Any,
     ) -> None:
         """Write the weights, whole or not at all.
+
+        Of a network divided among processes (``fully_shard``) all have to call it; the first one writes.
 
         Args:
             path: a folder, or for ``zoo`` a ``.safetensors`` file.
             format: ``huggingface``: a model directory that transformers loads; ``zoo``: one file, of any network.
-            max_shard_size: bytes from which on a model directory has several files.
+            max_shard_size: bytes from which on a model directory has several files; no more are gathered at a time.
+            config: what else ``config.json`` is to say, as ``eos_token_id``.
         """
+        reshard(self)
+        own = dict(self.named_parameters())  # tied ones once
         if format == "zoo":
-            own = {k: v.contiguous() for k, v in self.named_parameters()}  # tied ones once
-            write(path, own, arguments=self.arguments)
+            gathered = Gathered(own)
+            one_writes(gathered, lambda: write(path, gathered, arguments=self.arguments))
         elif format == "huggingface":
-            state = dict(self.named_parameters())
-            dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-            config = {**self.config_json(), "dtype": dtype}
-            tensors = {k: v for e in self.entries() for k, v in zip(e.names, e.pieces(state[e.own]), strict=True)}
-            write_folder(path, config, tensors, max_shard_size)
+            dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+            said, entries = {**self.config_json(), **config, "dtype": dtype}, self.entries()
+            if homeless := own.keys() - {entry.own for entry in entries}:
+                some = ", ".join(sorted(homeless)[:2])
+                raise ValueError(f"files of Hugging Face have no place for {some}: write this network with format zoo")
+            gathered = Gathered({entry.own: own[entry.own] for entry in entries})
+            tensors = _FileTensors(entries, gathered)
+            one_writes(gathered, lambda: write_folder(path, said, tensors, tensors.shapes(), max_shard_size))
         else:
             raise ValueError(f"{type(self).__name__} is written as huggingface or zoo, not as {format!r}")
 
@@ -140,6 +154,7 @@ class HuggingFaceNet(nn.Module, abc.ABC):
     @torch.no_grad()
     def _take(self, weights: Weights) -> None:
         self._compare(weights)
+        reshard(self)
         own, state = dict(self.named_parameters()), weights.state
         entries = [Entry(k, (k,)) for k in own] if own.keys() <= state.keys() else self.entries()
         used = {k for e in entries for k in e.names} | set(dict(self.named_parameters(remove_duplicate=False)))
@@ -152,11 +167,16 @@ class HuggingFaceNet(nn.Module, abc.ABC):
                     f"{weights.source} is no {type(self).__name__}: it {what} {len(names)} tensors ({some})"
                 )
         for entry in entries:
-            for name, piece in zip(entry.names, entry.pieces(own[entry.own]), strict=True):
+            parameter = target = own[entry.own]
+            if isinstance(parameter, DTensor):  # all of it, of which this process keeps its part
+                target = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+            for name, piece in zip(entry.names, entry.pieces(target), strict=True):
                 if (tensor := state[name]).shape != piece.shape:
                     shapes = f"{name} {tuple(tensor.shape)} instead of {tuple(piece.shape)}"
                     raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: {shapes}")
                 piece.copy_(tensor)
+            if target is not parameter:
+                place(target, parameter)
         self.config = dict(weights.config)
 
     def _compare(self, weights: Weights) -> None:
@@ -167,11 +187,23 @@ class HuggingFaceNet(nn.Module, abc.ABC):
             raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {', '.join(unlike)}")
 
 
-def _materialize(net: nn.Module, dtype: torch.dtype) -> None:
-    """Give memory to a network built without, tied parameters staying tied."""
-    made: dict[nn.Parameter, nn.Parameter] = {}
-    for name, old in list(net.named_parameters(remove_duplicate=False)):
-        if old not in made:
-            made[old] = nn.Parameter(torch.empty_like(old, device="cpu", dtype=dtype))
-        owner, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(owner), leaf, made[old])
+class _FileTensors(NamedTensors):
+    """A network's parameters as a file has them, each made when asked for.
+
+    Args:
+        entries: where each is in the file.
+        parameters: by their own names.
+    """
+
+    def __init__(self, entries: Sequence[Entry], parameters: Gathered) -> None:
+        super().__init__({name: (entry, i) for entry in entries for i, name in enumerate(entry.names)})
+        self.parameters = parameters
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry, i = self.names[name]
+        return entry.pieces(self.parameters[entry.own])[i]
+
+    def shapes(self) -> dict[str, Tensor]:
+        """The same without memory."""
+        empty = {k: torch.empty(v.shape, dtype=v.dtype, device="meta") for k, v in self.parameters.tensors.items()}
+        return {name: entry.pieces(empty[entry.own])[i] for name, (entry, i) in self.names.items()}
