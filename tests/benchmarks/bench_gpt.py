@@ -142,9 +142,9 @@ def told(curve: Curve) -> str:
 
 def run(steps: int = 2000, repeats: int = 2) -> list[dict[str, Any]]:
     data = PythonDocs(block_size=BLOCK, batch_size=BATCH)
-    first = fast(20)
+    first = fast(10)
     theirs = plain(data, steps, steps // 8)
-    curves = [first, *(fast(20) for _ in range(repeats - 1))]
+    curves = [first, *(fast(10) for _ in range(repeats - 1))]
     target, peer = theirs[-1][2], theirs[-1][1]
     reached = [next(((n, s) for n, s, loss in curve if loss <= target), None) for curve in curves]
     if None in reached:
