@@ -64,7 +64,8 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
         _ = on_disk(root, folder).datasets
     assert not list(folder.glob("*/*"))
     monkeypatch.undo()
-    left = folder / f"{on_disk(root, folder)._key}.{socket.gethostname()}.1.new"
+    data = on_disk(root, folder)
+    left = folder / f"{data._key(data.listing)}.{socket.gethostname()}.1.new"
     left.mkdir()  # of a process that was killed
     assert len(on_disk(root, folder).datasets["train"]) == 30
     assert not left.exists()
@@ -101,7 +102,7 @@ def test_where_images_are_kept(tmp_path, monkeypatch, memory, disk, way):
     monkeypatch.setattr(image_cache, "free_memory", lambda: memory)
     monkeypatch.setattr("zoo.data.image_folder.shutil.disk_usage", lambda _: type("D", (), {"free": disk}))
     data = ImageFolder(str(root), cache_dir=str(tmp_path / "cache"))
-    assert data._choose() == way
+    assert data._choose(data.listing) == way
 
 
 def test_one_process_at_a_time(tmp_path):

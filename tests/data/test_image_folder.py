@@ -7,7 +7,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from tests import fake_data
@@ -108,8 +107,8 @@ def test_unreadable_images_are_named_and_left_out_or_refused(tmp_path, capsys):
         _ = ImageFolder(str(root), unreadable="refuse").datasets
     stream = ImageFolder(str(root), cache="stream", val_share=0.25, test_share=0.25, eval_batch_size=100)
     seen = sum(len(y) for loader in (stream.val_dataloader(), stream.test_dataloader()) for _, y in loader)
-    train = DataLoader(stream.datasets["train"], batch_size=100, collate_fn=stream.collate)
-    assert seen + len(next(iter(train))[1]) == 36
+    train = stream.datasets["train"]
+    assert seen + len(train.batch(torch.arange(len(train)))[1]) == 36
     assert "z_text.jpg cannot be read and is left out" in capsys.readouterr().err
     strict = ImageFolder(str(root), cache="stream", unreadable="refuse", val_share=0.25, test_share=0.25)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -33,10 +33,27 @@ def test_a_long_prompt_is_cut_and_said(tmp_path, capsys):
     write_tokenizer(tmp_path / "t")
     text = "cat " * 80 + "photo"
     expected = reference(tmp_path / "t")([text], truncation=True, max_length=77, return_tensors="pt").input_ids
-    assert torch.equal(Prompts.load(tmp_path / "t")([text]), expected)
+    prompts = Prompts.load(tmp_path / "t")
+    assert torch.equal(prompts([text, text]), expected.expand(2, -1))
+    assert capsys.readouterr().err == (
+        "zoo: the prompt has 83 tokens, of which 75 are read, without its end: 'cat cat cat cat cat photo'\n"
+    )
+    assert torch.equal(prompts([text, "cat"])[:1], expected)
+    assert capsys.readouterr().err == "", "once"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_how_many_prompts_are_cut_is_said_once(tmp_path, capsys, before):
+    write_tokenizer(tmp_path / "t")
+    texts, prompts = ["cat", "cat " * 90, "", "photo " * 80, "cat " * 90], Prompts.load(tmp_path / "t")
+    prompts.look_at(texts) if before else prompts(texts)
     said = capsys.readouterr().err
-    assert "longer than the 75 that are read" in said
-    assert "'cat cat cat cat cat photo'" in said
+    assert said.startswith("zoo: 2 of 4 prompts are longer than the 75 tokens that are read: their ends are left out, ")
+    assert said.endswith(" of the first (of 90 tokens) 'cat cat cat cat cat cat cat cat cat cat cat cat cat cat cat'\n")
+    prompts(texts)
+    other = Prompts.load(tmp_path / "t")
+    other.look_at(texts[:1])
+    assert capsys.readouterr().err == ""
 
 
 def test_the_second_version_fills_up_with_exclamation_marks(tmp_path):

@@ -18,7 +18,8 @@ from torch import Tensor
 class PredictionsFile(L.Callback):
     """Write what ``predict_step`` returns to a CSV or JSON-lines file, batch by batch, in the order of the data.
 
-    Nothing is kept in memory; the file appears under its name only when it is whole.
+    Nothing is kept in memory; the file appears under its name only when it is whole. Where the data tells the name of
+    each sample (``predict_names``, as ``ImageFolder`` has it), it stands in the first column, ``file``.
 
     Args:
         path: ends in ``.csv`` or ``.jsonl``.
@@ -31,6 +32,7 @@ class PredictionsFile(L.Callback):
         if not self.path.parent.is_dir():
             raise ValueError(f"no folder {str(self.path.parent)!r} to write {self.path.name} into")
         self._file: TextIO | None = None
+        self._names: Iterator[str] | None = None
         self.rows = 0
 
     def _part(self, rank: int) -> Path:
@@ -40,12 +42,16 @@ class PredictionsFile(L.Callback):
         self._file = open(self._part(trainer.global_rank), "w", newline="", encoding="utf-8")  # noqa: SIM115
         self._header = False
         self.rows = 0
+        names = getattr(getattr(trainer, "datamodule", None), "predict_names", None)
+        self._names = None if names is None else iter(names[trainer.global_rank :: trainer.world_size])
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         assert self._file is not None
         for row in rows(outputs):
+            if self._names is not None:
+                row = {"file": next(self._names, None), **row}
             if self.path.suffix == ".jsonl":
                 self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             else:

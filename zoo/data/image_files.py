@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+KINDS = ", ".join(ending[1:] for ending in ENDINGS)
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -28,9 +29,9 @@ class Listing:
     Args:
         root: the folder.
         files: paths within it, sorted.
-        labels: class number of each.
+        labels: class number of each; without classes, the file's own number.
         parts: ``train``, ``val`` or ``test`` of each; empty where the folder leaves the split open.
-        classes: names, sorted.
+        classes: names, sorted; none where all images of the folder are taken alike.
     """
 
     root: Path
@@ -42,9 +43,7 @@ class Listing:
 
 def listing(root: Path) -> Listing:
     """Find the images of a folder by class, or say what is wrong with it."""
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise ValueError(f"{root} {what}: --data.root names a folder with a folder of images for each class")
+    check_folder(root, "--data.root names a folder with a folder of images for each class")
     inside = subfolders(root)
     parts = {name: SPLITS[name.lower()] for name in inside if name.lower() in SPLITS and subfolders(root / name)}
     if "train" not in parts.values():
@@ -59,15 +58,43 @@ def listing(root: Path) -> Listing:
         for label, kind in enumerate(own):
             files = images_below(root, Path(name) / kind) if (root / name / kind).is_dir() else []
             if not files and part in ("", "train"):
-                raise ValueError(f"{root / name / kind} holds no image ({', '.join(e[1:] for e in ENDINGS)})")
+                raise ValueError(f"{root / name / kind} holds no image ({KINDS})")
             found.files += files
             found.labels += [label] * len(files)
             found.parts += [part] * len(files)
     if len(own) < 2:
         loose = any(f.suffix.lower() in ENDINGS for f in root.iterdir())
         has = f"only one class folder, {own[0]!r}" if own else "images but no class folders" if loose else "no images"
-        raise ValueError(f"{root} has {has}: each class needs a folder of its own, and there must be two or more")
+        more = "; --data.drop_labels true takes images without classes, --data.captions with texts" if loose else ""
+        raise ValueError(f"{root} has {has}: each class needs a folder of its own, and there must be two or more{more}")
     return found
+
+
+def without_classes(root: Path, option: str = "root") -> Listing:
+    """Find all images of a folder and of those below it, whatever these are called, or say that there are none.
+
+    Args:
+        root: the folder.
+        option: by which the user named it.
+    """
+    check_folder(root, f"--data.{option} names a folder of images")
+    inside = [name for name in subfolders(root) if name.lower() in SPLITS]
+    parts = {name: (SPLITS[name.lower()], images_below(root, Path(name))) for name in inside}
+    if not any(part == "train" and files for part, files in parts.values()):
+        parts = {"": ("", images_below(root, Path()))}
+    found = Listing(root, [], [], [], [])
+    for part, files in parts.values():
+        found.files += files
+        found.parts += [part] * len(files)
+    if not found.files:
+        raise ValueError(f"{root} holds no image ({KINDS})")
+    found.labels = list(range(len(found.files)))
+    return found
+
+
+def check_folder(root: Path, wanted: str) -> None:
+    if not root.is_dir():
+        raise ValueError(f"{root} {'is a file' if root.exists() else 'does not exist'}: {wanted}")
 
 
 def subfolders(folder: Path) -> list[str]:

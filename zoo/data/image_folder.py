@@ -1,4 +1,4 @@
-"""Images in folders by class: any size, any kind, decoded once."""
+"""Images in folders, by class, with texts, or alone: any size, any kind, decoded once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,18 @@ from torch.utils.data import Dataset, default_collate
 
 from zoo.data import image_cache
 from zoo.data.base import say, split_indices
-from zoo.data.image_files import Resizing, decode, decode_all, listing, look, reason
+from zoo.data.captions import Relabelled, is_template, read_captions
+from zoo.data.image_files import (
+    Listing,
+    Resizing,
+    check_folder,
+    decode,
+    decode_all,
+    listing,
+    look,
+    reason,
+    without_classes,
+)
 from zoo.data.images import ImageData, ImageSet
 
 SHOWN = 5  # unreadable files that are named
@@ -53,9 +64,18 @@ class FileSet(Dataset):
             self.told.add(index)
             return None
 
+    def batch(self, indices: Tensor) -> Any:
+        readable = [s for s in (self[i] for i in indices.tolist()) if s is not None]
+        if not readable:
+            raise ValueError(f"none of the {len(indices)} images of a batch can be read")
+        return default_collate(readable)
+
 
 class ImageFolder(ImageData):
     """Images in a folder for each class, such as ``root/cat/1.jpg``, of any size and any kind that Pillow reads.
+
+    With ``captions: metadata.jsonl`` they need no classes: beside the images lies a file of that name, a line for each,
+    ``{"file_name": "1.jpg", "text": "a cat"}``, as Hugging Face's ``imagefolder`` has it, or a ``metadata.csv``.
 
     With ``root/train/cat/1.jpg`` the folders ``train``, ``val`` and ``test`` are the splits, and validation is taken
     from the training images where there is no ``val``; otherwise the split is drawn from ``seed``, each class in the
@@ -70,7 +90,12 @@ class ImageFolder(ImageData):
         unreadable: ``skip`` leaves out files that cannot be read and names them, ``refuse`` stops at the first.
         cache: ``memory``, ``disk``, ``stream`` (workers decode each image every time), or ``auto``.
         cache_dir: folder of the caches; null is ``zoo/images`` in the user's cache.
+        caption_column: name of the column of the texts in a file of captions.
+        drop_labels: take all images below the folder alone, without classes; batches are images.
+        predict_folder: new images for ``predict``, without classes.
     """
+
+    caption_files: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -81,33 +106,56 @@ class ImageFolder(ImageData):
         unreadable: Literal["skip", "refuse"] = "skip",
         cache: Literal["auto", "memory", "disk", "stream"] = "auto",
         cache_dir: str | None = None,
+        caption_column: str = "text",
+        drop_labels: bool = False,
+        predict_folder: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if drop_labels and self.captions is not None:
+            raise ValueError("drop_labels leaves images alone, and captions put texts beside them: give one of the two")
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ValueError(f"val_share and test_share are shares, got {val_share} and {test_share}")
         self.root, self.val_share, self.test_share = Path(root), val_share, test_share
         self.unreadable, self.cache = unreadable, cache
         self.resize: Resizing = resize
         self.cache_dir = Path(cache_dir) if cache_dir else image_cache.default_folder()
+        self.caption_column, self.drop_labels = caption_column, drop_labels
+        self.predict_folder = Path(predict_folder) if predict_folder else None
 
     # Facts ------------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def listing(self) -> Any:
-        return listing(self.root)
+    def listing(self) -> Listing:
+        """The images of the folder; where it is gone and only new ones are asked after, of theirs."""
+        if self._gone:
+            return without_classes(Path(self.predict_folder or ""), "predict_folder")
+        captioned = self.captions is not None and not is_template(self.captions)
+        return without_classes(self.root) if self.drop_labels or captioned else listing(self.root)
+
+    @property
+    def _gone(self) -> bool:
+        return self.predict_folder is not None and not self.root.exists()
+
+    @cached_property
+    def texts(self) -> list[str] | None:  # type: ignore[override]
+        if self.captions is None or self._gone:
+            return None
+        if is_template(self.captions):
+            return super().texts
+        return read_captions(self.root, self.captions, self.caption_column, self.listing.files)
 
     @cached_property
     def _heads(self) -> tuple[int, tuple[int, int] | None, str]:
-        return look(self.root, self.listing.files)
+        return look(self.listing.root, self.listing.files)
 
     @property
-    def class_names(self) -> list[str]:
-        return self.listing.classes
+    def class_names(self) -> list[str] | None:
+        return self.listing.classes or None
 
     @property
-    def num_classes(self) -> int:
-        return len(self.listing.classes)
+    def num_classes(self) -> int | None:
+        return len(self.listing.classes) or None
 
     @property
     def native_channels(self) -> int:  # type: ignore[override]
@@ -126,42 +174,78 @@ class ImageFolder(ImageData):
             raise ValueError(f"the images in {self.root} differ in size ({self._heads[2]}): give --data.image_size")
         return (1 if self.channels == 1 else self.native_channels, *size)
 
+    @cached_property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        mean, std = found = super().statistics
+        self.hparams.update(mean=mean, std=std)  # into the checkpoint: new images need no others to be scaled by
+        return found
+
     # Reading ----------------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        if stage != "predict" and "train" not in self.__dict__.get("datasets", {"train": None}):
+            del self.__dict__["datasets"]  # of new images alone
+        super().setup(stage)
+
     def splits(self) -> dict[str, Dataset]:
-        found, way = self.listing, self._choose() if self.cache == "auto" else self.cache
-        decoded = None if way == "stream" else self._decoded(way)
-        if decoded is None:
-            return self._parts(torch.tensor(found.labels), found.parts, self._streamed)
-        images, unreadable = decoded
-        self._tell(unreadable)
+        self._names: dict[str, list[str]] = {}
+        sets: dict[str, Dataset] = {}
+        predicting = self.trainer is not None and self.trainer.predicting
+        if self.predict_folder is None or not predicting or self.given is None:  # given is how new images are scaled
+            check_folder(self.root, "--data.root names a folder of images")
+            sets = self._made(self.listing, self._parts)
+        if self.predict_folder is not None:
+            new = without_classes(self.predict_folder, "predict_folder")
+            sets |= self._made(new, lambda kept, _: {"predict": torch.arange(len(kept))})
+        return sets
+
+    def _made(self, found: Listing, split: Callable[[list[int], Tensor], dict[str, Tensor]]) -> dict[str, Dataset]:
+        """The datasets of a folder.
+
+        Args:
+            found: its images.
+            split: rows of each dataset, given which images are kept, and their labels.
+        """
+        way = self._choose(found) if self.cache == "auto" else self.cache
+        decoded = None if way == "stream" else self._decoded(found, way)
+        self._tell(found, unreadable := {} if decoded is None else decoded[1])
         kept = [i for i in range(len(found.files)) if i not in unreadable]
         labels = torch.tensor([found.labels[i] for i in kept], dtype=torch.long)
-        return self._parts(labels, [found.parts[i] for i in kept], partial(ImageSet, images, labels))
+        rows = split(kept, labels)
+        if decoded is not None or self.unreadable == "refuse":  # otherwise some may yet be left out
+            self._names |= {name: [found.files[kept[i]] for i in part.tolist()] for name, part in rows.items()}
+        make = partial(self._streamed, found) if decoded is None else partial(ImageSet, decoded[0], labels)
+        alone = self.drop_labels or found is not self.listing
+        return {name: Relabelled(make(part), None) if alone else make(part) for name, part in rows.items()}
 
-    def _choose(self) -> str:
-        need = len(self.listing.files) * torch.Size(self.shape).numel()
+    @property
+    def predict_names(self) -> list[str] | None:
+        """Files of the samples of ``predict``, in order; None where some may be left out while they are read."""
+        split = "predict" if "predict" in self.datasets else "test"
+        return self._names.get(split)
+
+    def _choose(self, found: Listing) -> str:
+        need = len(found.files) * torch.Size(self.shape).numel()
         if need <= image_cache.free_memory() / 4:
             return "memory"
         place = next(p for p in (self.cache_dir, *self.cache_dir.parents) if p.is_dir())
-        if need < 0.9 * shutil.disk_usage(place).free or (self.cache_dir / self._key).is_dir():
+        if need < 0.9 * shutil.disk_usage(place).free or (self.cache_dir / self._key(found)).is_dir():
             return "disk"
         say(f"{need / 1e9:.1f} GB of images fit neither into memory nor onto {place}: decoding them every time")
         return "stream"
 
-    @property
-    def _key(self) -> str:
+    def _key(self, found: Listing) -> str:
         options = {"shape": self.shape, "resize": self.resize if self.side else None}
-        return image_cache.key(self.root, self.listing.files, **options)
+        return image_cache.key(found.root, found.files, **options)
 
-    def _decoded(self, way: str) -> tuple[Tensor, dict[int, str]] | None:
+    def _decoded(self, found: Listing, way: str) -> tuple[Tensor, dict[int, str]] | None:
         """The images that can be read and the reasons of the others; None where ``auto`` finds no room for them."""
-        shape, files = self.shape, self.listing.files
-        images = decode_all(self.root, files, shape[0], self.side, self.resize, f"decoding {self.root.name}")
+        root, files, shape = found.root, found.files, self.shape
+        images = decode_all(root, files, shape[0], self.side, self.resize, f"decoding {root.name}")
         if way == "memory":
             return image_cache.gathered(len(files), shape, images)
         try:
-            return image_cache.cached(self.cache_dir, self._key, shape, images)
+            return image_cache.cached(self.cache_dir, self._key(found), shape, images)
         except OSError as error:
             need = len(files) * torch.Size(shape).numel() / 1e9
             reason = f"the cache of {need:.2g} GB cannot be written to {self.cache_dir} ({error.strerror or error})"
@@ -171,45 +255,43 @@ class ImageFolder(ImageData):
             say(f"{reason}: decoding images every time")
             return None
 
-    def _tell(self, unreadable: dict[int, str]) -> None:
+    def _tell(self, found: Listing, unreadable: dict[int, str]) -> None:
         if not unreadable:
             return
-        files = self.listing.files
+        root, files = found.root, found.files
         named = [f"{files[i]} ({reason})" for i, reason in list(unreadable.items())[:SHOWN]]
         more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
         if self.unreadable == "refuse":
-            raise ValueError(f"{self.root / named[0]} {REFUSED}")
+            raise ValueError(f"{root / named[0]} {REFUSED}")
         left = f"{len(unreadable)} of {len(files)} images cannot be read and are left out"
-        say(f"{self.root}: {left}: {', '.join(named)}{more}")
+        say(f"{root}: {left}: {', '.join(named)}{more}")
 
-    def _streamed(self, rows: Tensor) -> FileSet:
-        files, labels = self.listing.files, torch.tensor(self.listing.labels)[rows]
+    def _streamed(self, found: Listing, rows: Tensor) -> FileSet:
+        labels = torch.tensor(found.labels)[rows]
         read = partial(decode, channels=self.shape[0], size=self.side, how=self.resize)
-        return FileSet(self.root, [files[i] for i in rows.tolist()], labels, read, self.unreadable == "refuse")
+        return FileSet(found.root, [found.files[i] for i in rows.tolist()], labels, read, self.unreadable == "refuse")
 
-    def _parts(self, labels: Tensor, parts: list[str], make: Callable[[Tensor], Dataset]) -> dict[str, Dataset]:
+    def _parts(self, kept: list[int], labels: Tensor) -> dict[str, Tensor]:
         """Split rows as the folder says, or at random, each class in the same shares."""
+        parts = [self.listing.parts[i] for i in kept]
         rows = {n: torch.tensor([i for i, p in enumerate(parts) if p == n], dtype=torch.long) for n in set(parts)}
+        classes = None if self.num_classes is None else labels
         if "train" not in rows:
             whole = rows.pop("", torch.empty(0, dtype=torch.long))
             shares = [1 - self.val_share - self.test_share, self.val_share, self.test_share]
-            drawn = split_indices(len(whole), shares, self.seed, labels)
-            rows = {name: r for name, r in zip(("train", "val", "test"), drawn, strict=True) if len(r)}
-        if "val" not in rows and self.val_share:
+            drawn = split_indices(len(whole), shares, self.seed, classes)
+            rows = dict(zip(("train", "val", "test"), drawn, strict=True))
+        elif "val" not in rows and self.val_share:
             both = split_indices(len(rows["train"]), [1 - self.val_share, self.val_share], self.seed,
-                                 labels[rows["train"]])  # fmt: skip
+                                 None if classes is None else classes[rows["train"]])  # fmt: skip
             rows["train"], rows["val"] = (rows["train"][r] for r in both)
+        rows = {name: rows[name] for name in ("train", "val", "test") if name in rows and len(rows[name])}
         if "val" not in rows and "test" in rows:
             rows["val"] = rows["test"]
-        lacking = set(range(self.num_classes)) - set(labels[rows["train"]].tolist())
-        if lacking:
-            name = self.class_names[min(lacking)]
+        names, trained = self.class_names or [], rows.get("train", torch.empty(0, dtype=torch.long))
+        if lacking := set(range(len(names))) - set(labels[trained].tolist()):
+            name = names[min(lacking)]
             raise ValueError(f"{self.root}: no image of class {name!r} can be read or is left for training")
-        return {name: make(rows[name]) for name in ("train", "val", "test") if name in rows}
-
-    @staticmethod
-    def collate(samples: list) -> Any:  # type: ignore[override]
-        readable = [s for s in samples if s is not None]
-        if not readable:
-            raise ValueError(f"none of the {len(samples)} images of a batch can be read")
-        return default_collate(readable)
+        if not len(trained):
+            raise ValueError(f"{self.root}: no image can be read or is left for training")
+        return {name: rows[name] for name in ("train", "val", "test") if name in rows}

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zoo.data.augment import Augmentation
+from zoo.data.augment.base import LabelMixing
 from zoo.data.augment.chain import Chain, output_size, resize, seeded
 from zoo.data.base import DataModule, TensorSet, order_seed, say, split_indices
+from zoo.data.captions import Relabelled, check_captions, of_classes
 from zoo.data.sampler import mix
 
 SAMPLE = 20_000  # images that a mean is taken over, at most
@@ -67,8 +69,11 @@ class ImageData(DataModule):
             torchvision by class path, which are applied image by image, so more slowly.
         mean: of each channel of pixels in [0, 1], taken off; null takes that of the training images.
         std: deviation of each channel, by which is divided; null takes that of the training images.
+        captions: makes batches of images and texts, in place of class numbers: a text into which the name of the class
+            is put for ``{}``, such as ``a photo of a {}``.
     """
 
+    caption_files: ClassVar[bool] = False  # whether captions may be the name of a file, too
     native_channels: int  # of the images as they are stored
     native_size: int | None  # their side, if they are square
     known_mean: ClassVar[list[float] | None] = None
@@ -81,9 +86,14 @@ class ImageData(DataModule):
         augment: list[Augmentation | nn.Module] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        captions: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if captions is not None:
+            check_captions(captions, self.caption_files)
+            if mixing := [type(step).__name__ for step in augment or () if isinstance(step, LabelMixing)]:
+                raise ValueError(f"{mixing[0]} mixes labels, and captions put texts in their place")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels is {channels}, but must be 1 (grey), 3, or null for what the images have")
         if image_size is not None and image_size < 1:
@@ -91,6 +101,7 @@ class ImageData(DataModule):
         if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
             raise ValueError(f"mean and std belong together, one number a channel; got mean={mean}, std={std}")
         self.side, self.channels, self.augment = image_size, channels, list(augment or [])
+        self.captions = captions
         self.given = (list(mean), list(std)) if mean is not None and std is not None else None
         for saved in (self.hparams, self.__dict__.get("_hparams_initial", {})):
             if any(isinstance(step, nn.Module) for step in saved.get("augment") or ()):
@@ -127,6 +138,23 @@ class ImageData(DataModule):
             raise ValueError(f"mean and std have {len(mean)} numbers for images of {self.in_channels} channels")
         return mean, [s or 1.0 for s in std]
 
+    @property
+    def texts(self) -> list[str] | None:
+        """What is said of images, by the numbers that stand beside them; None where these are their classes."""
+        if self.captions is None:
+            return None
+        if (names := getattr(self, "class_names", None)) is None:
+            raise ValueError(f"captions {self.captions!r} need names of classes, and {type(self).__name__} has none")
+        return of_classes(self.captions, names)
+
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        texts = self.texts
+        return {
+            name: part if texts is None or isinstance(part, Relabelled) else Relabelled(part, texts)
+            for name, part in self.splits().items()
+        }
+
     def adapt(self, fact: str, value: Any) -> bool:
         """Give grey images three equal channels where the model asks for them."""
         if (fact, value, self.native_channels, self.channels) != ("in_channels", 3, 1, None):
@@ -138,7 +166,10 @@ class ImageData(DataModule):
 
     def setup(self, stage: str) -> None:
         """Normalise as the weights that a model starts from were trained, unless the user says otherwise."""
-        wanted = getattr(getattr(self.trainer, "lightning_module", None), "preprocessing", None) or {}
+        model = getattr(self.trainer, "lightning_module", None)
+        if self.captions is not None and getattr(model, "num_classes", None) is not None:
+            raise ValueError(f"captions put texts in the place of the class numbers that {type(model).__name__} needs")
+        wanted = getattr(model, "preprocessing", None) or {}
         mean, std = wanted.get("mean"), wanted.get("std")
         if self.given is None and mean and std and len(mean) == len(std) == self.in_channels:
             say(f"{type(self).__name__}: images are normalised as the model asks for")
@@ -154,13 +185,13 @@ class ImageData(DataModule):
         return Chain(self.augment, *self.statistics, getattr(self, "num_classes", None))
 
     def prepare(
-        self, x: Shaped[Tensor, "b c h w"], y: Tensor | None = None, training: bool = False, epoch: int = 0
-    ) -> tuple[Float[Tensor, "b d i j"], Tensor | None]:
+        self, x: Shaped[Tensor, "b c h w"], y: Any = None, training: bool = False, epoch: int = 0
+    ) -> tuple[Float[Tensor, "b d i j"], Any]:
         """Augment (in training) and normalise a batch as it comes from the loader.
 
         Args:
             x: images, bytes.
-            y: their labels, which some augmentations mix.
+            y: their labels, which some augmentations mix, or texts.
             training: whether to augment.
             epoch: number of the epoch, by which flips may alternate.
         """
@@ -253,7 +284,8 @@ def channel_statistics(data: Dataset, sample: int = SAMPLE) -> tuple[list[float]
 
 def first_inputs(data: Dataset, indices: Tensor) -> Tensor:
     """The images of some samples, without those that cannot be read."""
-    if isinstance(data, TensorSet):
-        return data.batch(indices)[0]
+    if (batch := getattr(data, "batch", None)) is not None:
+        found = batch(indices)
+        return found[0] if isinstance(found, (tuple, list)) else found
     samples: Sequence[Any] = [data[i] for i in indices.tolist()]
     return torch.stack([s[0] for s in samples if s is not None])

@@ -34,6 +34,7 @@ class Prompts:
             raise ValueError(f"the tokenizer of a text encoder has the tokens {BOS} and {EOS}, this one has not")
         self.bos, self.eos = (int(i) for i in ends if i is not None)
         self.pad = self.eos if tokenizer.pad_id is None else tokenizer.pad_id
+        self._told = False  # that prompts are too long: once, not at every step
 
     @classmethod
     def load(cls, folder: str | Path, length: int = 77) -> Prompts:
@@ -54,17 +55,37 @@ class Prompts:
         return cls(Tokenizer("huggingface", json_of(own / "vocab.json", own / "merges.txt"), specials), length)
 
     def __call__(self, prompts: Sequence[str]) -> Int[Tensor, "b t"]:
-        rows = [self._row(prompt) for prompt in prompts]
-        return torch.tensor(rows, dtype=torch.long).view(len(rows), self.length)
+        encoded = self._encode(prompts)
+        self._tell(prompts, encoded)
+        return torch.tensor([self._row(ids) for ids in encoded], dtype=torch.long).view(len(encoded), self.length)
 
-    def _row(self, prompt: str) -> list[int]:
-        ids = self.tokenizer.encode(prompt, parse_special=True)  # as transformers has it
-        if len(ids) > self.length - 2:
-            rest = self.tokenizer.decode(ids[self.length - 2 :]).replace("</w>", " ").strip()
-            said = f"a prompt of {len(ids)} tokens is longer than the {self.length - 2} that are read, without its end"
-            print(f"zoo: {said}: {rest[:80]!r}", file=sys.stderr)
+    def look_at(self, prompts: Sequence[str]) -> None:
+        """Say how many of all prompts that are to come are too long; nothing more is said of them later."""
+        self._tell(prompts, self._encode(prompts))
+        self._told = True
+
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [self.tokenizer.encode(prompt, parse_special=True) for prompt in prompts]  # as transformers has it
+
+    def _row(self, ids: list[int]) -> list[int]:
         ids = [self.bos, *ids[: self.length - 2], self.eos]
         return ids + [self.pad] * (self.length - len(ids))
+
+    def _tell(self, prompts: Sequence[str], encoded: list[list[int]]) -> None:
+        room = self.length - 2
+        long = {prompt: ids for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > room}
+        if self._told or not long:
+            return
+        self._told, ids = True, next(iter(long.values()))
+        rest = repr(self.tokenizer.decode(ids[room:]).replace("</w>", " ").strip()[:80])
+        if len(set(prompts) - {""}) == 1:  # as when many pictures are made of one
+            said = f"the prompt has {len(ids)} tokens, of which {room} are read, without its end: {rest}"
+        else:
+            count = f"{len(long)} of {len(set(prompts)):,} prompts are longer than the {room} tokens that are read"
+            said = f"{count}: their ends are left out, of the first (of {len(ids)} tokens) {rest}"
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not several or torch.distributed.get_rank() == 0:
+            print(f"zoo: {said}", file=sys.stderr)
 
 
 def json_of(vocab: Path, merges: Path) -> str:
