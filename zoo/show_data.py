@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from zoo.data.augment.chain import seeded
 from zoo.data.base import DataModule, TensorSet, order_seed
 from zoo.data.images import ImageData, first_inputs
+from zoo.data.latents import Latents
 from zoo.data.sampler import mix
 
 ROWS = 30  # classes up to which all are listed
@@ -31,6 +33,7 @@ def show_data(data: L.LightningDataModule | None, path: Path) -> str:
         raise ValueError("show-data needs data: give --data NAME, or a config with -c FILE")
     if path.suffix != ".png":
         raise ValueError(f"the picture is a .png file, got --out {path}")
+    data = data.data if isinstance(data, Latents) else data  # shown as the images they are of
     data.prepare_data()
     data.setup("fit")
     splits = find_splits(data)
@@ -126,23 +129,24 @@ def statistics(data: L.LightningDataModule, splits: dict[str, Any]) -> list[str]
     return ["\n".join(lines)]
 
 
-def first_batch(data: L.LightningDataModule) -> tuple[Tensor, Tensor] | None:
-    """The images and labels of the first training step, as the network gets them; None if they are no images."""
+def first_batch(data: L.LightningDataModule) -> tuple[Tensor, Any] | None:
+    """The images of the first training step, as the network gets them, with labels, texts or None; or None."""
     batch = next(iter(data.train_dataloader()), None)
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not all(isinstance(t, Tensor) for t in batch[:2]):
-        return None
-    x, y = batch[:2]
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    x, y, *_ = (*batch, None, None) if isinstance(batch, (tuple, list)) else (batch, None)
+    told = isinstance(y, Tensor) or (isinstance(data, ImageData) and (y is None or isinstance(y[0], str)))
+    if not isinstance(x, Tensor) or not told or x.ndim != 4 or x.shape[1] not in (1, 3):
         return None
     if isinstance(data, ImageData):
         with seeded(mix(order_seed(), 1, 0, 1), x.device):  # as in a run that starts now
             x, mixed = data.prepare(x, y, training=True)
         y = y if mixed is None else mixed
-    return x[:SHOWN], y[:SHOWN]
+    return x[:SHOWN], None if y is None else y[:SHOWN]
 
 
-def titles(y: Tensor, names: list[str] | None) -> list[str]:
-    """The class of each image, or those it is mixed of."""
+def titles(y: Tensor | list[str] | None, names: list[str] | None) -> list[str]:
+    """The class of each image, or those it is mixed of, or the beginning of its text."""
+    if y is None or isinstance(y, list):
+        return ["\n".join(textwrap.wrap(text, 20)[:3]) for text in y or [""] * SHOWN]
 
     def name(i: int) -> str:
         return names[i] if names and 0 <= i < len(names) else str(i)

@@ -6,6 +6,7 @@ from zoo.data.corpus import PythonDocs, PythonSource, TextCorpus
 from zoo.data.digits import Digits
 from zoo.data.image_folder import ImageFolder
 from zoo.data.images import ImageData, ImageSet
+from zoo.data.latents import Latents
 from zoo.data.letters import Letters
 from zoo.data.masked_text import MaskedText
 from zoo.data.mnist import MNIST, FashionMNIST
@@ -32,6 +33,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageSet",
+    "Latents",
     "Letters",
     "MaskedText",
     "ParallelText",

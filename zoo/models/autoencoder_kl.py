@@ -237,3 +237,9 @@ class AutoencoderTrainer(Autoencoder):
         if image_size is not None:
             net.check(image_size, image_size)
         super().__init__(net=net, **kwargs)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How zoo's data should normalise images: to [-1, 1], as diffusion takes them."""
+        channels = self.net.arguments["in_channels"]  # type: ignore[index]
+        return {"mean": [0.5] * channels, "std": [0.5] * channels}

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.callbacks.ema import with_ema
 from zoo.diffusion.schedules import Target
-from zoo.models.autoencoder_kl import AutoencoderKL
-from zoo.models.clip_text import TextEncoder
+from zoo.models.autoencoder_kl import AutoencoderKL, Gaussian
+from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_with, same
 from zoo.models.unet import UNet
 from zoo.tasks.base import need
 from zoo.tasks.diffusion import Condition, Diffusion
@@ -29,7 +28,7 @@ class LatentDiffusion(Diffusion):
 
     Autoencoder and text encoder are not trained. They are no parts of the network, so neither optimizers nor averages
     see them, but lie in every checkpoint, which so needs nothing else to make images. They compute in float32, in which
-    nothing overflows.
+    nothing overflows. With data ``Latents``, which keep what the autoencoder makes, batches hold that, not images.
 
     Args:
         preset: sizes of the U-Net by name: ``pixels-8``, ``pixels-32``, ``latents``, ``sd-1.5``, ``sd-2.1``. What is
@@ -42,7 +41,9 @@ class LatentDiffusion(Diffusion):
         groups: of the normalisations; divides every width.
         linear_projection: linear layers at the ends of the attention to text, as Stable Diffusion 2 has them.
         dropout: share dropped in the blocks.
-        weights: of the U-Net to start from: a folder of diffusers or a single-file checkpoint; null starts fresh.
+        activation_checkpointing: compute the inside of the U-Net's blocks again on the way back in place of keeping it.
+        weights: of the U-Net to start from: a folder of diffusers or a single-file checkpoint; null starts fresh. From
+            a folder with a whole pipeline come autoencoder and text encoder, too, where they are null.
         autoencoder: of which the latents are: a checkpoint of an ``AutoencoderTrainer``, or a folder of diffusers;
             null makes pixels. In a checkpoint it is the sizes of the one that lies there.
         text_encoder: which reads texts, for ``condition: text``: a folder of diffusers with ``text_encoder`` and
@@ -64,6 +65,7 @@ class LatentDiffusion(Diffusion):
         groups: int | None = None,
         linear_projection: bool | None = None,
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
         weights: str | None = None,
         autoencoder: str | dict[str, Any] | None = None,
         text_encoder: str | dict[str, Any] | None = None,
@@ -75,6 +77,8 @@ class LatentDiffusion(Diffusion):
     ) -> None:
         channels, side = need(self, in_channels=in_channels, image_size=image_size)
         num_classes = need(self, num_classes=num_classes) if condition == "class" else None
+        autoencoder = autoencoder or pipeline_with("vae", weights)
+        text_encoder = text_encoder or (pipeline_with("text_encoder", weights) if condition == "text" else None)
         if condition == "text" and text_encoder is None:
             raise ValueError("condition: text needs a text_encoder: a folder of diffusers that holds one")
         if condition != "text" and text_encoder is not None:
@@ -97,6 +101,7 @@ class LatentDiffusion(Diffusion):
         if over := shape[1] % net.factor:
             halved = f"the U-Net halves {shape[1]} positions to 1/{net.factor}, which leaves {over} over"
             raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer widths")
+        net.activation_checkpointing = activation_checkpointing
         super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
         if weights is not None:
             check_target(weights, self.target)
@@ -127,6 +132,12 @@ class LatentDiffusion(Diffusion):
         }  # fmt: skip
         return cls(**plain({**given, **kwargs})).eval()
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        texts = getattr(getattr(self.trainer, "datamodule", None), "texts", None)
+        if texts and self.prompts is not None:
+            self.prompts.look_at(texts)
+
     # Pixels, latents, texts -------------------------------------------------------------------------------------------
 
     @property
@@ -155,12 +166,29 @@ class LatentDiffusion(Diffusion):
         found = self._frozen.get(name)
         return None if found is None else found.to(self.device)
 
-    def encode(self, x: Float[Tensor, "b c h w"], stage: str) -> Float[Tensor, "b d i j"]:
-        if (autoencoder := self.autoencoder) is None:
-            return x
+    def encode(self, x: Float[Tensor, "b c h w"] | tuple[Tensor, Tensor], stage: str) -> Float[Tensor, "b d i j"]:
+        if (autoencoder := self._frozen.get("autoencoder")) is None:
+            return x  # type: ignore[return-value]
+        mean, logvar = self.moments(x) if isinstance(x, Tensor) else x
+        latents = Gaussian(mean.float(), logvar.float())
+        return (latents.sample() if stage == "train" else latents.mean) * autoencoder.get_buffer("scale")
+
+    @torch.no_grad()
+    def moments(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
+        """Means and logarithms of the variances of the latents of images, without their scale."""
+        autoencoder = self.autoencoder
+        assert autoencoder is not None
+        if x.ndim != 4:
+            raise ValueError(f"the autoencoder takes images (b, c, h, w), got {tuple(x.shape)}")
         with torch.autocast(x.device.type, enabled=False):
             latents = autoencoder.encode(x.float())
-            return (latents.sample() if stage == "train" else latents.mean) * autoencoder.scale
+        return latents.mean, latents.logvar
+
+    @property
+    def encoder_key(self) -> str:
+        """A name for the weights that make latents."""
+        state = self._frozen["autoencoder"].state_dict()
+        return digest({name: state[name] for name in state if name.startswith(("encoder.", "quant_conv."))})
 
     def decode(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         autoencoder = self.autoencoder
@@ -207,49 +235,6 @@ def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[
     return autoencoder.arguments["latent_channels"], side // autoencoder.factor, side // autoencoder.factor
 
 
-def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
-    """An autoencoder that is not trained any more.
-
-    Args:
-        source: a checkpoint, a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
-    """
-    if isinstance(source, dict):
-        found = AutoencoderKL(**source)
-    elif Path(source).suffix == ".ckpt":
-        found = _of_checkpoint(Path(source))
-    else:
-        found = AutoencoderKL.from_pretrained(source, dtype=torch.float32)
-    return found.eval().requires_grad_(False)
-
-
-def _of_checkpoint(path: Path) -> AutoencoderKL:
-    if not path.is_file():
-        raise ValueError(f"no autoencoder {path}: a checkpoint or a folder of diffusers is needed")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        given, state = checkpoint["hyper_parameters"], with_ema(checkpoint)["state_dict"]
-        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-        names = ("in_channels", "widths", "blocks", "latent_channels", "groups")
-        found = AutoencoderKL(**{name: given[name] for name in names})
-        found.load_state_dict(state)
-    except Exception:
-        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderTrainer") from None
-    return found
-
-
-def open_text_encoder(source: str | dict[str, Any]) -> TextEncoder:
-    """A text encoder that is not trained any more.
-
-    Args:
-        source: a folder of diffusers, or sizes alone.
-    """
-    if isinstance(source, dict):
-        found = TextEncoder(**source)
-    else:
-        found = TextEncoder.from_pretrained(source, dtype=torch.float32)
-    return found.eval().requires_grad_(False)
-
-
 def check_target(weights: str, target: Target) -> None:
     """Say so where weights were trained to say something else than they are taken for."""
     folder = Path(weights)
@@ -258,11 +243,6 @@ def check_target(weights: str, target: Target) -> None:
     said = scheduler_config(weights)["prediction_type"]
     if TARGETS.get(said) != target:
         raise ValueError(f"{weights} was trained for {said}: that is --model.target {TARGETS.get(said)}, not {target}")
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two states hold the same numbers."""
-    return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
 
 
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Networks that latent diffusion uses and does not train: where they come from, and whether two are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.callbacks.ema import with_ema
+from zoo.models.autoencoder_kl import AutoencoderKL
+from zoo.models.clip_text import TextEncoder
+
+
+def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
+    """An autoencoder that is not trained any more.
+
+    Args:
+        source: a checkpoint, a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
+    """
+    if isinstance(source, dict):
+        found = AutoencoderKL(**source)
+    elif not Path(source).expanduser().exists():
+        raise ValueError(f"no autoencoder {source}: a checkpoint or a folder of diffusers is needed")
+    elif Path(source).suffix == ".ckpt":
+        found = _of_checkpoint(Path(source).expanduser())
+    else:
+        found = AutoencoderKL.from_pretrained(source, dtype=torch.float32)
+    return found.eval().requires_grad_(False)
+
+
+def _of_checkpoint(path: Path) -> AutoencoderKL:
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        given, state = checkpoint["hyper_parameters"], with_ema(checkpoint)["state_dict"]
+        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+        names = ("in_channels", "widths", "blocks", "latent_channels", "groups")
+        found = AutoencoderKL(**{name: given[name] for name in names})
+        found.load_state_dict(state)
+    except Exception:
+        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderTrainer") from None
+    images = checkpoint.get("datamodule_hyper_parameters") or {}
+    if any(value != 0.5 for name in ("mean", "std") for value in images.get(name) or ()):
+        scaled = f"mean {images['mean']} and std {images['std']}"
+        raise ValueError(f"the autoencoder {path} was trained on images with {scaled}; diffusion takes [0.5] for both")
+    return found
+
+
+def open_text_encoder(source: str | dict[str, Any]) -> TextEncoder:
+    """A text encoder that is not trained any more.
+
+    Args:
+        source: a folder of diffusers, or sizes alone.
+    """
+    if isinstance(source, dict):
+        found = TextEncoder(**source)
+    else:
+        found = TextEncoder.from_pretrained(source, dtype=torch.float32)
+    return found.eval().requires_grad_(False)
+
+
+def pipeline_with(part: str, weights: str | None) -> str | None:
+    """The folder of weights, if it is a pipeline's that holds another part, too; else None."""
+    if weights is not None and not Path(weights).expanduser().exists():
+        raise ValueError(f"weights: there is no file or folder {weights}")
+    return weights if weights is not None and (Path(weights).expanduser() / part / "config.json").is_file() else None
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two states hold the same numbers."""
+    return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """A hash of numbers and of their names."""
+    found = hashlib.sha256()
+    for name, value in state.items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.cpu().contiguous().numpy().data)
+    return found.hexdigest()
