@@ -4,6 +4,7 @@ The first line of a config says what it is and ends in its result, such as ``-> 
 """
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from tests import fake_data
 from tests.conftest import CONFIGS
 
 # What a config needs of an earlier run: another config's checkpoint, by the argument that it leaves at null for it.
-TEACHERS = {"teacher_checkpoint": "small_cnn_digits", "weights": "resnet_letters"}
+TEACHERS = {"teacher_checkpoint": "small_cnn_digits", "weights": "resnet_letters", "autoencoder": "autoencoder_digits"}
 # Data that no dependency brings: a few samples in the true format stand for them, where the real ones are looked for.
 FAKES = {"CIFAR10": fake_data.cifar10, "CIFAR100": fake_data.cifar100, "MNIST": fake_data.mnist}
 SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.limit_val_batches", 1]
 RESULT = re.compile(r"\b((?:test|val)/[\w@]+) (>=|<=) (-?[\d.]*\d)")
 MEASURED = re.compile(r"^\s+((?:test|val)/[\w@]+)\s+(\S+)$", re.MULTILINE)
-
-configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+# How its samples are measured, in the comments of a config.
+OPTION = re.compile(r"(--sample_measures\.\w+) ([^\s`]+)")
 
 
 def first_line(config: Path) -> str:
@@ -41,27 +42,48 @@ def fake_needed(config: Path) -> str | None:
     return name if name in FAKES else None
 
 
+def of_ones_own(config: Path) -> bool:
+    """Whether a config takes pictures of the user's own: tests/test_own_pictures.py gives some to these."""
+    return '"ImageFolder"' in json.dumps(yaml.safe_load(config.read_text())["data"])
+
+
 def unexpected(err: str) -> list[str]:
     """Lines on stderr but for those by which data and weights say what was done to them."""
     said = ("is replaced by a fresh one", "starts fresh", "their ends are left out")
     return [line for line in err.splitlines() if not line.startswith("zoo: ") or not any(s in line for s in said)]
 
 
-def train(zoo, config: Path, *args: object) -> Path:
-    """Fit a config, after those it learns from; return its run folder."""
+every = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+configs = pytest.mark.parametrize("config", [c for c in CONFIGS if not of_ones_own(c)], ids=lambda path: path.stem)
+
+
+def teachers(config: Path) -> dict[str, Path]:
+    """The configs whose checkpoints a config needs, by the arguments that take them."""
     given = yaml.safe_load(config.read_text())["model"]
     arguments = given.get("init_args", {}) if isinstance(given, dict) else {}
-    teachers = []
-    for argument, teacher in TEACHERS.items():
-        if arguments.get(argument, "") is None:
-            folder = train(zoo, config.with_name(f"{teacher}.yaml"), *args)
-            teachers += [f"--model.{argument}", folder / "checkpoints" / "best.ckpt"]
-    code, _, err = zoo("fit", "-c", config, *args, *teachers)
+    return {a: config.with_name(f"{name}.yaml") for a, name in TEACHERS.items() if arguments.get(a, "") is None}
+
+
+def train(zoo, config: Path, *args: object) -> Path:
+    """Fit a config, after those it learns from; return its run folder."""
+    checkpoints = []
+    for argument, teacher in teachers(config).items():
+        checkpoints += [f"--model.{argument}", train(zoo, teacher, *args) / "checkpoints" / "best.ckpt"]
+    code, _, err = zoo("fit", "-c", config, *args, *checkpoints)
     assert (code, unexpected(err)) == (0, []), err
     return Path("runs") / config.stem / "1"
 
 
-@configs
+def measures(zoo, config: Path) -> list[str]:
+    """The options by which a config says that its samples are measured, after training the classifier they name."""
+    comments = [line for line in config.read_text().splitlines() if line.startswith("#")]
+    options = [word for option in OPTION.findall("\n".join(comments)) for word in option]
+    for name in {found[1] for word in options if (found := re.match(r"runs/(\w+)/1/", word))}:
+        train(zoo, config.with_name(f"{name}.yaml"))
+    return options
+
+
+@every
 def test_first_line_and_length(config):
     lines = config.read_text().splitlines()
     assert re.match(r"# [A-Z].*[^ ]$", lines[0])
@@ -101,15 +123,17 @@ def test_fit_test_and_predict(config, zoo, here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [c for c in CONFIGS if fake_needed(c) is None], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not fake_needed(c) and not of_ones_own(c)], ids=lambda path: path.stem
+)
 def test_reaches_its_stated_result(config, zoo):
-    run = train(zoo, config)
+    run, options = train(zoo, config), measures(zoo, config)
     results = stated(config)
     assert results
     measured = {}
     for command in {metric.partition("/")[0] for metric, *_ in results}:
         code, out, err = zoo(
-            {"val": "validate"}.get(command, command), "--ckpt_path", run / "checkpoints" / "best.ckpt"
+            {"val": "validate"}.get(command, command), "--ckpt_path", run / "checkpoints" / "best.ckpt", *options
         )
         assert (code, unexpected(err)) == (0, [])
         measured |= {name: float(value) for name, value in MEASURED.findall(out)}

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_configs import FAKES, configs, fake_needed
+from tests.test_configs import FAKES, SHORT, configs, fake_needed, teachers
 from zoo import models, tasks
 from zoo.cli import main
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
@@ -131,6 +131,9 @@ def test_every_config_on_two_processes(config, zoo_process, here):
         batch = 32  # large images in float64 take long
     common = ["fit", "-c", config, "--trainer.precision", "64-true", "--trainer.max_steps", "20",
               "--trainer.max_epochs", "20", "--data.eval_batch_size", "64", *without_chance(config)]  # fmt: skip
+    for argument, teacher in teachers(config).items():
+        assert zoo_process("fit", "-c", teacher, "--run_dir", teacher.stem, *SHORT).returncode == 0
+        common += [f"--model.{argument}", f"{teacher.stem}/checkpoints/best.ckpt"]
     if config.stem in ("vanilla_rnn_adding", "gru_google_volume"):
         common += ["--model.optimizer", "SGD"]  # Adam makes steps of full size out of what vanishes but for rounding
     two = zoo_process(*common, "--run_dir", "two", "--data.batch_size", batch // 2, *DDP)

@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from zoo import commands, generate, run_start, runs, sample
+from zoo import commands, export, generate, run_start, runs, sample
 from zoo.callbacks import (
     EMA,
     EarlyStopping,
@@ -35,6 +35,7 @@ from zoo.callbacks import (
     PredictionsFile,
     Progress,
     RunCheckpoints,
+    SampleMeasures,
     StepSeed,
 )
 from zoo.callbacks.nan_trace import is_finite
@@ -43,7 +44,7 @@ from zoo.commands import Weights, ZooTrainer
 from zoo.data.base import FACTS, DataModule
 from zoo.parsing import UserError, ZooParser, allow_imports, check_config, explain
 from zoo.processes import is_main_process
-from zoo.report import print_end_of_fit, print_metrics, relative
+from zoo.report import print_end_of_fit, print_metrics, print_samples, relative
 from zoo.step_loop import StepLoop
 from zoo.typed import expand_resume, option, options, without_option
 
@@ -59,6 +60,7 @@ SLOTS: dict[str, tuple[Any, str]] = {
     "fine_tuning": (FineTuning, "freeze, and unfreeze by plan"),
     "lr_finder": (LRFinder, "find the learning rate before training starts"),
     "gradients": (GradientDiagnostics, "measure gradients, updates and dead units"),
+    "sample_measures": (SampleMeasures, "compare the images that a model makes with real ones"),
 }
 
 
@@ -147,7 +149,7 @@ class ZooCLI(LightningCLI):
         self.own = self.config[self.subcommand]
         self.datamodule = self._build("data") if self.own.get("data") else None
         self._hand_over_facts()
-        self.model = self._build("model")
+        self.model = self._build_model()
         built = ("data", "model", "config")  # keys are whole paths here: model.init_args.lr
         rest = Namespace({k: v for k, v in self.own.items() if k.partition(".")[0] not in built})
         self.config_init = self.parser.instantiate_classes(
@@ -162,6 +164,18 @@ class ZooCLI(LightningCLI):
         self.__dict__.pop("config_dump", None)  # of which the hyperparameters are taken
         part = Namespace({"subcommand": self.subcommand, self.subcommand: Namespace({key: self.own[key]})})
         return self.parser.instantiate_classes(part)[str(self.subcommand)][key]
+
+    def _build_model(self) -> Any:
+        """Where weights are divided among devices, one that knows how gets memory only after that."""
+        init, strategy = self.own.model.get("init_args") or Namespace(), self.own.trainer.get("strategy")
+        divides = getattr(strategy, "class_path", "").endswith(".ModelParallelStrategy")
+        if not divides or init.get("meta_device", False) is not None:
+            return self._build("model")
+        init.meta_device = True
+        try:
+            return self._build("model")
+        finally:
+            init.meta_device = None  # in the config it stays what the user said
 
     def _hand_over_facts(self) -> None:
         """Give the model what the data knows and the user has not said; refuse what contradicts."""
@@ -192,6 +206,8 @@ class ZooCLI(LightningCLI):
             callbacks.append(MistakePictures())
         elif self.subcommand == "predict" and given.get("out"):
             callbacks.append(PredictionsFile(given.out))
+        if self.subcommand in ("validate", "test") and given.get("sample_measures"):
+            callbacks.append(given.sample_measures)
         config = dict(given["trainer"])
         loggers = config.pop("logger", None)
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
@@ -293,9 +309,11 @@ class ZooCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         print_metrics(self.trainer.validate(**self._trained(kwargs)), self.model)
+        print_samples(self.trainer)
 
     def test(self, **kwargs: Any) -> None:
         print_metrics(self.trainer.test(**self._trained(kwargs)), self.model)
+        print_samples(self.trainer)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MistakePictures) and callback.written:
                 print(f"  pictures: {', '.join(relative(path) for path in callback.written)}")
@@ -322,7 +340,7 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
     try:
         allow_imports(options(argv, "--allow-import"))
         argv = expand_resume(without_option(argv, "--allow-import"))
-        own = {"verify": commands.verify, "export": commands.export, "generate": generate.run, "sample": sample.run}
+        own = {"verify": commands.verify, "export": export.run, "generate": generate.run, "sample": sample.run}
         if argv and argv[0] in own:
             return own[argv[0]](argv[1:])
         cli = ZooCLI.__new__(ZooCLI)  # bound before it runs, so that what it has made can be cleaned up

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.callbacks import RunCheckpoints
+from zoo.callbacks import RunCheckpoints, SampleMeasures
 
 
 def table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -43,6 +43,15 @@ def print_metrics(results: list[Mapping[str, float]], model: Any) -> None:
         print(confusion(matrix.tolist(), model.class_names))
     if (beside := getattr(model, "test_table", None)) is not None:
         print(beside)
+
+
+@rank_zero_only
+def print_samples(trainer: L.Trainer) -> None:
+    """For which classes the samples of a model were taken, where they were measured."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SampleMeasures) and callback.counts is not None and len(callback.counts) <= 20:
+            seen = zip(callback.class_names, callback.counts.sum(0).tolist(), strict=True)
+            print(f"  samples taken for {', '.join(f'{name}: {n}' for name, n in seen)}")
 
 
 def confusion(counts: list[list[int]], names: list[str]) -> str:

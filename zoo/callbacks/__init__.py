@@ -14,6 +14,7 @@ from zoo.callbacks.phases import Phase
 from zoo.callbacks.predictions import PredictionsFile
 from zoo.callbacks.progress import Progress
 from zoo.callbacks.sample_grid import SampleGrid
+from zoo.callbacks.sample_measures import SampleMeasures
 from zoo.callbacks.step_seed import StepSeed
 from zoo.callbacks.text_samples import TextSamples
 from zoo.callbacks.whiten import WhitenFirstLayer
@@ -33,6 +34,7 @@ __all__ = [
     "Progress",
     "RunCheckpoints",
     "SampleGrid",
+    "SampleMeasures",
     "StepSeed",
     "TextSamples",
     "MistakePictures",

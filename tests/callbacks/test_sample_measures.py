@@ -1,0 +1,213 @@
+"""Measuring samples in a run: real and collapsed ones told apart, training left alone, one command, two processes."""
+
+import re
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from tests.conftest import ROOT
+from zoo.callbacks import EMA, RunCheckpoints, SampleMeasures
+from zoo.cli import main
+from zoo.data import Digits
+from zoo.metrics import ClassifierFeatures, FrechetDistance
+from zoo.models import LatentDiffusion
+
+SMALL = {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16}
+SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1"]
+
+
+def fit(folder: Path, config: str, *more: str) -> str:
+    assert main(["fit", "-c", str(ROOT / f"configs/{config}.yaml"), "--run_dir", str(folder / config), *more]) == 0
+    return str(folder / config / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> str:
+    """A small classifier of digits that has learned them."""
+    more = ["--model.stages", "[[16],[32]]", "--model.lr", "1e-2", "--trainer.max_epochs", "4"]
+    return fit(tmp_path_factory.mktemp("judge"), "small_cnn_digits", *more)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A diffusion model of digits, hardly trained."""
+    more = ["--model.widths", "[16,32]", "--model.head_dim", "16", "--trainer.callbacks", "[]"]
+    return fit(tmp_path_factory.mktemp("model"), "diffusion_digits", *SHORT, *more)
+
+
+class Copies(L.LightningModule):
+    """Makes training images of the classes asked for, or of one class whatever is asked for."""
+
+    def __init__(self, only: int | None = None, classes: int | None = 10) -> None:
+        super().__init__()
+        self.only, self.num_classes = only, classes
+        self.class_names = Digits.class_names
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        data = Digits(mean=[0.0], std=[1.0])
+        self.images, self.labels = data.datasets["train"].batch(torch.arange(1200))
+
+    def sample(self, n: int, seed: int, labels: list[int] | None = None, **_: object) -> torch.Tensor:
+        wanted = [i % 10 for i in range(n)] if labels is None else labels
+        of = [self.images[self.labels == (c if self.only is None else self.only)] for c in range(10)]
+        return torch.stack([of[c][i // 10 % len(of[c])] for i, c in enumerate(wanted)])
+
+    def validation_step(self, batch: object, i: int) -> STEP_OUTPUT:
+        return None
+
+    test_step = validation_step
+
+
+def trainer(folder, *callbacks: L.Callback, epochs: int = 1, **kwargs) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=folder,
+        enable_model_summary=False, callbacks=list(callbacks), **{"enable_checkpointing": False, **kwargs},
+    )  # fmt: skip
+
+
+def measured(folder, judge, module: L.LightningModule, **options) -> tuple[dict[str, float], SampleMeasures]:
+    callback = SampleMeasures(judge, **options)
+    return trainer(folder, callback).validate(module, Digits(), verbose=False)[0], callback
+
+
+def test_real_images_are_near_and_a_collapsed_model_is_told(judge, tmp_path):
+    near, callback = measured(tmp_path, judge, Copies(), n=400)
+    assert set(near) == {"val/frechet_distance", "val/precision", "val/recall", "val/sample_accuracy",
+                         "val/sample_accuracy_worst"}  # fmt: skip
+    assert callback.counts.sum(1).tolist() == [40] * 10
+    assert near["val/sample_accuracy"] > 0.9
+    assert min(near["val/precision"], near["val/recall"]) > 0.8
+    far, callback = measured(tmp_path, judge, Copies(only=3), n=400)
+    assert far["val/sample_accuracy"] < 0.2
+    assert far["val/sample_accuracy_worst"] == 0
+    assert callback.counts.sum(0)[3] > 300
+    assert far["val/precision"] > 0.8
+    assert far["val/recall"] < 0.3
+    assert far["val/frechet_distance"] > 20 * near["val/frechet_distance"]
+    unasked, _ = measured(tmp_path, judge, Copies(classes=None), n=100)
+    assert unasked["val/sample_classes"] == 10
+    assert "val/sample_accuracy" not in unasked
+
+
+def test_measures_are_those_by_hand(judge, tmp_path):
+    torch.manual_seed(0)
+    module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
+    found, _ = measured(tmp_path, judge, module, n=60, steps=2, guidance=1.5, seed=3, batch_size=25)
+    features = ClassifierFeatures.load(judge)
+    made, logits = features(module.sample(60, steps=2, guidance=1.5, seed=3))
+    real, _ = features(Digits()._parts["val"][0] / 16)
+    distance = FrechetDistance(real.shape[1])
+    distance.update(real, True)
+    distance.update(made, False)
+    assert found["val/frechet_distance"] == pytest.approx(float(distance.compute()), rel=1e-4)
+    right = (logits.argmax(1) == torch.arange(60) % 10).float().mean()
+    assert found["val/sample_accuracy"] == pytest.approx(float(right), abs=1e-6)
+
+
+def test_training_is_left_alone_and_checkpoints_can_go_by_it(judge, tmp_path):
+    weights, seen = [], []
+    for measures in (False, True):
+        torch.manual_seed(0)
+        module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10, dropout=0.1, lr=3e-3)
+        L.seed_everything(0)
+        own = [SampleMeasures(judge, n=30, steps=2)] if measures else []
+        best = RunCheckpoints("val/frechet_distance" if measures else None, dirpath=str(tmp_path / str(measures)))
+        average, limits = EMA(0.5), {"limit_train_batches": 3, "limit_val_batches": 1, "enable_checkpointing": True}
+        run = trainer(tmp_path, *own, average, best, epochs=2, **limits)
+        run.fit(module, Digits(mean=[0.5], std=[0.5]))
+        weights.append([p.detach().clone() for p in module.parameters()])
+        seen.append((best, run.callback_metrics))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    best, logged = seen[1]
+    assert best.best_path is not None
+    assert best.mode == "min"
+    assert best.best is not None
+    assert best.best <= float(logged["val/frechet_distance"])
+
+
+def test_every_second_validation(judge, tmp_path, monkeypatch):
+    times = []
+    monkeypatch.setattr(SampleMeasures, "measure", lambda self, trainer, *_: times.append(trainer.current_epoch) or {})
+    module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
+    callback = SampleMeasures(judge, every=2)
+    limits = {"limit_train_batches": 1, "limit_val_batches": 1}
+    trainer(tmp_path, callback, epochs=5, **limits).fit(module, Digits())
+    assert times == [1, 3]
+    assert callback.state_dict() == {"seen": 5}
+
+
+def numbers(out: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^\s+(\w+/\w+)\s+(\S+)$", out, re.MULTILINE)}
+
+
+def test_one_command_measures_a_checkpoint_on_two_processes_too(judge, model, zoo, here):
+    options = ["--sample_measures.classifier", judge, "--sample_measures.n", "40", "--sample_measures.steps", "3"]
+    code, out, err = zoo("test", "--ckpt_path", model, *options, "--sample_measures.guidance", "1.5")
+    assert (code, err) == (0, "")
+    assert re.search(r"samples taken for 0: \d+, 1: \d+", out)
+    assert {"test/frechet_distance", "test/recall", "test/sample_accuracy", "test/loss"} <= set(numbers(out))
+    alone = zoo("validate", "--ckpt_path", model, *options)[1]
+    two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    code, out, err = zoo("validate", "--ckpt_path", model, *options, *two)
+    assert code == 0, err
+    assert numbers(out) == pytest.approx(numbers(alone), rel=1e-3)
+    assert len(numbers(out)) == 10
+
+
+def test_two_processes_train_with_it(judge, zoo):
+    more = ["--model.widths", "[16,32]", "--model.head_dim", "16", "--trainer.callbacks", "[]"]
+    options = ["--sample_measures.classifier", judge, "--sample_measures.n", "9", "--sample_measures.steps", "2"]
+    two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    decides = ["--checkpoint.monitor", "val/recall"]
+    code, out, err = zoo("fit", "-c", "configs/diffusion_digits.yaml", *SHORT, *more, *options, *two, *decides)
+    assert code == 0, err
+    assert re.search(r"val/frechet_distance +\d", out)
+    saved = torch.load("runs/diffusion_digits/1/checkpoints/best.ckpt", weights_only=True)["callbacks"]
+    assert saved["RunCheckpoints"]["monitor"] == "val/recall"
+    assert 0 <= saved["RunCheckpoints"]["best"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--sample_measures.classifier nowhere.ckpt", "no classifier nowhere.ckpt"),
+        ("--sample_measures.classifier MODEL", "holds a LatentDiffusion, which does not tell one class of many"),
+        ("--sample_measures.inception nowhere.pth", "no weights of Inception nowhere.pth"),
+        ("--sample_measures.n 5", "SampleMeasures needs a classifier (a checkpoint of zoo) or inception (a file)"),
+        ("--sample_measures.classifier JUDGE --sample_measures.n 0", "n, every and batch_size start at 1: got n=0"),
+    ],
+)
+def test_mistakes_on_the_command_line(options, said, judge, model, zoo):
+    names = {"JUDGE": judge, "MODEL": model}
+    code, out, err = zoo("test", "--ckpt_path", model, *[names.get(word, word) for word in options.split()])
+    assert (code, out) == (2, "")
+    assert err.startswith("zoo: error: ")
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"num_classes": 7}, "tells 10 classes apart, and the model makes 7"),
+        ({"class_names": list("abcdefghij")}, "knows a class '0' where the model makes 'a'"),
+        ({"image_size": 16}, "is of images of 8 x 8 pixels and 1 channel, and these have 16 x 16"),
+        ({"in_channels": 3}, "and these have 8 x 8 pixels and 3 channels"),
+    ],
+)
+def test_a_classifier_of_other_images(facts, said, judge, tmp_path):
+    module = LatentDiffusion(**{**SMALL, "in_channels": 1, "image_size": 8, "num_classes": 10, **facts})
+    with pytest.raises(ValueError, match=said):
+        trainer(tmp_path, SampleMeasures(judge)).validate(module, Digits(), verbose=False)
+
+
+def test_mistakes_in_python(judge, tmp_path):
+    with pytest.raises(ValueError, match="for models that make images, and BoringModel makes none"):
+        trainer(tmp_path, SampleMeasures(judge)).validate(BoringModel())
+    module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
+    callbacks = [SampleMeasures(judge, every=2), RunCheckpoints("val/recall", dirpath=str(tmp_path))]
+    with pytest.raises(ValueError, match=r"monitor is 'val/recall', which needs SampleMeasures with every: 1"):
+        trainer(tmp_path, *callbacks, enable_checkpointing=True).fit(module, Digits())

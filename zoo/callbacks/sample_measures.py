@@ -1,0 +1,265 @@
+"""How like real images those are that a model makes: Fréchet distance, precision, recall, what a classifier says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from zoo.callbacks.checkpoints import RunCheckpoints
+from zoo.metrics import ClassifierFeatures, FrechetDistance, InceptionFeatures, PrecisionRecall
+
+AT_ONCE = 256  # images whose features are computed together
+
+
+class SampleMeasures(L.Callback):
+    """Let a model that makes images make some in a validation or test, and compare them with the real ones of it.
+
+    Logs, with ``val/`` or ``test/`` before it, by the features of a classifier ``frechet_distance`` (near 0 is good),
+    ``precision`` (the share of the samples that lie among real images) and ``recall`` (of the real images that lie
+    among samples); where samples are made by class ``sample_accuracy``, the share that it recognises, and
+    ``sample_accuracy_worst``, of the class it recognises least, else ``sample_classes``, how many classes it sees; by
+    those of Inception ``fid``. Compare values of as many samples and real images only. Real images are those of the
+    split: a classifier that was trained on the same data has not learned of them, but chose its best epoch by those of
+    the validation. Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; where there are
+    averages of the weights, these make them. Training goes on as if nothing were measured. Several processes share
+    the work.
+
+    Args:
+        classifier: checkpoint of a classifier of such images that zoo has trained, ``ClassifierFeatures``, or null.
+        inception: file with the weights of FID's Inception, or null.
+        n: samples, rounded up to as many for each process.
+        every: validations from one measuring to the next; what decides about checkpoints takes 1.
+        neighbors: k of precision and recall.
+        steps: of the sampler.
+        sampler: its name.
+        guidance: 1 is the condition alone, above 1 exaggerates it.
+        texts: what to make images of, one after the other, where the model reads texts.
+        seed: of the noise.
+        batch_size: samples made at a time.
+    """
+
+    def __init__(
+        self,
+        classifier: str | ClassifierFeatures | None = None,
+        inception: str | None = None,
+        n: int = 500,
+        every: int = 1,
+        neighbors: int = 3,
+        steps: int = 20,
+        sampler: str = "dpm++",
+        guidance: float = 1.0,
+        texts: list[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        if classifier is None and inception is None:
+            raise ValueError("SampleMeasures needs a classifier (a checkpoint of zoo) or inception (a file), or both")
+        if n < 1 or every < 1 or batch_size < 1:
+            raise ValueError(f"n, every and batch_size start at 1: got {n=}, {every=}, {batch_size=}")
+        self.classifier, self.inception = classifier, inception
+        self.n, self.every, self.neighbors, self.texts, self.seed = n, every, neighbors, texts, seed
+        self.options: dict[str, Any] = {
+            "steps": steps, "sampler": sampler, "guidance": guidance, "batch_size": batch_size,
+        }  # fmt: skip
+        self.counts: Tensor | None = None  # samples of the last measuring by class that was asked for and class seen
+        self.class_names: list[str] = []  # the classifier's
+        self._seen = 0
+        self._looks: list[Look] = []
+
+    # Hooks ------------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "predict":
+            return
+        if not hasattr(pl_module, "sample"):
+            name = type(pl_module).__name__
+            raise ValueError(f"SampleMeasures is for models that make images, and {name} makes none")
+        self._looks = []
+        classes = getattr(pl_module, "num_classes", None)
+        if self.classifier is not None:
+            own = self.classifier
+            own = own if isinstance(own, ClassifierFeatures) else ClassifierFeatures.load(own)
+            check_classes(own, getattr(pl_module, "class_names", None) if classes else None)
+            self._looks.append(Look(own, "frechet_distance", self.neighbors))
+            self.class_names = own.class_names or []
+        if self.inception is not None:
+            neighbors = self.neighbors if self.classifier is None else None
+            self._looks.append(Look(InceptionFeatures(self.inception), "fid", neighbors))
+        size, channels = pl_module.hparams.get("image_size"), getattr(pl_module, "image_channels", None)
+        for look in self._looks if isinstance(size, int) and isinstance(channels, int) else []:
+            look.features.check((channels, size, size))  # type: ignore[arg-type]
+        names = [f"val/{name}" for look in self._looks for name in look.names]
+        monitored = [c.monitor for c in trainer.callbacks if isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
+        if stage == "fit" and self.every > 1 and (waits := [name for name in monitored if name in names]):
+            raise ValueError(f"checkpoint.monitor is {waits[0]!r}, which needs SampleMeasures with every: 1")
+
+    # Before the end of a validation, where averages make way for the trained weights again.
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == "fit":
+            self._seen += 1
+            if self._seen % self.every:
+                return
+        self._log(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer, pl_module, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self._seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen = state_dict["seen"]
+
+    # Measuring --------------------------------------------------------------------------------------------------------
+
+    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for name, value in self.measure(trainer, pl_module, stage).items():
+            pl_module.log(f"{stage}/{name}", value, batch_size=1)
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> dict[str, float]:
+        """What is logged, the same in all processes."""
+        device = pl_module.device if pl_module.device.type in ("cpu", "cuda") else torch.device("cpu")  # with float64
+        share = -(-self.n // trainer.world_size)
+        found: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            made, wanted = self._made(pl_module, share * trainer.global_rank, share)
+            for look in self._looks:
+                look.to(device)
+                if look.stage != stage:
+                    look.begin(stage)
+                    some = [look.see(images.to(device), True) for images in real_images(trainer, stage)]
+                    if not some:  # in this process; what it has seen is put together with the others' all the same
+                        look.see(made[:0].to(device), True)
+                for rows in torch.arange(share).split(AT_ONCE):
+                    look.see(made[rows].to(device), False, None if wanted is None else wanted[rows].to(device))
+                found |= look.found(wanted is not None)
+                if look.counts is not None:
+                    self.counts = look.counts
+                    self.class_names = self.class_names or [str(i) for i in range(len(look.counts))]
+                look.to("cpu")
+        return trainer.strategy.broadcast(found)  # for decisions by them are to be the same everywhere
+
+    def _made(self, pl_module: Any, first: int, n: int) -> tuple[Float[Tensor, "n c h w"], Tensor | None]:
+        """Samples from a number on, and of which classes they should be, where they are made by class."""
+        numbers, options, wanted = range(first, first + n), dict(self.options), None
+        if classes := getattr(pl_module, "num_classes", None):
+            wanted = torch.tensor([i % classes for i in numbers])
+            options["labels"] = wanted.tolist()
+        if self.texts:
+            options["texts"] = [self.texts[i % len(self.texts)] for i in numbers]
+        if first:
+            options["first"] = first
+        return pl_module.sample(n, seed=self.seed, **options), wanted
+
+
+class Look(nn.Module):
+    """One way to look at images, and what it has seen of real and made ones.
+
+    Args:
+        features: from images with pixels from 0 to 1 to features and logits, or None for these.
+        distance: by which name its Fréchet distance is logged.
+        neighbors: k of precision and recall; null leaves them out.
+    """
+
+    def __init__(self, features: ClassifierFeatures | InceptionFeatures, distance: str, neighbors: int | None) -> None:
+        super().__init__()
+        self.features, self.distance, self.neighbors = features, distance, neighbors
+        self.metrics = nn.ModuleDict()
+        self.stage: str | None = None  # of which the real images are
+        self.counts: Tensor | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What may be logged."""
+        more = ["precision", "recall"] if self.neighbors else []
+        classes = ["accuracy", "accuracy_worst", "classes"] if isinstance(self.features, ClassifierFeatures) else []
+        return [self.distance, *more, *(f"sample_{name}" for name in classes)]
+
+    def begin(self, stage: str) -> None:
+        """Forget everything; real images of a split are to come."""
+        self.stage, self.metrics = stage, nn.ModuleDict()
+
+    def see(self, images: Float[Tensor, "n c h w"], real: bool, wanted: Int[Tensor, " n"] | None = None) -> None:
+        """Take images in; of made ones perhaps with their classes."""
+        features, logits = self.features(images)
+        if not self.metrics:
+            self.metrics["distance"] = FrechetDistance(features.shape[1], reset_real_features=False)
+            if self.neighbors:
+                self.metrics["neighbors"] = PrecisionRecall(self.neighbors, reset_real_features=False)
+            if logits is not None:
+                self.metrics["classes"] = MulticlassConfusionMatrix(logits.shape[1])
+            self.metrics.to(images.device)
+        for name, metric in self.metrics.items():
+            if name != "classes":
+                metric.update(features, real)  # type: ignore[operator]
+            elif not real and logits is not None:
+                seen = logits.argmax(1)
+                metric.update(seen, seen if wanted is None else wanted)  # type: ignore[operator]
+
+    def found(self, by_class: bool) -> dict[str, float]:
+        """The measures by now; real images are remembered for the next."""
+        values = {name: metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator]
+        named = {self.distance: values["distance"], **values.get("neighbors", {})}
+        if (counts := values.get("classes")) is not None:
+            self.counts = counts = counts.cpu()
+            named |= of_classes(counts) if by_class else {"sample_classes": (counts.sum(0) > 0).sum()}
+        return {name: float(value) for name, value in named.items()}
+
+
+def of_classes(counts: Int[Tensor, "k k"]) -> dict[str, float]:
+    """Which share of samples is recognised, of all and of the class that is recognised least.
+
+    Args:
+        counts: samples by the class that was asked for and the class seen.
+    """
+    each = (counts.diagonal() / counts.sum(1))[counts.sum(1) > 0]
+    return {"sample_accuracy": float(counts.trace() / counts.sum()), "sample_accuracy_worst": float(each.min())}
+
+
+def real_images(trainer: L.Trainer, stage: str) -> Iterator[Float[Tensor, "b c h w"]]:
+    """This process' images of a split, with pixels from 0 to 1.
+
+    Args:
+        trainer: with data.
+        stage: ``val`` or ``test``.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    loaders, limits = getattr(trainer, f"{stage}_dataloaders"), getattr(trainer, f"num_{stage}_batches")
+    if isinstance(source := getattr(data, "data", None), L.LightningDataModule):  # whose latents the model is given
+        data, loaders = source, getattr(source, f"{stage}_dataloader")()
+    loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+    mean, std = (v if isinstance(v := getattr(data, name, None), list) else [0.5] for name in ("mean", "std"))
+    for batch in islice(loader, None if limits[0] == float("inf") else int(limits[0])):
+        batch = batch if data is None else data.on_after_batch_transfer(batch, 0)
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise ValueError("SampleMeasures compares with images (b, c, h, w), and the data has others")
+        yield (x.float() * x.new_tensor(std).view(-1, 1, 1) + x.new_tensor(mean).view(-1, 1, 1)).clamp(0, 1)
+
+
+def check_classes(features: ClassifierFeatures, names: list[str] | None) -> None:
+    """Say so where a classifier tells other classes apart than a model makes.
+
+    Args:
+        features: the classifier's.
+        names: of the classes that are made; null where samples are not of a class.
+    """
+    own = features.class_names
+    if names is None or own is None or list(names) == list(own):
+        return
+    if len(names) != len(own):
+        raise ValueError(f"{features.name} tells {len(own)} classes apart, and the model makes {len(names)}")
+    a, b = next((a, b) for a, b in zip(own, names, strict=True) if a != b)
+    raise ValueError(f"{features.name} knows a class {a!r} where the model makes {b!r}")
