@@ -1,6 +1,7 @@
 """Samplers equal diffusers' steps and trajectories, and reach a distribution whose score is known at their order."""
 
 import math
+from collections.abc import Sequence
 
 import diffusers
 import pytest
@@ -247,9 +248,9 @@ def test_samples_are_the_same_in_batches_of_any_size(name):
 def test_guidance():
     asked = []
 
-    def predict(x: torch.Tensor, t: torch.Tensor, condition: bool) -> torch.Tensor:
-        asked.append(condition)
-        return x + (5.0 if condition else 2.0)
+    def predict(x: torch.Tensor, t: torch.Tensor, conditions: Sequence[bool]) -> torch.Tensor:
+        asked.extend(conditions)
+        return torch.cat([x + (5.0 if condition else 2.0) for condition in conditions])
 
     x, t = torch.zeros(2, 1), torch.zeros(2)
     for scale, said, calls in ((1, 5.0, [True]), (0, 2.0, [False]), (3, 11.0, [False, True])):

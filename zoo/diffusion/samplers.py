@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -213,20 +213,21 @@ def make_sampler(name: str, *args, **kwargs) -> Sampler:
     return SAMPLERS[name](*args, **kwargs)
 
 
-def guided(predict: Callable[[Tensor, Tensor, bool], Tensor], scale: float) -> Predict:
+def guided(predict: Callable[[Tensor, Tensor, Sequence[bool]], Tensor], scale: float) -> Predict:
     """Away from what is said without the condition (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598).
 
     Args:
-        predict: what a network says of samples at a time with their condition (true) or without (false).
+        predict: what a network says of samples at a time, for each of some flags: of all of them with their condition
+            (true) or without (false), one below the other ``(flags * b, ...)``.
         scale: 0 leaves the condition out, 1 is the condition alone, above 1 exaggerates it.
     """
     if scale == 1:
-        return lambda x, t: predict(x, t, True)
+        return lambda x, t: predict(x, t, [True])
     if scale == 0:
-        return lambda x, t: predict(x, t, False)
+        return lambda x, t: predict(x, t, [False])
 
     def both(x: Tensor, t: Tensor) -> Tensor:
-        without = predict(x, t, False)
-        return without + scale * (predict(x, t, True) - without)
+        without, given = predict(x, t, [False, True]).chunk(2)
+        return torch.lerp(without, given, scale)
 
     return both

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 
 class NormSiLU(nn.GroupNorm):
     """Normalise groups of channels, then SiLU."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return F.silu(super().forward(x))
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.silu(super().forward(x))
+        return NormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+
+
+class NormSiLUFunction(torch.autograd.Function):
+    """Both in one for a CPU: what lies between them takes no memory, as it is made again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, *ctx.sizes, eps)  # type: ignore[call-arg]
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        shift, scale = (part.repeat_interleave(len(weight) // part.shape[1], 1) for part in (mean, rstd))
+        scale = scale * weight
+        shift = bias - shift * scale
+        wide = x.to(weight.dtype)  # under autocast: torch is slow with channels last in bf16
+        y = torch.addcmul(shift[..., None, None], wide, scale[..., None, None])
+        torch.ops.aten.silu_backward.grad_input(grad.to(y.dtype), y, grad_input=y)
+        given = (y, wide, mean, rstd, weight, *ctx.sizes, [True] * 3)
+        of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(*given)
+        return of_x.to(x.dtype), of_weight, of_bias, None, None
 
 
 class ResBlock(nn.Module):
@@ -109,7 +140,13 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if x.device.type != "cpu" or x.dtype.itemsize < 4:  # in bf16 this is as fast
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        # Both in one: where the kernel meets a pixel twice its weights are added, not their products: 4 of 9 are left.
+        kernel = self.conv.weight.flip(2, 3).transpose(0, 1)
+        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+        kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
 class Stage(nn.Module):
@@ -129,8 +166,10 @@ class Stage(nn.Module):
         for name, module in resize.items():
             self.add_module(name, nn.ModuleList([module]))
 
-    def block(self, i: int, x: Tensor, time: Tensor | None, text: Tensor | None) -> Tensor:
-        """Apply block ``i``, and the attention behind it where there is one."""
+    def block(self, i: int, x: Tensor, time: Tensor | None, text: Tensor | None, again: bool = False) -> Tensor:
+        """Apply block ``i``, and the attention behind it where there is one; ``again``: twice, to keep less."""
+        if again:
+            return checkpoint(self.block, i, x, time, text, use_reentrant=False)
         x = self.resnets[i](x, time)
         if i >= len(self.attentions):
             return x
@@ -146,9 +185,10 @@ class Stage(nn.Module):
         x: Float[Tensor, "b c h w"],
         time: Float[Tensor, "b e"] | None = None,
         text: Float[Tensor, "b s d"] | None = None,
+        again: bool = False,
     ) -> Float[Tensor, "b d i j"]:
         for i in range(len(self.resnets)):
-            x = self.block(i, x, time, text)
+            x = self.block(i, x, time, text, again)
         return self.resize(x)
 
 

@@ -78,7 +78,7 @@ class Diffusion(Task):
         self.min_snr, self.drop_condition = min_snr, drop_condition
         self.condition: Condition = condition
         self.num_classes = need(self, num_classes=num_classes) if condition == "class" else None
-        self.class_names = class_names or [str(i) for i in range(self.num_classes or 0)]
+        self.class_names = (class_names if self.num_classes else None) or [str(i) for i in range(self.num_classes or 0)]
         if self.num_classes and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for num_classes={num_classes}: {class_names}")
         self._judged = 0  # samples of this validation or test
@@ -173,7 +173,7 @@ class Diffusion(Task):
             labels = self._labels(given)
             return {"labels": labels if dropped is None else labels.masked_fill(dropped, self.num_classes or 0)}
         if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
-            raise ValueError("condition: text needs data whose batches are images with their texts")
+            raise ValueError("condition: text needs data whose batches are images with texts, as by --data.captions")
         return {"text": self.read(["" if gone else text for text, gone in zip(
             given, [False] * len(x) if dropped is None else dropped.tolist(), strict=True)])}  # fmt: skip
 
@@ -218,12 +218,8 @@ class Diffusion(Task):
         if low >= 0 and high > 0:
             warnings.warn(f"images from {low:.2f} to {high:.2f}: those of diffusion reach from -1 to 1", stacklevel=2)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._judged = 0
-
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
+    def start_of_evaluation(self, stage: str) -> None:
+        super().start_of_evaluation(stage)
         self._judged = 0
 
     def on_predict_epoch_start(self) -> None:
@@ -244,6 +240,7 @@ class Diffusion(Task):
         eta: float | None = None,
         spacing: Spacing = "trailing",
         batch_size: int = 64,
+        first: int = 0,
         done: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """Make images, with pixels from 0 to 1, in float32 on the CPU; the state of torch's generators stays.
@@ -259,9 +256,10 @@ class Diffusion(Task):
             eta: share of the noise that ``ddim`` draws anew at each step; null is none.
             spacing: of the times that the sampler looks at: ``trailing``, ``leading`` or ``linspace``.
             batch_size: how many at a time.
+            first: number of the first image, to go on where others end.
             done: called with the images of batches that are done, and of one more step with those in the making.
         """
-        given = self._wishes(n, guidance, labels, texts)
+        given = self._wishes(n, guidance, labels, texts, first)
         if eta is not None and sampler != "ddim":
             raise ValueError(f"eta is for the sampler ddim, got {sampler}")
         more = {} if eta is None else {"eta": eta}
@@ -270,7 +268,7 @@ class Diffusion(Task):
         with evaluating(self.net):
             for start in range(0, n, batch_size):
                 rows = range(start, min(n, start + batch_size))
-                noise = Noise(seed, rows)
+                noise = Noise(seed, [first + i for i in rows])
                 predict = guided(self._predictor([given[i] for i in rows]), guidance)
                 x = noise.normal(*self.shape).to(self.device)
                 x = made(predict, x, noise, done and (lambda i: done(start, i)))  # noqa: B023
@@ -279,12 +277,14 @@ class Diffusion(Task):
                 found.append((self.decode(x).float().cpu() / 2 + 0.5).clamp(0, 1))
         return torch.cat(found)
 
-    def _predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, bool], Tensor]:
+    def _predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, Sequence[bool]], Tensor]:
         """What the network says with these conditions, or without; samples stay in float32, whatever it computes in."""
         told = {flag: self._told(given if flag else [None] * len(given)) for flag in (True, False)}
 
-        def predict(x: Tensor, t: Tensor, condition: bool) -> Tensor:
-            return self(x.to(self._computed_in), t, **told[condition]).to(x.dtype)
+        def predict(x: Tensor, t: Tensor, flags: Sequence[bool]) -> Tensor:
+            conditions = {name: torch.cat([told[flag][name] for flag in flags]) for name in told[True]}
+            x_of_each, t_of_each = (torch.cat([part] * len(flags)) for part in (x, t))
+            return self(x_of_each.to(self._computed_in), t_of_each, **conditions).to(x.dtype)
 
         return predict
 
@@ -294,7 +294,7 @@ class Diffusion(Task):
             return {"labels": torch.tensor([none if c is None else c for c in given], device=self.device)}
         return {"text": self.read([text or "" for text in given])} if self.condition == "text" else {}
 
-    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any) -> list[Any]:
+    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any, first: int = 0) -> list[Any]:
         """The condition of each image to be made, or what is wrong with the wishes."""
         if n < 1:
             raise ValueError(f"n={n}: at least 1 image can be made")
@@ -315,7 +315,7 @@ class Diffusion(Task):
             if bad := [c for c in wishes if not 0 <= c < (self.num_classes or 0)]:
                 raise ValueError(f"unknown class {bad[0]}: there are 0 to {(self.num_classes or 0) - 1}")
             if labels is None:
-                return [wishes[i % len(wishes)] for i in range(n)]
+                return [wishes[i % len(wishes)] for i in range(first, first + n)]
         else:
             if texts is None:
                 raise ValueError("this model makes images of texts: give one")
