@@ -36,25 +36,26 @@ class BatchedMuon(Muon):
             lr, momentum = float(group["lr"]), group["momentum"]
             keep = 1 - lr * group["weight_decay"]
             for params in _batches([p for p in group["params"] if p.grad is not None]):
-                directions = [self._direction(p, momentum, group["nesterov"]).bfloat16() for p in params]
+                grads, buffers = [p.grad for p in params], [self._buffer(p) for p in params]
+                torch._foreach_lerp_(buffers, grads, 1 - momentum)
+                directions = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
                 alone = len(params) == 1
-                x = directions[0] if alone else torch.stack(directions)
-                x = orthogonalize(x, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                x = (directions[0] if alone else torch.stack(directions)).bfloat16()
+                x = orthogonalize(x, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(params[0].dtype)
+                if keep != 1:
+                    torch._foreach_mul_(params, keep)
                 step_size = lr * shape_factor(params[0], group["adjust_lr_fn"])
-                for param, update in zip(params, [x] if alone else x, strict=True):
-                    param.mul_(keep)
-                    param.add_(update, alpha=-step_size)
+                torch._foreach_add_(params, [x] if alone else list(x.unbind()), alpha=-step_size)
         return loss
 
-    def _direction(self, param: Tensor, momentum: float, nesterov: bool) -> Tensor:
+    def _buffer(self, param: Tensor) -> Tensor:
         grad, state = param.grad, self.state[param]
         assert grad is not None
         if grad.is_sparse or param.is_complex():
             raise RuntimeError("BatchedMuon takes dense gradients of real matrices only")
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
-        buffer = state["momentum_buffer"].lerp_(grad, 1 - momentum)
-        return grad.lerp(buffer, momentum) if nesterov else buffer
+        return state["momentum_buffer"]
 
 
 def orthogonalize(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
