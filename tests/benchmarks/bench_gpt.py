@@ -3,7 +3,8 @@
 The plain recipe is nanoGPT's for characters on a CPU: 4 layers, width 128, 4 heads, blocks of 64, batches of 12, AdamW
 with 1e-3 and betas 0.9 and 0.99, 100 steps of warmup and a cosine over 2,000, decay 0.1, gradients clipped at 1, in
 float32. Its model and loop are written here. Both are judged by the same validation blocks of 64 characters; the time
-that this takes, and the checkpoint behind it, is left out on both sides. The loss to reach is the plain recipe's after its last step.
+that this takes, and the checkpoint behind it, is left out on both sides. The loss to reach is the plain recipe's after
+its last step.
 """
 
 from __future__ import annotations
