@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.diffusion import Noise, guided, make_sampler, make_schedule, min_snr_weight, target_of
 from zoo.diffusion.samplers import SamplerName
 from zoo.diffusion.schedules import ScheduleName, Spacing, Target
+from zoo.diffusion.wishes import check_wishes, of_each, wished_classes
 from zoo.losses.embeddings import at_least_float32
 from zoo.tasks.base import Task, need
 
@@ -294,35 +295,12 @@ class Diffusion(Task):
             return {"labels": torch.tensor([none if c is None else c for c in given], device=self.device)}
         return {"text": self.read([text or "" for text in given])} if self.condition == "text" else {}
 
-    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any, first: int = 0) -> list[Any]:
-        """The condition of each image to be made, or what is wrong with the wishes."""
-        if n < 1:
-            raise ValueError(f"n={n}: at least 1 image can be made")
-        if guidance < 0:
-            raise ValueError(f"guidance is 0 or more, got {guidance}")
-        if labels is not None and self.condition != "class":
-            raise ValueError(f"this model knows no classes (condition: {self.condition})")
-        if texts is not None and self.condition != "text":
-            raise ValueError(f"this model reads no texts (condition: {self.condition})")
-        if guidance != 1 and (self.condition == "none" or not self.drop_condition):
-            lack = "has no condition" if self.condition == "none" else "was trained with drop_condition 0"
-            raise ValueError(f"guidance={guidance:g}: this model {lack}, so it cannot be guided; leave it at 1")
-        if self.condition == "none":
-            return [None] * n
+    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any, first: int) -> list[Any]:
+        """The condition of each image to be made."""
+        check_wishes(n, guidance, labels, texts, self.condition, self.drop_condition)
         if self.condition == "class":
-            every = list(range(self.num_classes or 0)) if labels is None else labels
-            wishes = every.tolist() if isinstance(every, Tensor) else [every] if isinstance(every, int) else list(every)
-            if bad := [c for c in wishes if not 0 <= c < (self.num_classes or 0)]:
-                raise ValueError(f"unknown class {bad[0]}: there are 0 to {(self.num_classes or 0) - 1}")
-            if labels is None:
-                return [wishes[i % len(wishes)] for i in range(first, first + n)]
-        else:
-            if texts is None:
-                raise ValueError("this model makes images of texts: give one")
-            wishes = [texts] if isinstance(texts, str) else list(texts)
-        if len(wishes) not in (1, n):
-            raise ValueError(f"{len(wishes)} conditions for n={n} images")
-        return wishes * n if len(wishes) == 1 else wishes
+            return wished_classes(labels, n, self.num_classes or 0, first)
+        return [None] * n if self.condition == "none" else of_each([texts] if isinstance(texts, str) else texts, n)
 
     @property
     def _computed_in(self) -> torch.dtype:
