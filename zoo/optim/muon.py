@@ -36,7 +36,8 @@ class BatchedMuon(Muon):
             lr, momentum = float(group["lr"]), group["momentum"]
             keep = 1 - lr * group["weight_decay"]
             for params in _batches([p for p in group["params"] if p.grad is not None]):
-                grads, buffers = [p.grad for p in params], [self._buffer(p) for p in params]
+                grads = [p.grad for p in params if p.grad is not None]
+                buffers = [self._buffer(p) for p in params]
                 torch._foreach_lerp_(buffers, grads, 1 - momentum)
                 directions = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
                 alone = len(params) == 1
