@@ -20,7 +20,7 @@ from zoo.checkpoint_files import hyperparameters, readable_checkpoint
 from zoo.commands import Weights
 from zoo.diffusion.schedules import linear_betas, scaled_linear_betas
 from zoo.models import LatentDiffusion
-from zoo.models.latent_diffusion import TARGETS
+from zoo.models.latent_diffusion import SCHEDULES, TARGETS
 from zoo.options import OptionParser
 from zoo.parsing import UserError
 from zoo.rebuild import rebuild
@@ -178,8 +178,8 @@ def write_diffusion(model: LatentDiffusion, folder: Path, dtype: torch.dtype | N
 
 def scheduler(model: LatentDiffusion) -> dict[str, Any]:
     """What ``scheduler_config.json`` of diffusers says of the noise that a model was trained with."""
-    names = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-    given, targets = model.hparams, {theirs: ours for ours, theirs in TARGETS.items()}
+    names = {ours: theirs for theirs, ours in SCHEDULES.items()}
+    given, targets = model.hparams, {ours: theirs for theirs, ours in TARGETS.items()}
     if model.target not in targets:
         raise ValueError(f"diffusers' DDIMScheduler has no target {model.target}")
     name = given.get("schedule") or "cosine"

@@ -1,5 +1,7 @@
 """The diffusion task: its loss is what a plain loop computes, conditions, validation that can be compared, resuming."""
 
+import json
+
 import lightning as L
 import pytest
 import torch
@@ -336,6 +338,32 @@ def test_a_pipeline_of_diffusers_makes_its_pictures(pipeline):
     own = ours.sample(2, steps=4, guidance=3.0, texts=texts, seed=3)
     assert own.std() > 0.05
     assert torch.allclose(own, image, atol=2e-3)
+
+
+@pytest.fixture
+def scheduler_says(pipeline):
+    """Change what the pipeline says of its noise, for one test."""
+    path = pipeline / "scheduler" / "scheduler_config.json"
+    before = path.read_text()
+    yield lambda **said: path.write_text(json.dumps({**json.loads(before), **said}))
+    path.write_text(before)
+
+
+def test_the_schedule_of_a_pipeline_is_its_schedulers(pipeline, scheduler_says):
+    from diffusers import DDIMScheduler
+
+    scheduler_says(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
+    ours = LatentDiffusion.from_pretrained(pipeline)
+    theirs = DDIMScheduler.from_pretrained(pipeline / "scheduler")
+    assert torch.allclose(ours.schedule.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("said", [{"beta_schedule": "sigmoid"}, {"prediction_type": "sample"}])
+def test_a_scheduler_that_is_not_known_is_named(pipeline, scheduler_says, said):
+    scheduler_says(**said)
+    ((key, value),) = said.items()
+    with pytest.raises(ValueError, match=f"{key} {value} of its scheduler is not known: zoo has "):
+        LatentDiffusion.from_pretrained(pipeline)
 
 
 def test_training_with_texts_and_its_checkpoint(pipeline, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import Target
+from zoo.diffusion.schedules import ScheduleName, Target
 from zoo.models.autoencoder_kl import AutoencoderKL, Gaussian
 from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_with, same
 from zoo.models.unet import UNet
@@ -20,7 +20,10 @@ from zoo.text.prompts import Prompts
 from zoo.text.tokenizer import Tokenizer
 from zoo.weights.diffusers import DiffusersNet, scheduler_config
 
-TARGETS: dict[str, Target] = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
+# By diffusers' names.
+TARGETS: dict[str, Target] = {"epsilon": "epsilon", "v_prediction": "v"}
+SCHEDULES: dict[str, ScheduleName]
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
 class LatentDiffusion(Diffusion):
@@ -125,9 +128,7 @@ class LatentDiffusion(Diffusion):
         side = int(net.config.get("sample_size") or 64) * AutoencoderKL.from_pretrained(path).factor
         given = {
             **{name: net.arguments[name] for name in names},
-            "target": TARGETS[noise["prediction_type"]], "schedule": noise["beta_schedule"],
-            "timesteps": noise["num_train_timesteps"], "beta_start": noise["beta_start"], "beta_end": noise["beta_end"],
-            "zero_snr": noise.get("rescale_betas_zero_snr", False), "preset": "sd-1.5", "weights": source,
+            **trained_with(noise, path), "preset": "sd-1.5", "weights": source,
             "autoencoder": source, "text_encoder": source, "condition": "text", "in_channels": 3, "image_size": side,
         }  # fmt: skip
         return cls(**plain({**given, **kwargs})).eval()
@@ -233,6 +234,25 @@ def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[
     if (own := autoencoder.arguments["in_channels"]) != channels:
         raise ValueError(f"the autoencoder is of images of {own} channels, and these have {channels}")
     return autoencoder.arguments["latent_channels"], side // autoencoder.factor, side // autoencoder.factor
+
+
+def trained_with(noise: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Target and schedule, as the constructor of ``LatentDiffusion`` takes them.
+
+    Args:
+        noise: diffusers' ``scheduler_config.json``.
+        path: what it is of, for an error.
+    """
+    for key, names in (("prediction_type", TARGETS), ("beta_schedule", SCHEDULES)):
+        if noise.get(key) not in names:
+            raise ValueError(
+                f"{path}: {key} {noise.get(key)} of its scheduler is not known: zoo has {', '.join(names)}"
+            )
+    name = SCHEDULES[noise["beta_schedule"]]
+    ends = {} if name == "cosine" else {end: noise[end] for end in ("beta_start", "beta_end") if end in noise}
+    return {"target": TARGETS[noise["prediction_type"]], "schedule": name, **ends,
+            "timesteps": noise.get("num_train_timesteps", 1000),
+            "zero_snr": noise.get("rescale_betas_zero_snr", False)}  # fmt: skip
 
 
 def check_target(weights: str, target: Target) -> None:
