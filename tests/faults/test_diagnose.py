@@ -1,8 +1,10 @@
 """A diagnosis leaves no trace, says what it could not check, and prints as text and JSON."""
 
 import copy
+import itertools
 import json
 import random
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -159,6 +161,16 @@ def test_rates_are_judged_at_a_warmup_s_peak():
     report = diagnose(Warm(nets.mlp()), Data(*nets.table()), overfit_steps=60)
     assert not report.of("error") + report.of("warning"), str(report)
     assert "lr is 0.003" in next(f.verdict for f in report.findings if f.name == "learning rate")
+
+
+def test_a_machine_that_is_too_slow_is_no_fault_of_the_module(monkeypatch):
+    clock = SimpleNamespace(monotonic=itertools.count(0, 3.0).__next__)
+    monkeypatch.setattr("zoo.diagnosis.subject.time", clock)  # three seconds a step
+    report = diagnose(Module(nets.mlp()), Data(*nets.table()), overfit_steps=60)
+    overfit = next(f for f in report.findings if f.name == "overfit")
+    assert overfit.status == "skipped"
+    assert "in 4 steps" in overfit.verdict
+    assert "the time was too short" in overfit.verdict
 
 
 def test_wrong_arguments_and_empty_data_are_named():

@@ -55,6 +55,8 @@ def overfit(subject: Subject) -> Finding:
     kept = min(best, share if math.isfinite(share) else math.inf)
     if not subject.pure and kept < FLAT:
         return ok(f"the loss on a few samples falls {own}; {adam}; how low it can get is unknown")
+    if taken < subject.overfit_steps and share < 1.5:
+        raise Skip(f"the loss on a few samples goes {own}, and {adam}: the time was too short for more")
     advice = "see the other findings first; then: can the net express it, do labels contradict, has the loss a floor?"
     if kept > 0.5:
         text = f"a few samples cannot be learnt by heart: {own}, and {adam}; model, loss or labels are wrong"
