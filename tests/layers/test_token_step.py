@@ -24,10 +24,10 @@ NETS = {
         activation="relu_squared",
         qk_norm=True,
         logit_softcap=3.0,
-        token_shift=True,
+        token_shift=2,
     ),
     "gated GPT": lambda: GPT(61, 32, 48, 3, 4, activation="swiglu", tied=False, qk_norm=True),
-    "shifted GPT": lambda: GPT(61, 32, 48, 3, 4, token_shift=True),
+    "shifted GPT": lambda: GPT(61, 32, 48, 3, 4, token_shift=2),
     "LLaMA": lambda: LLaMA(61, 32, 48, 3, 4),
     "grouped LLaMA": lambda: LLaMA(61, 32, 48, 3, 4, kv_heads=2, head_dim=16, tied=True),
 }

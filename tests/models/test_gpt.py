@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from zoo.models import GPT, GPTLanguageModel, LLaMA, LLaMALanguageModel
-from zoo.weights import folders
+from zoo.text.tokenizer import Tokenizer
+from zoo.weights import folders, llama_files
 from zoo.weights.huggingface import HuggingFaceNet
 
 MODERN = {
@@ -19,7 +20,7 @@ MODERN = {
     "norm": "rmsnorm",
     "activation": "relu_squared",
     "qk_norm": True,
-    "token_shift": True,
+    "token_shift": 2,
     "logit_softcap": 15.0,
 }
 NETS = {
@@ -29,6 +30,7 @@ NETS = {
     "LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **kw),
     "grouped LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **{"kv_heads": 2, "tied": True, **kw}),
 }
+SCALED = dict(zip(llama_files.SCALING, (8.0, 1.0, 4.0, 32), strict=True))
 every_net = pytest.mark.parametrize("kind", NETS)
 
 
@@ -156,17 +158,19 @@ def test_qk_norm_and_softcap_bound_what_they_should():
 
 
 @torch.no_grad()
-def test_token_shift_adds_what_was_before():
-    """A share of the embedding of the token before; also of the one that only the cache knows."""
-    net = GPT(61, 32, 48, 2, 4, token_shift=True).double().eval()
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_token_shift_adds_what_was_before(n):
+    """Shares of the embeddings of tokens before; also of those that only the cache knows."""
+    net = GPT(61, 32, 48, 2, 4, token_shift=n).double().eval()
     torch.nn.init.normal_(net.token_shift)
     plain, ids = GPT(61, 32, 48, 2, 4).double().eval(), tokens()
     plain.load_state_dict({k: v for k, v in net.state_dict().items() if k != "token_shift"})
-    before = torch.cat([torch.zeros(3, 1, 48), net.wte(ids)[:, :-1]], 1)
-    plain.wte.register_forward_hook(lambda module, args, out: out + before * net.token_shift)
+    shifts = torch.nn.functional.pad(net.wte(ids), (0, 0, n, 0)).unfold(1, 20, 1)  # (b, n + 1, d, t), farthest first
+    added = torch.einsum("bndt,nd->btd", shifts[:, :n], net.token_shift.flip(0))
+    plain.wte.register_forward_hook(lambda module, args, out: out + added)
     whole, cache = net(ids), net.make_cache(3, 20)
     torch.testing.assert_close(whole, plain(ids), rtol=0, atol=1e-12)
-    parts = [net(part, cache=cache) for part in ids.split([7, 1, 1, 11], 1)]
+    parts = [net(part, cache=cache) for part in ids.split([1, 1, 7, 1, 10], 1)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-12)
 
 
@@ -241,6 +245,15 @@ def test_a_module_starts_from_a_checkpoint_of_another(tmp_path):
     assert torch.equal(again(tokens()), module(tokens()))
 
 
+def test_what_weights_do_not_have_is_not_taken_from_a_preset_later(tmp_path):
+    make("LLaMA").save_pretrained(tmp_path)
+    given = {"vocab_size": 61, "block_size": 32}
+    module = LLaMALanguageModel(preset="llama-3.2-1b", weights=str(tmp_path), **given)
+    again = LLaMALanguageModel(**module.hparams)
+    assert again.net.arguments == module.net.arguments
+    assert again.net.arguments["rope_scaling"] is None
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +271,12 @@ def load(folder, **kwargs) -> GPTLanguageModel:
     ("build", "said"),
     [
         (lambda: GPT(61, 32, 48, 3, 5), "dim=48 is not divisible by heads=5"),
+        (lambda: GPT(61, 32, 48, 3, 0), "dim=48 is not divisible by heads=0"),
+        (lambda: LLaMA(61, 32, 48, 3, 0), "dim=48 is not divisible by heads=0"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"faktor": 2}), "rope_scaling is factor, .*: got {'faktor': 2}"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"rope_type": "yarn", "factor": 4}), "rope_scaling is .* 'yarn'"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"factor": 0}), "all above 0"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={**SCALED, "low_freq_factor": 4.0}), "low below high"),
         (lambda: LLaMA(61, 32, 48, 3, 5), "dim=48 is not divisible by heads=5"),
         (lambda: LLaMA(61, 32, 48, 3, 4, 3), "heads=4 cannot share kv_heads=3"),
         (lambda: LLaMA(61, 32, 36, 3, 4), "a head of 9 numbers is odd"),
@@ -321,6 +340,27 @@ def test_an_index_that_lies(folder):
 def test_what_does_not_fit_the_weights(folder, kwargs, said):
     with pytest.raises(ValueError, match=said):
         load(folder, **kwargs) if "weights" not in kwargs else load(kwargs["weights"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_another_tokenizer_than_that_of_the_weights(folder, kind, tmp_path):
+    """Of as many tokens, so that nothing else would say so."""
+    own, other = (Tokenizer.train("characters", [text]) for text in ("abcdef", "abcdeF"))
+    weights = folder
+    if kind == "folder":
+        own, other = (Tokenizer.train("bpe", [text * 9], vocab_size=262) for text in ("the cat. ", "a dog! "))
+        (folder / "tokenizer.json").write_text(own.source)
+    else:
+        module = load(folder)
+        module.tokenizer, weights = own, tmp_path / "a.ckpt"
+        saved = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        module.on_save_checkpoint(saved)
+        torch.save(saved, weights)
+    module = load(weights)
+    module.take_tokenizer(own)
+    with pytest.raises(ValueError, match="differently from those of the weights"):
+        module.take_tokenizer(other)
+    assert module.tokenizer is own
 
 
 def test_weights_of_something_else(folder, tmp_path):

@@ -36,38 +36,41 @@ class SwiGLU(nn.Module):
         return self.dropout(self.proj(F.silu(gate) * x))
 
 
-def add_token_before(
+def add_tokens_before(
     x: Float[Tensor, "b t d"],
     ids: Int[Tensor, "b t"],
     embedding: nn.Module,
-    share: Float[Tensor, " d"],
+    shares: Float[Tensor, "n d"],
     cache: KVCache | None,
 ) -> Float[Tensor, "b t d"]:
-    """Add a share of the embedding of the token before to that of each; the first has none before it.
+    """Add shares of the embeddings of the ``n`` tokens before to that of each; before the first there are none.
 
     Args:
         x: embeddings of the tokens.
         ids: the tokens.
         embedding: of the tokens.
-        share: of each channel.
+        shares: of each channel, the nearest token first.
         cache: which keeps the tokens.
     """
-    before = F.pad(x, (0, 0, 1, 0))[:, :-1]
+    n, tokens = len(shares), x.shape[1]
+    row = F.pad(x, (0, 0, n, 0))
     if cache is not None:
         start = cache.position
-        if start:
-            before = torch.cat([embedding(cache.ids[:, start - 1 : start]), before[:, 1:]], 1)
-        cache.ids[:, start : start + ids.shape[1]] = ids
-    return torch.addcmul(x, before, share)
+        if known := min(n, start):
+            row = torch.cat([row[:, : n - known], embedding(cache.ids[:, start - known : start]), x], 1)
+        cache.ids[:, start : start + tokens] = ids
+    for i, share in enumerate(shares.unbind(), 1):
+        x = torch.addcmul(x, row[:, n - i : n - i + tokens], share)
+    return x
 
 
 def initialize_decoder(net: nn.Module, depth: int) -> None:
     """As GPT-2: normal of 0.02, and less at the ends of branches (``proj``), whose sum grows with their number."""
     for name, parameter in net.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.02 / ((2 * depth) ** 0.5 if ".proj." in name else 1))
-        elif name.endswith(("bias", "token_shift")):
+        if name.endswith(("bias", "token_shift")):
             nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02 / ((2 * depth) ** 0.5 if ".proj." in name else 1))
         else:
             nn.init.ones_(parameter)
 

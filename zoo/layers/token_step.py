@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, add_token_before
+from zoo.layers.decoder import SwiGLU, add_tokens_before
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import Rotary, rotate
 
@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
     Args:
         embedding: of the tokens.
-        shift: share of the embedding of the token before that is added; null for none.
+        shift: shares of the embeddings of the tokens before that are added; null for none.
         positions: that are added to them; null for none.
         rotary: positions of queries and keys; null for none.
         blocks: of each block the norm before its attention, the attention, the norm before its perceptron, and that.
@@ -102,7 +102,7 @@ class TokenStep:
         position = self.cache.position
         x = F.embedding(ids, self.parts.embedding.weight)
         if self.parts.shift is not None:
-            x = add_token_before(
+            x = add_tokens_before(
                 x.unsqueeze(1), ids.unsqueeze(1), self.parts.embedding, self.parts.shift, self.cache
             ).squeeze(1)
         if self.parts.positions is not None:

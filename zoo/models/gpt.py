@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, add_token_before, first_position, through
+from zoo.layers.decoder import SwiGLU, add_tokens_before, first_position, through
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import Rotary
 from zoo.layers.token_step import Parts
@@ -105,8 +105,8 @@ class GPT(Decoder):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
-        token_shift: add a learnt share of the embedding of the token before to that of each, channel by channel, which
-            so need not be looked for (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
+        token_shift: each token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
+            not be looked for then (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
     """
 
@@ -126,7 +126,7 @@ class GPT(Decoder):
         activation: Activation = "gelu_tanh",
         qk_norm: bool = False,
         logit_softcap: float | None = None,
-        token_shift: bool = False,
+        token_shift: int = 0,
         tied: bool = True,
     ) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class GPT(Decoder):
         self.config: dict[str, Any] = {}
         self.vocab_size, self.block_size, self.logit_softcap = vocab_size, block_size, logit_softcap
         self.wte = nn.Embedding(vocab_size, dim)
-        self.token_shift = nn.Parameter(torch.zeros(dim)) if token_shift else None
+        self.token_shift = nn.Parameter(torch.zeros(token_shift, dim)) if token_shift else None
         self.wpe = nn.Embedding(block_size, dim) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, norm, activation, qk_norm) for _ in range(depth))
@@ -152,7 +152,7 @@ class GPT(Decoder):
         start = first_position(ids.shape[1], cache, self.block_size)
         x = self.wte(ids)
         if self.token_shift is not None:
-            x = add_token_before(x, ids, self.wte, self.token_shift, cache)
+            x = add_tokens_before(x, ids, self.wte, self.token_shift, cache)
         if self.wpe is not None:
             x = x + self.wpe.weight[start : start + ids.shape[1]]
         rotary = self.rotary(start, x) if self.rotary is not None else None
@@ -184,8 +184,8 @@ class GPTLanguageModel(DecoderLanguageModel):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
-        token_shift: add a learnt share of the embedding of the token before to that of each, channel by channel, which
-            so need not be looked for (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
+        token_shift: each token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
+            not be looked for then (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
         context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.
         weights: to start from: a model directory of Hugging Face, or a file that zoo wrote, which also tells the
@@ -208,7 +208,7 @@ class GPTLanguageModel(DecoderLanguageModel):
         activation: Activation = "gelu_tanh",
         qk_norm: bool = False,
         logit_softcap: float | None = None,
-        token_shift: bool = False,
+        token_shift: int = 0,
         tied: bool = True,
         context: int | None = None,
         weights: str | None = None,

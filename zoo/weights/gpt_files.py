@@ -14,7 +14,7 @@ SHAPE = ("vocab_size", "block_size", "dim", "depth", "heads", "dropout", "tied")
 # Of zoo's GPT, what makes it GPT-2.
 PLAIN = {
     "positions": "learned", "norm": "layernorm", "activation": "gelu_tanh", "qk_norm": False, "logit_softcap": None,
-    "token_shift": False,
+    "token_shift": 0,
 }  # fmt: skip
 LAYERS = {
     "ln_1": "ln_1", "attn.qkv": "attn.c_attn", "attn.proj": "attn.c_proj", "ln_2": "ln_2", "mlp.fc": "mlp.c_fc",
