@@ -18,6 +18,7 @@ from zoo.models import (
     LatentDiffusion,
     LLaMALanguageModel,
     MLPClassifier,
+    UNet,
     ViTClassifier,
 )
 from zoo.text import Tokenizer
@@ -180,6 +181,26 @@ def test_diffusion_of_pixels(zoo, here):
         assert torch.allclose(theirs(x, t, class_labels=labels).sample, module(x, t, labels), rtol=0, atol=1e-4)
 
 
+def test_weights_of_diffusion_are_taken_with_their_target_and_sizes(zoo, here):
+    torch.manual_seed(0)
+    options = {"preset": "pixels-8", "widths": [16, 32], "in_channels": 1, "image_size": 8, "num_classes": 3}
+    module = LatentDiffusion(**options, head_dim=16).eval()
+    checkpoint(module, here / "a.ckpt")
+    assert zoo("export", "--ckpt_path", "a.ckpt", "--out", "a.safetensors")[0] == 0
+    module.net.save_pretrained(here / "net.safetensors", "zoo")
+    state = module.state_dict()
+    for path in ("a.ckpt", "a.safetensors", "net.safetensors"):
+        again = LatentDiffusion(**options, head_dim=16, weights=path)
+        assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items()), path
+        found = UNet.from_pretrained(path).arguments
+        assert {**found, "attention": tuple(found["attention"])} == module.net.arguments, path
+        with pytest.raises(ValueError, match="head_dim=16 instead of 8"):
+            LatentDiffusion(**options, head_dim=8, weights=path)
+    for path in ("a.ckpt", "a.safetensors"):  # of a network alone nobody knows
+        with pytest.raises(ValueError, match=r"was trained for v: that is --model.target v, not epsilon"):
+            LatentDiffusion(**options, head_dim=16, weights=path, target="epsilon")
+
+
 def test_diffusion_by_texts_is_a_pipeline(zoo, here):
     from diffusers import StableDiffusionPipeline
 
@@ -191,6 +212,8 @@ def test_diffusion_by_texts_is_a_pipeline(zoo, here):
     save_pipeline(here / "sd", made, here / "tokenizer", {"prediction_type": "v_prediction"})
     module = LatentDiffusion.from_pretrained(here / "sd")
     path = checkpoint(module, here / "a.ckpt")
+    assert zoo("export", "--ckpt_path", path, "--out", "file.safetensors")[0] == 0
+    assert UNet.from_pretrained("file.safetensors").arguments == module.net.arguments
     code, out, err = zoo("export", "--ckpt_path", path, "--out", "folder")
     assert (code, err) == (0, "")
     assert out == "model_index.json, scheduler, text_encoder, tokenizer, unet, vae in folder\n"
@@ -221,6 +244,7 @@ def test_mistakes_are_one_line_and_write_nothing(zoo, here, monkeypatch):
     checkpoint(masked, here / "bert.ckpt")
     (here / "there").mkdir()
     (here / "there" / "notes.txt").write_text("mine")
+    (here / "empty").mkdir()
     before = sorted(os.listdir(here))
     for words, command in {
         "no checkpoint no.ckpt": "no.ckpt --out x",
@@ -244,6 +268,9 @@ def test_mistakes_are_one_line_and_write_nothing(zoo, here, monkeypatch):
         assert words in err, err
         assert sorted(os.listdir(here)) == before
     assert os.listdir(here / "there") == ["notes.txt"]
+    monkeypatch.chdir(here / "empty")
+    code, _, err = zoo("export", "--ckpt_path", "../bert.ckpt", "--out", ".")
+    assert (code, err) == (2, "zoo: error: --out . is the folder you are in: name a new one\n")
 
 
 def test_a_failed_write_leaves_nothing(zoo, here, monkeypatch):

@@ -147,7 +147,7 @@ def test_the_noise_is_that_of_stable_diffusion():
         ((), "this model makes images of texts: give one"),
         (("--prompt", "a", "--class", "cat"), "--class cat: this model knows no classes (condition: text)"),
         (("--prompt", "a", "--steps", 1001), "steps=1001: a sampler takes 1 to 1000 steps, as many as were trained"),
-        (("--prompt", "a", "--ckpt_path", "x.safetensors"), "x.safetensors holds weights alone: sample takes a checkp"),
+        (("--prompt", "a", "--ckpt_path", "x.safetensors"), "no checkpoint x.safetensors"),
     ],
 )
 def test_mistakes_of_sampling_give_one_line(given, said, zoo, weights):

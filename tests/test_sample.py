@@ -10,9 +10,13 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.models.test_diffusers_files import networks
+from tests.prompt_files import write_tokenizer
 from zoo.cli import main
 from zoo.models import LatentDiffusion
 from zoo.sample import Bar, load
+from zoo.weights.diffusers import save_pipeline, save_single_file
+from zoo.weights.files import write
 
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1"]
 SMALL = ["--model.widths", "[16,32]", "--model.head_dim", "16"]
@@ -103,6 +107,35 @@ def test_nothing_is_left_of_what_fails(checkpoints, zoo, here, monkeypatch):
     assert code == 2
     assert "No space left on device" in err
     assert [p.name for p in here.iterdir()] == ["configs"]
+
+
+def test_stable_diffusion_as_a_folder_and_as_a_single_file(zoo, here, monkeypatch):
+    made = networks("1", write_tokenizer(here / "tokenizer"))
+    save_pipeline("sd", made, "tokenizer")
+    save_single_file("sd.safetensors", made)
+    write("net.safetensors", {"a": torch.ones(1)})
+    Path("a.ckpt").touch()
+    write("xl.safetensors", {"conditioner.embedders.0": torch.ones(1)})
+    base = ["sample", "--n", 1, "--steps", 1, "--prompt", "a cat"]
+    assert zoo(*base, "--ckpt_path", "sd.safetensors", "--tokenizer", "tokenizer", "--out", "a")[0] == 0
+    whole = load(Path("sd")).sample(1, steps=1, texts="a cat")[0]
+    assert np.array_equal(pixels("a/000.png"), (whole * 255).round().byte().permute(1, 2, 0).numpy())
+    for command, said in {
+        "sd.safetensors": "sd.safetensors holds no tokenizer: --tokenizer DIR, the folder of Stable Diffusion's",
+        "sd.safetensors --tokenizer configs": "configs holds no tokenizer: neither tokenizer.json nor vocab.json and",
+        "net.safetensors": "net.safetensors holds weights alone: sample takes a checkpoint of zoo fit, or",
+        "xl.safetensors --tokenizer sd": "xl.safetensors is a checkpoint of Stable Diffusion XL; zoo reads",
+        "sd --weights ema": "sd holds no averages",
+        "a.ckpt --tokenizer sd": "--tokenizer is for a file or folder of Stable Diffusion; a.ckpt is none",
+        "none.safetensors --tokenizer sd": "no checkpoint none.safetensors",
+    }.items():
+        code, out, err = zoo(*base, "--out", "x", "--ckpt_path", *command.split())
+        assert (code, out, len(err.splitlines())) == (2, "", 1), command
+        assert err.startswith(f"zoo: error: {said}")
+    (here / "empty").mkdir()
+    monkeypatch.chdir(here / "empty")
+    code, _, err = zoo(*base, "--ckpt_path", "../sd", "--out", ".")
+    assert (code, err) == (2, "zoo: error: --out . is the folder you are in: name a new one\n")
 
 
 @pytest.mark.parametrize(

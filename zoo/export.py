@@ -51,6 +51,8 @@ def run(argv: list[str]) -> int:
         return 0
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there already: name a new or an empty folder")
+    if out.exists() and out.samefile("."):
+        raise UserError(f"--out {out} is the folder you are in: name a new one")
     print(f"{', '.join(export_folder(path, out, given.weights, DTYPES.get(given.dtype), limit))} in {out}")
     return 0
 

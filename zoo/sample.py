@@ -25,6 +25,8 @@ from zoo.options import OptionParser
 from zoo.parsing import UserError
 from zoo.rebuild import rebuild
 from zoo.tasks.diffusion import Diffusion
+from zoo.weights.folders import open_file
+from zoo.weights.ldm_files import is_single_file
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -35,12 +37,14 @@ def run(argv: list[str]) -> int:
     out = Path(given.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there already: name a new or an empty folder")
+    if out.exists() and out.samefile("."):
+        raise UserError(f"--out {out} is the folder you are in: name a new one")
     if not out.absolute().parent.is_dir():
         raise UserError(f"no folder {str(out.parent)!r} to write {out.name} into")
     for name in ("n", "batch_size"):
         if getattr(given, name) < 1:
             raise UserError(f"--{name} starts at 1, got {getattr(given, name)}")
-    model = load(Path(given.ckpt_path), given.weights)
+    model = load(Path(given.ckpt_path), given.weights, given.tokenizer)
     labels = None if given.label is None else class_number(model, given.label)
     told = {
         "labels": labels,
@@ -60,12 +64,25 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def load(path: Path, weights: Weights = "auto") -> Diffusion:
-    """The diffusion model of a checkpoint, or of a folder that diffusers reads."""
-    if (path / "model_index.json").is_file():
-        return LatentDiffusion.from_pretrained(path)
-    if path.suffix == ".safetensors":
-        raise UserError(f"{path} holds weights alone: sample takes a checkpoint of zoo fit, or a pipeline's folder")
+def load(path: Path, weights: Weights = "auto", tokenizer: str | None = None) -> Diffusion:
+    """The diffusion model of a checkpoint, of a folder that diffusers reads, or of a single file of Stable Diffusion.
+
+    Args:
+        path: the checkpoint, folder or file.
+        weights: averages of EMA where there are any, or raw weights.
+        tokenizer: folder of that of a single file, which holds none.
+    """
+    single = path.suffix == ".safetensors" and path.is_file()
+    if single or (path / "model_index.json").is_file():
+        if single and not is_single_file(open_file(path).keys()):
+            raise UserError(f"{path} holds weights alone: sample takes a checkpoint of zoo fit, or a pipeline's folder")
+        if single and tokenizer is None:
+            raise UserError(f"{path} holds no tokenizer: --tokenizer DIR, the folder of Stable Diffusion's")
+        if weights == "ema":
+            raise UserError(f"{path} holds no averages")
+        return LatentDiffusion.from_pretrained(path, tokenizer=tokenizer)
+    if tokenizer is not None and path.exists():
+        raise UserError(f"--tokenizer is for a file or folder of Stable Diffusion; {path} is none")
     model = rebuild(path, weights)
     if not isinstance(model, Diffusion):
         raise UserError(f"{path} holds a {type(model).__name__}, which makes no pictures")
@@ -176,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
     text = "Let a diffusion model make pictures: PNG files and a grid, each with how it was made in its text."
     own = OptionParser("sample", text)
     own.add_argument(
-        "--ckpt_path", required=True, metavar="FILE", help="a checkpoint, or a pipeline's folder of diffusers"
+        "--ckpt_path", required=True, metavar="FILE", help="a checkpoint, or Stable Diffusion: a folder or single file"
     )
     own.add_argument("--out", required=True, metavar="DIR", help="folder to write, new or empty")
     own.add_argument("--n", type=int, default=64, help="how many pictures (64)")
@@ -192,6 +209,8 @@ def parser() -> argparse.ArgumentParser:
     spacing = "of the times that the sampler looks at (trailing)"
     own.add_argument("--spacing", choices=get_args(Spacing), default="trailing", help=spacing)
     own.add_argument("--batch_size", type=int, default=64, metavar="N", help="pictures at a time (64)")
+    reads = "folder with the tokenizer, for a single file of Stable Diffusion, which holds none"
+    own.add_argument("--tokenizer", metavar="DIR", help=reads)
     own.add_argument("--device", metavar="NAME", help="cpu, cuda, ...; cuda where there is one")
     own.add_argument("--precision", choices=list(PRECISIONS), default="32", help="of the network (32)")
     averages = "averages of EMA (where there are any), or raw weights; auto by default"

@@ -259,6 +259,17 @@ def test_guidance():
         assert asked == calls
 
 
+def test_second_order_goes_on_where_rounding_looks_at_a_time_twice():
+    schedule = make_schedule("linear", 20)
+    sampler = make_sampler("dpm++", schedule, "v", 20, "linspace")
+    assert len({point.t for point in sampler.points[:-1]}) == 19
+    x, _ = quantiles(50)
+    once = sampler(perfect(schedule, "v"), x[:, None])
+    sampler.points = [point for i, point in enumerate(sampler.points) if point not in sampler.points[:i]]
+    sampler.steps = len(sampler.points) - 1
+    assert torch.allclose(once, sampler(perfect(schedule, "v"), x[:, None]), atol=0.05)
+
+
 def test_progress_is_told_after_each_step():
     told = []
     make_sampler("ddim", make_schedule("cosine"), "v", 4)(answer, start(), done=told.append)
@@ -270,6 +281,7 @@ def test_progress_is_told_after_each_step():
     [
         (lambda: make_sampler("plms", make_schedule("cosine"), "v"), "sampler='plms': there are ddpm, ddim"),
         (lambda: make_sampler("ddim", make_schedule("cosine"), "v", 2000), "steps=2000: a sampler takes 1 to 1000"),
+        (lambda: make_sampler("dpm++", make_schedule("linear"), "v", 1000, "leading"), "leading .* at most 999"),
         (lambda: make_sampler("ddim", make_schedule("cosine"), "v", eta=2.0), "eta is from 0 to 1"),
         (
             lambda: make_sampler("ddim", make_schedule("cosine", zero_snr=True), "epsilon"),

@@ -167,6 +167,19 @@ def test_transformers_own_file_is_known(tmp_path):
     assert same(TextEncoder.from_pretrained(tmp_path), theirs)
 
 
+def test_a_divided_file_is_replaced_by_the_whole_one(tmp_path):
+    """Its index would be read before the new file."""
+    net = UNet(1, (32, 32), blocks=1, attention=(False, False))
+    net.save_pretrained(tmp_path)
+    UNet2DModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "divided", max_shard_size="300KB")
+    assert (tmp_path / "divided" / "diffusion_pytorch_model.safetensors.index.json").exists()
+    randomize(net)
+    net.save_pretrained(tmp_path / "divided")
+    assert same(UNet.from_pretrained(tmp_path / "divided"), net)
+    files = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "divided").iterdir()) == files
+
+
 # Single files ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +339,10 @@ def test_other_mistakes_give_one_line(pipeline, tmp_path):
         save_pipeline(folder, made)
     with pytest.raises(ValueError, match=r"has widths=\[32, 64\] instead of \[32, 32\]"):
         UNet(**{**UNET, "widths": (32, 32)}, heads=8).load_pretrained(folder)
+    with pytest.raises(ValueError, match=r"is no AutoencoderKL: its config.json has no 'latent_channels'"):
+        AutoencoderKL.from_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match="does not tell the sizes of its AutoencoderKL: a folder of diffusers"):
+        AutoencoderKL.from_pretrained(folder / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="reads none"):
         save_single_file(tmp_path / "x.safetensors", {"unet": UNet(1, (32, 32), attention=(False, True))})
     assert not (tmp_path / "x.safetensors").exists()

@@ -14,7 +14,7 @@ from zoo.data import Digits
 from zoo.diffusion import Noise
 from zoo.models import AutoencoderKL, AutoencoderTrainer, LatentDiffusion, TextEncoder, UNet
 from zoo.tasks import Diffusion
-from zoo.weights.diffusers import save_pipeline
+from zoo.weights.diffusers import save_pipeline, save_single_file
 
 FACTS = {"in_channels": 1, "image_size": 8, "num_classes": 10}
 SMALL = {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16}
@@ -123,8 +123,9 @@ def test_no_condition_tells_nothing():
     module = Pixels(Told(), condition="none")
     module.step((torch.rand(4, 1, 2, 2) - 0.5, torch.arange(4)), "train")
     module.step(torch.rand(4, 1, 2, 2) - 0.5, "train")
+    module.step([torch.rand(4, 1, 2, 2) - 0.5], "train")  # as of a TensorDataset
     module.sample(2, steps=2)
-    assert module.net.labels == [None] * 4
+    assert module.net.labels == [None] * 5
 
 
 def test_guidance_1_is_conditional_and_0_unconditional():
@@ -385,6 +386,37 @@ def test_weights_of_another_target_are_refused(pipeline):
         LatentDiffusion.from_pretrained(pipeline, target="v")
 
 
+def test_weights_of_other_noise_are_told(pipeline, capsys):
+    LatentDiffusion.from_pretrained(pipeline)
+    assert capsys.readouterr().err == ""
+    LatentDiffusion.from_pretrained(pipeline, schedule="cosine", beta_start=None, beta_end=None)
+    assert capsys.readouterr().err == (
+        f"zoo: {pipeline} was trained with schedule=scaled_linear, beta_start=0.00085, beta_end=0.012, "
+        "timesteps=1000, zero_snr=False; other noise is used here\n"
+    )
+
+
+def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path):
+    nets = {"unet": UNet, "vae": AutoencoderKL, "text_encoder": TextEncoder}
+    path, folder = tmp_path / "sd.safetensors", str(pipeline)
+    save_single_file(path, {part: cls.from_pretrained(pipeline) for part, cls in nets.items()})
+    facts = {"condition": "text", "target": "epsilon", "in_channels": 3, "image_size": 16}
+    sizes = {"widths": [32, 64], "blocks": 1, "attention": [True, False], "heads": 8, "groups": 32}
+    tuned = LatentDiffusion(**facts, **sizes, weights=str(path), tokenizer=folder)
+    whole = LatentDiffusion.from_pretrained(pipeline)
+    for module in (tuned, LatentDiffusion.from_pretrained(path, tokenizer=folder, image_size=16)):
+        assert torch.equal(module.read(["a cat"]), whole.read(["a cat"]))
+        assert torch.equal(module.net.conv_in.weight, whole.net.conv_in.weight)
+        assert torch.equal(module.autoencoder.scale, whole.autoencoder.scale)
+        assert (module.hparams.weights, module.hparams.tokenizer) == (None, None), "checkpoints need neither"
+    with pytest.raises(ValueError, match="is a file and so holds no tokenizer: give a folder that does"):
+        LatentDiffusion.from_pretrained(path)
+    small_one = TextEncoder(20, dim=64, depth=1, heads=2, hidden=48)
+    small_one.save_pretrained(tmp_path / "text_encoder")
+    with pytest.raises(ValueError, match="tokens, and the text encoder knows 20"):
+        LatentDiffusion.from_pretrained(pipeline, text_encoder=str(tmp_path), tokenizer=folder)
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +432,8 @@ def test_weights_of_another_target_are_refused(pipeline):
         (lambda: small(class_names=["a"]), "1 class_names for num_classes=10"),
         (lambda: small(condition="text"), "condition: text needs a text_encoder"),
         (lambda: small(text_encoder="x"), "condition: class has no use for a text_encoder"),
+        (lambda: small(tokenizer="x"), "condition: class has no use for a tokenizer"),
+        (lambda: small(condition="text", text_encoder="nowhere"), "no text encoder nowhere: a folder of diffusers"),
         (lambda: small(autoencoder="nowhere.ckpt"), "no autoencoder nowhere.ckpt"),
         (lambda: small().sample(4, labels=10), "unknown class 10: there are 0 to 9"),
         (lambda: small().sample(4, labels=[1, 2]), "2 conditions for n=4"),
@@ -408,6 +442,8 @@ def test_weights_of_another_target_are_refused(pipeline):
         (lambda: small().sample(4, sampler="magic"), "sampler='magic': there are ddpm"),
         (lambda: small().sample(4, eta=0.5), "eta is for the sampler ddim, got dpm"),
         (lambda: small().sample(4, guidance=-1), "guidance is 0 or more"),
+        (lambda: small().sample(4, guidance=float("nan")), "guidance is 0 or more, got nan"),
+        (lambda: small().sample(4, guidance=float("inf")), "guidance is 0 or more, got inf"),
         (lambda: small(drop_condition=0.0).sample(4, guidance=3), "was trained with drop_condition 0"),
         (lambda: small(condition="none").sample(4, guidance=3), "has no condition, so it cannot be guided"),
         (lambda: small(condition="none").sample(4, labels=1), "this model knows no classes"),
@@ -416,6 +452,7 @@ def test_weights_of_another_target_are_refused(pipeline):
             "these reach from -",
         ),
         (lambda: small().step((images()[0], images()[1] + 9), "train"), "is out of range: num_classes=10"),
+        (lambda: small().step((images()[0], torch.tensor([1, 2, 3, -3, 5, 6])), "train"), "class -3 is out of range"),
         (lambda: small().step(images()[0], "train"), "class numbers .* beside the images, got NoneType"),
     ],
 )

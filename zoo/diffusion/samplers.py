@@ -184,8 +184,9 @@ class DPMSolver(Sampler):
     def step(self, i: int, predict: Predict, x: Tensor, noise: Draw, memory: list[Tensor]) -> Tensor:
         here, there = self.points[i : i + 2]
         x0, _ = self.look(predict, x, here)
-        # The last step of few is unstable with the second order; the one to no noise at all is infinitely long.
-        first = not memory or not there.sigma or (i == self.steps - 1 and self.steps < 15)
+        # The last step of few is unstable with the second order; the one to no noise at all is infinitely long; and
+        # two looks at one time, which rounding brings about where nearly all are looked at, make no line.
+        first = not memory or not there.sigma or (i == self.steps - 1 and self.steps < 15) or self.points[i - 1] == here
         data = x0
         if not first:
             now, last = self._length(here, there), self._length(self.points[i - 1], here)

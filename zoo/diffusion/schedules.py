@@ -137,6 +137,8 @@ class Discrete(NoiseSchedule):
             found = (index * ((self.steps - 1) / max(1, n + beyond - 1))).flip(0)[:n]
             return found.round() if rounded else found
         if spacing == "leading":
+            if n + beyond > self.steps:
+                raise ValueError(f"steps={n}: with spacing leading this sampler takes at most {self.steps - beyond}")
             return ((index * (self.steps // (n + beyond))).flip(0)[:n] + offset).clamp(max=self.steps - 1)
         return (self.steps - index[:n] * (self.steps / n)).round() - 1
 

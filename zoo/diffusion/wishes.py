@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def check_wishes(n: int, guidance: float, labels: Any, texts: Any, condition: st
     """
     if n < 1:
         raise ValueError(f"n={n}: at least 1 image can be made")
-    if guidance < 0:
+    if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance is 0 or more, got {guidance}")
     if labels is not None and condition != "class":
         raise ValueError(f"this model knows no classes (condition: {condition})")

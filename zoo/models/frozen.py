@@ -12,6 +12,9 @@ from torch import Tensor
 from zoo.callbacks.ema import with_ema
 from zoo.models.autoencoder_kl import AutoencoderKL
 from zoo.models.clip_text import TextEncoder
+from zoo.weights.diffusers import Part
+from zoo.weights.folders import open_file
+from zoo.weights.ldm_files import PREFIXES
 
 
 def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
@@ -52,20 +55,27 @@ def open_text_encoder(source: str | dict[str, Any]) -> TextEncoder:
     """A text encoder that is not trained any more.
 
     Args:
-        source: a folder of diffusers, or sizes alone.
+        source: a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
     """
     if isinstance(source, dict):
         found = TextEncoder(**source)
+    elif not Path(source).expanduser().exists():
+        raise ValueError(f"no text encoder {source}: a folder of diffusers is needed")
     else:
         found = TextEncoder.from_pretrained(source, dtype=torch.float32)
     return found.eval().requires_grad_(False)
 
 
-def pipeline_with(part: str, weights: str | None) -> str | None:
-    """The folder of weights, if it is a pipeline's that holds another part, too; else None."""
-    if weights is not None and not Path(weights).expanduser().exists():
+def pipeline_with(part: Part, weights: str | None) -> str | None:
+    """Where weights are, if it is a pipeline's folder or single file that holds another part, too; else None."""
+    if weights is None:
+        return None
+    path = Path(weights).expanduser()
+    if not path.exists():
         raise ValueError(f"weights: there is no file or folder {weights}")
-    return weights if weights is not None and (Path(weights).expanduser() / part / "config.json").is_file() else None
+    if path.suffix != ".safetensors":
+        return weights if (path / part / "config.json").is_file() else None
+    return weights if any(name.startswith(PREFIXES[part]) for name in open_file(path).keys()) else None  # noqa: SIM118
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

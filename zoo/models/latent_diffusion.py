@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import ScheduleName, Target
+from zoo.diffusion.schedules import Discrete, NoiseSchedule, ScheduleName, Target, make_schedule
 from zoo.models.autoencoder_kl import AutoencoderKL, Gaussian
 from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_with, same
 from zoo.models.unet import UNet
@@ -18,7 +18,8 @@ from zoo.tasks.base import need
 from zoo.tasks.diffusion import Condition, Diffusion
 from zoo.text.prompts import Prompts
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights.diffusers import DiffusersNet, scheduler_config
+from zoo.weights.diffusers import DiffusersNet, open_part, scheduler_config
+from zoo.weights.fetch import say
 
 # By diffusers' names.
 TARGETS: dict[str, Target] = {"epsilon": "epsilon", "v_prediction": "v"}
@@ -45,12 +46,14 @@ class LatentDiffusion(Diffusion):
         linear_projection: linear layers at the ends of the attention to text, as Stable Diffusion 2 has them.
         dropout: share dropped in the blocks.
         activation_checkpointing: compute the inside of the U-Net's blocks again on the way back in place of keeping it.
-        weights: of the U-Net to start from: a folder of diffusers or a single-file checkpoint; null starts fresh. From
-            a folder with a whole pipeline come autoencoder and text encoder, too, where they are null.
+        weights: of the U-Net to start from: a folder of diffusers, a single-file checkpoint, or a file of zoo; null
+            starts fresh. From a whole pipeline come autoencoder and text encoder, too, where they are null.
         autoencoder: of which the latents are: a checkpoint of an ``AutoencoderTrainer``, or a folder of diffusers;
             null makes pixels. In a checkpoint it is the sizes of the one that lies there.
         text_encoder: which reads texts, for ``condition: text``: a folder of diffusers with ``text_encoder`` and
-            ``tokenizer``. In a checkpoint it is the sizes of the one that lies there.
+            ``tokenizer``, or a single-file checkpoint. In a checkpoint it is the sizes of the one that lies there.
+        tokenizer: folder with the tokenizer of the text encoder, which single-file checkpoints lack; null takes that
+            beside the text encoder.
         condition: what images are made by: ``class``, ``text`` or ``none``.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels; null takes it from the data.
@@ -72,6 +75,7 @@ class LatentDiffusion(Diffusion):
         weights: str | None = None,
         autoencoder: str | dict[str, Any] | None = None,
         text_encoder: str | dict[str, Any] | None = None,
+        tokenizer: str | None = None,
         condition: Condition = "class",
         in_channels: int | None = None,
         image_size: int | None = None,
@@ -84,8 +88,9 @@ class LatentDiffusion(Diffusion):
         text_encoder = text_encoder or (pipeline_with("text_encoder", weights) if condition == "text" else None)
         if condition == "text" and text_encoder is None:
             raise ValueError("condition: text needs a text_encoder: a folder of diffusers that holds one")
-        if condition != "text" and text_encoder is not None:
-            raise ValueError(f"condition: {condition} has no use for a text_encoder; condition: text has")
+        for name, given in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+            if condition != "text" and given is not None:
+                raise ValueError(f"condition: {condition} has no use for a {name}; condition: text has")
         frozen: dict[str, DiffusersNet] = {}
         shape = (channels, side, side)
         if autoencoder is not None:
@@ -107,25 +112,33 @@ class LatentDiffusion(Diffusion):
         net.activation_checkpointing = activation_checkpointing
         super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
         if weights is not None:
-            check_target(weights, self.target)
+            check_trained(weights, self.target, self.schedule)
             net.load_pretrained(weights)
         self._shape, self._channels, self._frozen = shape, channels, frozen  # a plain dict: torch does not look into it
         self._given = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
                        if isinstance(source, str)}  # fmt: skip
-        self.prompts = Prompts.load(text_encoder, self._room) if isinstance(text_encoder, str) else None
-        self.hparams.update({name: plain(net.arguments) for name, net in frozen.items()}, weights=None)
+        self.prompts = None
+        if isinstance(text_encoder, str):
+            self.prompts = Prompts.load(tokenizer or text_encoder, self._room)
+            known = frozen["text_encoder"].arguments["vocab_size"]
+            if len(self.prompts.tokenizer) > known:
+                has = f"{len(self.prompts.tokenizer):,} tokens, and the text encoder knows {known:,}"
+                raise ValueError(f"the tokenizer of {tokenizer or text_encoder} is of another one: it has {has}")
+        alone = {"weights": None, "tokenizer": None}  # a checkpoint needs neither
+        self.hparams.update({name: plain(net.arguments) for name, net in frozen.items()}, **alone)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any) -> Self:
         """Stable Diffusion: its U-Net, autoencoder, text encoder, tokenizer, and the noise it was trained with.
 
         Args:
-            path: a pipeline's folder, as diffusers writes it.
+            path: a pipeline's folder, as diffusers writes it, or a single-file checkpoint, with ``tokenizer``.
             kwargs: of the constructor, where something else is wanted.
         """
         noise, net, source = scheduler_config(path), UNet.from_pretrained(path), str(path)
         names = ("widths", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
-        side = int(net.config.get("sample_size") or 64) * AutoencoderKL.from_pretrained(path).factor
+        large = net.arguments["text_dim"] == 1024 and noise["prediction_type"] == "v_prediction"  # of 768 pixels
+        side = int(net.config.get("sample_size") or (96 if large else 64)) * AutoencoderKL.from_pretrained(path).factor
         given = {
             **{name: net.arguments[name] for name in names},
             **trained_with(noise, path), "preset": "sd-1.5", "weights": source,
@@ -255,14 +268,31 @@ def trained_with(noise: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
             "zero_snr": noise.get("rescale_betas_zero_snr", False)}  # fmt: skip
 
 
-def check_target(weights: str, target: Target) -> None:
-    """Say so where weights were trained to say something else than they are taken for."""
-    folder = Path(weights)
-    if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
+def check_trained(weights: str, target: Target, schedule: NoiseSchedule) -> None:
+    """Say so where weights were trained to say something else than they are taken for, or with other noise."""
+    path = Path(weights).expanduser()
+    if path.is_dir() and not (path / "scheduler" / "scheduler_config.json").is_file():
         return  # nobody knows
-    said = scheduler_config(weights)["prediction_type"]
-    if TARGETS.get(said) != target:
-        raise ValueError(f"{weights} was trained for {said}: that is --model.target {TARGETS.get(said)}, not {target}")
+    if path.is_file() and (file := open_part(path, "unet")).config.get("from") != "ldm":
+        said = trained = file.arguments.get("target", target)  # a module tells, of a network alone nobody knows
+    else:
+        noise = scheduler_config(path)
+        said = noise["prediction_type"]
+        trained = TARGETS.get(said)
+        if trained == target and noise.get("beta_schedule") in SCHEDULES:
+            tell_noise(weights, noise, schedule)
+    if trained != target:
+        raise ValueError(f"{weights} was trained for {said}: that is --model.target {trained}, not {target}")
+
+
+def tell_noise(weights: str, noise: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+    """Say so where weights that were trained with some noise go on with another; one may want that."""
+    given = {k: v for k, v in trained_with(noise, weights).items() if k != "target"}
+    names = {"schedule": "name", "timesteps": "steps"}
+    theirs = make_schedule(**{names.get(k, k): v for k, v in given.items()})
+    tables = [found.alphas_cumprod for found in (theirs, schedule) if isinstance(found, Discrete)]
+    if len(tables) < 2 or len(tables[0]) != len(tables[1]) or not torch.allclose(*tables, rtol=1e-6, atol=0):
+        say(f"{weights} was trained with {', '.join(f'{k}={v}' for k, v in given.items())}; other noise is used here")
 
 
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:

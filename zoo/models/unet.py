@@ -168,6 +168,22 @@ class UNet(DiffusersNet):
     def sizes(cls, weights: Weights) -> dict[str, Any]:
         return unet_sizes(weights)
 
+    @classmethod
+    def _sizes(cls, weights: Weights) -> dict[str, Any]:
+        found, state = super()._sizes(weights), weights.state
+        if "preset" not in weights.arguments or "conv_in.weight" not in state:
+            return found
+        # Those of a LatentDiffusion: null is what its preset says, and channels and classes are those of its data.
+        given = {k: v for k, v in found.items() if v is not None}
+        heads = {k: given.get(k) for k in ("heads", "head_dim")}
+        sizes = {**PRESETS.get(weights.arguments["preset"], {}), **given, **(heads if any(heads.values()) else {})}
+        texts = [k for k in state if k.endswith("attn2.to_k.weight")]
+        return {
+            **sizes, "in_channels": state["conv_in.weight"].shape[1],
+            "num_classes": len(state[key]) - 1 if (key := "class_embedding.weight") in state else None,
+            "text_dim": state[texts[0]].shape[1] if texts else None,
+        }  # fmt: skip
+
     def config_json(self) -> dict[str, Any]:
         return unet_config(self.arguments)
 

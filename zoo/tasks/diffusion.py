@@ -128,7 +128,8 @@ class Diffusion(Task):
 
     def losses(self, batch: Any, stage: str) -> Float[Tensor, " b"]:
         """The loss of each sample of a batch."""
-        x, condition = batch if isinstance(batch, (tuple, list)) else (batch, None)
+        parts = [*batch] if isinstance(batch, (tuple, list)) else [batch]
+        x, condition = parts if len(parts) > 1 else [parts[0], None]
         self._look_at(x)
         with torch.no_grad():
             x0 = at_least_float32(self.encode(x, stage))
@@ -183,7 +184,8 @@ class Diffusion(Task):
             what = f"a tensor {tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"condition: class needs class numbers (b,) beside the images, got {what}")
         if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:  # type: ignore[operator]
-            raise ValueError(f"class {int(y.max())} is out of range: num_classes={self.num_classes}")
+            bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
+            raise ValueError(f"class {bad} is out of range: num_classes={self.num_classes}")
         return y
 
     # Pixels -----------------------------------------------------------------------------------------------------------

@@ -46,6 +46,9 @@ class Prompts:
             length: number of tokens that every prompt is brought to.
         """
         folder = Path(folder).expanduser()
+        if folder.is_file():
+            said = "is a file and so holds no tokenizer: give a folder that does, as --model.tokenizer"
+            raise ValueError(f"{folder} {said}")
         own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
         if (own / "tokenizer.json").is_file():
             return cls(Tokenizer.load(own), length)

@@ -210,8 +210,12 @@ class DiffusersNet(nn.Module, abc.ABC):
         """
         weights = open_part(path, cls.part)
         found = cls._sizes(weights)
-        with torch.device("meta"):
-            net = cls(**{**found, **arguments})
+        try:
+            with torch.device("meta"):
+                net = cls(**{**found, **arguments})
+        except TypeError:  # nothing told, or by a file of another network
+            told = f"does not tell the sizes of its {cls.__name__}: a folder of diffusers with config.json does"
+            raise ValueError(f"{weights.source} {told}") from None
         kind = dtype or next(v.dtype for v in weights.state.values() if v.is_floating_point())
         net.to_empty(device="cpu").to(kind)
         net._take(weights)
@@ -239,7 +243,11 @@ class DiffusersNet(nn.Module, abc.ABC):
             dtype = str(next(iter(self.parameters())).dtype).removeprefix("torch.")
             kept = {k: v for k, v in self.config.items() if k != "torch_dtype"}
             config = {**kept, **self.config_json(), **({"dtype": dtype} if self.part == "text_encoder" else {})}
-            write(Path(path) / f"{STEMS[self.part]}.safetensors", self.file_names())
+            whole = Path(path) / f"{STEMS[self.part]}.safetensors"
+            write(whole, self.file_names())
+            for old in (f"{whole.name}.index.json", f"{whole.stem}-*-of-*"):  # of a divided one, read before the whole
+                for file in whole.parent.glob(old):
+                    file.unlink()
             write_json(Path(path) / "config.json", config)
         else:
             raise ValueError(f"{type(self).__name__} is written as diffusers or zoo, not as {format!r}")
@@ -247,7 +255,10 @@ class DiffusersNet(nn.Module, abc.ABC):
     @classmethod
     def _sizes(cls, weights: Weights) -> dict[str, Any]:
         if weights.config and weights.config.get("from") != "ldm":
-            return cls.sizes(weights)
+            try:
+                return cls.sizes(weights)
+            except KeyError as error:
+                raise ValueError(f"{weights.source} is no {cls.__name__}: its config.json has no {error}") from None
         known = inspect.signature(cls).parameters  # of what zoo wrote, or the module's among others
         return {k: v for k, v in {**weights.arguments, **weights.config}.items() if k in known}
 
