@@ -139,6 +139,17 @@ def test_every_second_validation(judge, tmp_path, monkeypatch):
     assert callback.state_dict() == {"seen": 5}
 
 
+def test_a_wish_that_cannot_be_met_is_told_before_training(judge, tmp_path):
+    module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
+    with pytest.raises(ValueError, match="sampler='x': there are ddpm"):
+        trainer(tmp_path, SampleMeasures(judge, every=10, sampler="x")).fit(module, Digits())
+    assert module.trainer.global_step == 0
+    blind = ClassifierFeatures(torch.nn.Flatten(), [0.5], [0.5])
+    with pytest.raises(ValueError, match="ends in no linear layer"):
+        trainer(tmp_path, SampleMeasures(blind, every=10, steps=2)).fit(module, Digits())
+    assert module.trainer.global_step == 0
+
+
 def numbers(out: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^\s+(\w+/\w+)\s+(\S+)$", out, re.MULTILINE)}
 
@@ -155,6 +166,16 @@ def test_one_command_measures_a_checkpoint_on_two_processes_too(judge, model, zo
     assert code == 0, err
     assert numbers(out) == pytest.approx(numbers(alone), rel=1e-3)
     assert len(numbers(out)) == 10
+
+
+def test_noise_levels_of_which_a_process_has_seen_none(model, zoo):
+    few = ["validate", "--ckpt_path", model, "--trainer.limit_val_batches", "1", "--data.eval_batch_size"]
+    alone = numbers(zoo(*few, "4")[1])
+    two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    code, out, err = zoo(*few, "2", *two)
+    assert code == 0, err
+    assert len(alone) == 5
+    assert numbers(out) == pytest.approx(alone, rel=1e-3)
 
 
 def test_two_processes_train_with_it(judge, zoo):
@@ -178,6 +199,8 @@ def test_two_processes_train_with_it(judge, zoo):
         ("--sample_measures.inception nowhere.pth", "no weights of Inception nowhere.pth"),
         ("--sample_measures.n 5", "SampleMeasures needs a classifier (a checkpoint of zoo) or inception (a file)"),
         ("--sample_measures.classifier JUDGE --sample_measures.n 0", "n, every and batch_size start at 1: got n=0"),
+        ("--sample_measures.classifier JUDGE --sample_measures.n 1", "n must be more: got neighbors=3, n=1"),
+        ("--sample_measures.classifier JUDGE --sample_measures.neighbors 0", "neighbors starts at 1, and n must be"),
     ],
 )
 def test_mistakes_on_the_command_line(options, said, judge, model, zoo):

@@ -204,6 +204,28 @@ def test_three_channels_are_equal(tmp_path):
     assert not Digits(channels=1).adapt("in_channels", 3)
 
 
+def test_digits_that_were_scaled_before_are_scaled_as_the_next_model_asks(tmp_path):
+    from lightning import Trainer
+
+    from zoo.models import LatentDiffusion
+
+    data = Digits()
+    assert float(tensors(data)[0].max()) > 1.5
+    model = LatentDiffusion("pixels-8", in_channels=1, image_size=8, num_classes=10)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    Trainer(limit_val_batches=1, default_root_dir=tmp_path, **quiet).validate(model, data, verbose=False)
+    x = tensors(data)[0]
+    assert (data.mean, float(x.min()), float(x.max())) == ([0.5], -1, 1)
+
+
+def test_digits_take_a_mean_of_each_channel():
+    data = Digits(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.0], channels=3)
+    x, _ = data.prepare(torch.zeros(1, 1, 8, 8))
+    torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([-0.1 / 0.5, -0.2 / 0.6, -0.3]))
+    with pytest.raises(ValueError, match="mean and std have 3 numbers for images of 1 channels"):
+        _ = Digits(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]).datasets
+
+
 def test_digits_enlarged():
     data = Digits(image_size=20)
     x = tensors(data)[0]

@@ -152,6 +152,16 @@ def test_texts_and_images_alone_stay_with_their_latents(model, tmp_path):
     assert model(condition="none").losses(batch, "train").isfinite().all()
 
 
+def test_predictions_name_the_files(model, tmp_path):
+    root = str(fake_data.image_folder(tmp_path / "photos"))
+    images = ImageFolder(root, image_size=8, channels=1, mean=[0.5], std=[0.5], predict_folder=root)
+    run = trainer(tmp_path)
+    rows = run.predict(model(condition="none"), data := latents(tmp_path, images)) or []
+    assert data.predict_names == images.predict_names
+    assert len(data.predict_names or []) == sum(len(row["loss"]) for row in rows) > 0
+    assert not hasattr(latents(tmp_path), "predict_names"), "those of digits have no files"
+
+
 def test_mirrored_images_are_kept_too(model, tmp_path):
     module, images = model(), digits()
     data = attach(latents(tmp_path, images, flip=True), module)

@@ -128,3 +128,5 @@ def test_mistakes():
         PrecisionRecall(0)
     with pytest.raises(ValueError, match="3 nearest neighbours of each of 3 samples: more samples are needed"):
         scores(torch.rand(3, 2), torch.rand(9, 2))
+    with pytest.raises(ValueError, match="takes 2 samples or more of either kind, got 1 real, 9 made"):
+        distance(torch.rand(1, 2), torch.rand(9, 2))

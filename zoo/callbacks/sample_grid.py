@@ -22,7 +22,8 @@ class SampleGrid(L.Callback):
 
     ``samples.png`` in the run folder is drawn anew each time, and handed to loggers that take pictures as ``samples``.
     Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; where there are averages of the
-    weights, these make them. Training goes on as if there were no pictures. Logs no numbers.
+    weights, these make them. Training goes on as if there were no pictures. One image is made in Lightning's check
+    before training, so that a wish that cannot be met is told then. Logs no numbers.
 
     Args:
         n: images.
@@ -50,8 +51,7 @@ class SampleGrid(L.Callback):
             raise ValueError(f"n and every start at 1: got n={n}, every={every}")
         self.n, self.every, self.dirpath = n, every, dirpath
         self.options: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance": guidance, "seed": seed}
-        if texts is not None:
-            self.options["texts"] = [texts[i % len(texts)] for i in range(n)]
+        self.texts = texts
         self._folder = Path()
         self._seen = 0
 
@@ -63,17 +63,23 @@ class SampleGrid(L.Callback):
 
     # Before the end of the validation, where averages make way for the trained weights again.
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            self._made(pl_module, 1)
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._seen += 1
         if self._seen % self.every:
             return
-        images = pl_module.sample(self.n, **self.options)  # type: ignore[operator]
+        images = self._made(pl_module, self.n)
         figure, path = draw(images, len(getattr(pl_module, "class_names", [])) or None), self._folder / "samples.png"
         self._folder.mkdir(parents=True, exist_ok=True)
         save(figure, path)
         for logger in trainer.loggers:
             show(logger, figure, path, trainer.global_step)
+
+    def _made(self, pl_module: Any, n: int) -> Float[Tensor, "n c h w"]:
+        given = {"texts": [self.texts[i % len(self.texts)] for i in range(n)]} if self.texts else {}
+        return pl_module.sample(n, **self.options, **given)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self._seen}

@@ -29,12 +29,12 @@ class SampleMeasures(L.Callback):
     split: a classifier that was trained on the same data has not learned of them, but chose its best epoch by those of
     the validation. Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; where there are
     averages of the weights, these make them. Training goes on as if nothing were measured. Several processes share
-    the work.
+    the work. One sample is made in Lightning's check before training, so that a wish that cannot be met is told then.
 
     Args:
         classifier: checkpoint of a classifier of such images that zoo has trained, ``ClassifierFeatures``, or null.
         inception: file with the weights of FID's Inception, or null.
-        n: samples, rounded up to as many for each process.
+        n: samples, more than ``neighbors``, rounded up to as many for each process.
         every: validations from one measuring to the next; what decides about checkpoints takes 1.
         neighbors: k of precision and recall.
         steps: of the sampler.
@@ -63,6 +63,8 @@ class SampleMeasures(L.Callback):
             raise ValueError("SampleMeasures needs a classifier (a checkpoint of zoo) or inception (a file), or both")
         if n < 1 or every < 1 or batch_size < 1:
             raise ValueError(f"n, every and batch_size start at 1: got {n=}, {every=}, {batch_size=}")
+        if not 1 <= neighbors < n:
+            raise ValueError(f"neighbors starts at 1, and n must be more: got {neighbors=}, {n=}")
         self.classifier, self.inception = classifier, inception
         self.n, self.every, self.neighbors, self.texts, self.seed = n, every, neighbors, texts, seed
         self.options: dict[str, Any] = {
@@ -103,6 +105,10 @@ class SampleMeasures(L.Callback):
     # Before the end of a validation, where averages make way for the trained weights again.
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
+            with torch.random.fork_rng(devices=[]):
+                made, _ = self._made(pl_module, 0, 1)
+            for look in self._looks:
+                look.features(made)
             return
         if trainer.state.fn == "fit":
             self._seen += 1

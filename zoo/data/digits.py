@@ -64,17 +64,24 @@ class Digits(ImageData):
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
+        if self.given:
+            return super().statistics
         pixels = self._parts["train"][0] / 16
-        mean, std = self.given or ([float(pixels.mean())], [float(pixels.std())])
-        return mean[:1] * self.in_channels, std[:1] * self.in_channels
+        return [float(pixels.mean())] * self.in_channels, [float(pixels.std())] * self.in_channels
 
     def splits(self) -> dict[str, TensorSet]:
         if not self._plain:
             return {name: TensorSet(x / 16, y) for name, (x, y) in self._parts.items()}
         train = self._parts["train"][0]
-        mean, std = (16 * v[0] for v in self.given) if self.given else (train.mean(), train.std())
+        mean, std = (16 * v[0] for v in self.statistics) if self.given else (train.mean(), train.std())
         scaled = {name: ((x - mean) / std, y) for name, (x, y) in self._parts.items()}
         return {name: TensorSet(x.flatten(1) if self.flat else x, y) for name, (x, y) in scaled.items()}
+
+    def setup(self, stage: str) -> None:
+        before = self.given
+        super().setup(stage)
+        if self.given != before:  # and it is in the samples, which may have been made before
+            self.__dict__.pop("datasets", None)
 
     def adapt(self, fact: str, value: Any) -> bool:
         adapted = super().adapt(fact, value)

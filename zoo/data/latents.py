@@ -103,7 +103,7 @@ class Latents(DataModule):
                 del saved["data"]  # built in Python: checkpoints hold plain values only
 
     def __getattr__(self, name: str) -> Any:
-        if name in (*FACTS, "mean", "std", "texts"):  # those of the images
+        if name in (*FACTS, "mean", "std", "texts", "predict_names"):  # those of the images
             return getattr(self.data, name)
         raise AttributeError(f"{type(self).__name__} has no {name}")
 

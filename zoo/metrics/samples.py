@@ -31,6 +31,12 @@ class FrechetDistance(FrechetInceptionDistance):
     def update(self, features: Float[Tensor, "n d"], real: bool) -> None:
         super().update(features.double(), real)
 
+    def compute(self) -> Tensor:
+        real, made = int(self.real_features_num_samples), int(self.fake_features_num_samples)  # type: ignore[arg-type]
+        if min(real, made) < 2:
+            raise ValueError(f"a Fréchet distance takes 2 samples or more of either kind, got {real} real, {made} made")
+        return super().compute()
+
 
 class _Given(nn.Identity):
     """Features that are there already, for torchmetrics, which would look for Inception's."""

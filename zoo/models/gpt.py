@@ -105,7 +105,7 @@ class GPT(Decoder):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
-        token_shift: each token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
+        token_shift: a token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
             not be looked for then (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
     """
@@ -184,7 +184,7 @@ class GPTLanguageModel(DecoderLanguageModel):
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
         qk_norm: normalise queries and keys (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
         logit_softcap: logits stay between minus and plus this number (Gemma 2, https://arxiv.org/abs/2408.00118).
-        token_shift: each token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
+        token_shift: a token gets learnt shares, channel by channel, of the embeddings of so many before it, which need
             not be looked for then (after RWKV, Peng et al. 2023, https://arxiv.org/abs/2305.13048).
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
         context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.

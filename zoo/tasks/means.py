@@ -28,9 +28,15 @@ class Meter:
                 self.sums[name], self.counts[name] = value, n
 
     def means(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        names = sorted(self.sums)
-        sums = torch.stack([self.sums[name].double() for name in names])
-        counts = torch.stack([torch.as_tensor(self.counts[name], dtype=sums.dtype).to(sums.device) for name in names])
+        names, none = sorted(self.sums), next(iter(self.sums.values())).new_zeros(())
+        if trainer.world_size > 1 and not trainer.training:
+            # Of few samples a process may have none that counts for a name, as for a noise level, where another has.
+            found: list[Any] = [names] * trainer.world_size
+            torch.distributed.all_gather_object(found, names)
+            names = sorted(set().union(*found))
+        sums = torch.stack([self.sums.get(name, none).double() for name in names])
+        counts = [torch.as_tensor(self.counts.get(name, 0), dtype=sums.dtype).to(sums.device) for name in names]
+        counts = torch.stack(counts)
         if trainer.world_size > 1:
             sums, counts = trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="sum")
         return dict(zip(names, (sums / counts).float(), strict=True))
