@@ -1,14 +1,20 @@
 """Samples where they are expected, and a training that does not notice them."""
 
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from zoo.callbacks import EMA, TextSamples
 from zoo.data import PythonDocs
-from zoo.models import GPT
+from zoo.models import GPT, GPTLanguageModel
 from zoo.tasks import Classifier, LanguageModel
 
 PROMPTS = ["The statement ", "A class"]
@@ -103,6 +109,48 @@ def test_a_logger_of_tables_gets_a_table(tmp_path):
 def test_a_wrong_option_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TextSamples(**wrong)
+
+
+class Begun(L.Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise AssertionError("training has begun")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"prompts": ["\u20ac"]}, "none of the"), ({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k")],
+)
+def test_what_cannot_be_written_is_said_before_training(tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        fit(tmp_path, TextSamples(**wrong), Begun())
+    assert not (tmp_path / "samples").exists()
+
+
+def one_of_two(rank: int, folder: Path, port: int) -> None:
+    places = dict(RANK=rank, LOCAL_RANK=rank, GROUP_RANK=0, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, TORCHELASTIC_RUN_ID=1)
+    address = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ.update({key: str(value) for key, value in (places | address).items()})
+    data = PythonDocs(block_size=16, batch_size=2, eval_batch_size=4)
+    module = GPTLanguageModel(dim=16, depth=1, heads=2, vocab_size=data.vocab_size, block_size=16)
+    strategy = ModelParallelStrategy(2, 1, process_group_backend="gloo", timeout=timedelta(seconds=60))
+    trainer = L.Trainer(
+        max_steps=2, val_check_interval=1, limit_val_batches=1, logger=False, default_root_dir=folder, devices=2,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        strategy=strategy, callbacks=[TextSamples(samples=2, prompt_tokens=5, max_new_tokens=3)],
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+
+
+def test_processes_that_have_parts_of_the_weights_write_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(one_of_two, (tmp_path, port), nprocs=2, start_method="fork")
+    data = PythonDocs(block_size=16)
+    begin = [data.tokenizer.decode(row) for row in data.datasets["val"].batch(torch.tensor([0, 2]))[0][:, :5]]
+    for step in (1, 2):
+        text = (tmp_path / "samples" / f"{step:06d}.txt").read_text()
+        assert all(f"\n{prompt}|" in text for prompt in begin), "those of the first process"
 
 
 def test_other_models_are_refused():

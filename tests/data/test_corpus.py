@@ -5,9 +5,10 @@ import pickle
 import resource
 import signal
 import socket
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,8 @@ def test_blocks_are_the_text_and_the_next_tokens():
     assert x.is_contiguous()
     assert y.is_contiguous()
     assert blocks[1][0].tolist() == [5, 6, 7, 8, 9]
+    assert [x.tolist() for x, _ in islice(blocks, 9)] == tokens[:20].reshape(4, 5).tolist(), "a loop ends"
+    assert blocks[-1][0].tolist() == [15, 16, 17, 18, 19]
     x, y = blocks.batch(torch.tensor([4 * 2 + 1, 4 * 4 + 3]))  # shifted by 2 and by 4, the last to the end of the text
     assert (x[:, 0].tolist(), y[1].tolist()) == ([7, 17], [18, 19, 20, 21, 22])
 
@@ -171,6 +174,12 @@ def test_facts(folder):
     text = data.tokenizer.decode(ids(data, "val"))
     assert data.bytes_per_token == len(text.encode()) / len(ids(data, "val"))
     assert data.block_size == 8
+    (folder / "other.txt").write_text("日本語の文字\n" * 40)
+    tested = corpus(folder, test_path=str(folder / "other.txt"))
+    tested.trainer = L.Trainer(logger=False, barebones=True)
+    before = tested.bytes_per_token
+    tested.trainer.testing = True
+    assert before < 1.2 < 2.5 < tested.bytes_per_token, "of the text that is tested on"
     assert data.adapt("vocab_size", 320)
     assert not data.adapt("vocab_size", 299)
     assert data.adapt("block_size", 16)
@@ -207,6 +216,13 @@ def test_lines_of_json_are_texts_of_their_own(tmp_path):
     joined = corpus(path, text="content", val_share=0.3)
     both = joined.tokenizer.decode(ids(joined)) + "\n" + joined.tokenizer.decode(ids(joined, "val"))
     assert both == "\n".join(text for text in texts if text)
+
+
+def test_an_ending_in_capitals_is_one(tmp_path):
+    path = fake_data.json_lines(tmp_path / "A.JSONL", ["more" * 5] * 20)
+    data = corpus(tmp_path, val_share=0.3)
+    assert path.is_file()
+    assert set(data.tokenizer.engine.source) == set("more\n")
 
 
 @pytest.mark.parametrize("level", ["characters", "words", "bpe", "crlf", "gpt2", "llama", "bytes"])
@@ -426,6 +442,7 @@ BAD = {
     "number.jsonl": b'{"text": 5}\n' * 9,
     "half.jsonl": b'{"text": "\\ud800"}\n' * 9,
     "one.jsonl": b'{"text": "only this line"}\n',
+    "nothing.jsonl": b'{"text": ""}\n' * 20,
 }
 
 
@@ -441,6 +458,8 @@ BAD = {
         ({"path": "empty.txt"}, "the corpus is empty: .*empty.txt has no text"),
         ({"path": "short.txt"}, r"the training text has 2 tokens, .* a block of 8 .*: --data.block_size is too large"),
         ({"path": "good.txt", "val_path": "short.txt"}, "the validation text has 2 tokens"),
+        ({"path": "good.txt", "val_path": "empty.txt"}, "the validation text is empty"),
+        ({"path": "nothing.jsonl"}, "the training text is empty"),
         ({"path": "good.txt", "val_path": "good.txt"}, "all files of path=.* are those of val_path or test_path"),
         ({"path": "field.jsonl"}, "field.jsonl, line 3 has no field 'text'; it has txt, id"),
         ({"path": "json.jsonl"}, "json.jsonl, line 2 is not JSON: Expecting value"),

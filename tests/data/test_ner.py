@@ -36,7 +36,10 @@ def test_columns_documents_and_empty_lines(tmp_path, capsys):
     path = fake_data.conll(tmp_path, SENTENCES[:2])
     assert read_conll(path) == SENTENCES[:2]
     assert capsys.readouterr().err == ""
-    (tmp_path / "two.tsv").write_text("# a comment\nNew York\tB-LOC\n\n\n#\tO\nx\tO\n")
+    commented = read_conll_of(tmp_path, "# a comment\nNew York\tB-LOC\n\n\n# text = Number 1\nx\tO\n#\tO\n1\tO\n")
+    assert commented == [(["New York"], ["B-LOC"]), (["x", "#", "1"], ["O"] * 3)], "a number sign may be a word"
+    strange = [(["a\u2028b", "New\xa0York"], ["O", "B-LOC"])]
+    assert read_conll_of(tmp_path, "a\u2028b O\nNew\xa0York  B-LOC\r\n") == strange
     with pytest.raises(ValueError, match=r"two.tsv, line 6"):
         read_conll_of(tmp_path, "New York\tB-LOC\nx\tO\n\n\nA\tO\nx\tX\n")
     assert read_conll_of(tmp_path, "New York\tB-LOC\nx\tO\n") == [(["New York", "x"], ["B-LOC", "O"])]

@@ -322,3 +322,47 @@ def test_a_class_that_training_has_not(tmp_path):
     write(tmp_path, "csv", [*rows(10), ("a b", "animal")]).rename(tmp_path / "test.csv")
     with pytest.raises(ValueError, match="test has the class 'animal'; training has fruit, tool"):
         TextClassification(str(tmp_path)).setup("fit")
+
+
+def test_a_binary_file_is_named(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"some text\0 and more\n")
+    with pytest.raises(ValueError, match=r"texts.txt is binary, not text: character 9 is zero"):
+        read_texts(path, "text", None)
+
+
+def test_half_of_a_surrogate_pair_is_named(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "cut \\uD83D"}\n')
+    with pytest.raises(ValueError, match=r"texts.jsonl, line 2 holds half of a surrogate pair"):
+        read_texts(path, "text", None)
+    path.write_text('{"text": "\\ud83d\\ude00"}\n')
+    assert read_texts(path, "text", None) == (["\U0001f600"], [])
+
+
+def test_many_labels_take_no_longer_each():
+    """The set of all of them is made once."""
+
+    class Label(str):
+        __slots__ = ()
+        hashed = 0
+
+        def __hash__(self):
+            Label.hashed += 1
+            return super().__hash__()
+
+    class Own(TextClassification):
+        def default_texts(self):
+            return [text for text, _ in rows(200)], [Label(label) for _, label in rows(200)]
+
+    assert Own().num_classes == 2
+    assert 0 < Label.hashed < 200 * 20
+
+
+def test_an_empty_text_without_special_tokens_around_it(tmp_path):
+    new = tmp_path / "new.txt"
+    new.write_text("apple\n\npear saw\n")
+    data = TextClassification(path=str(write(tmp_path, "csv")), tokenizer="bpe", max_size=300, predict_file=str(new))
+    (x, lengths), *_ = data.datasets["predict"].batch(torch.arange(3))
+    assert lengths.tolist()[1] == 1
+    assert x[1, 0] == data.pad_id

@@ -107,8 +107,17 @@ def test_a_text_that_names_a_special_token_does_not_mean_it(tokenizers, level):
     both = [*tokenizer.encode("the cat"), special]
     assert tokenizer.decode(both) == "the cat"
     assert name in tokenizer.decode(both, skip_special_tokens=False)
-    if level not in ("bytes", "sentencepiece"):
-        assert tokenizer.encode(text, parse_special=True).count(special) == 1
+    parsed = tokenizer.encode(text, parse_special=True)
+    assert parsed.count(special) == 1
+    assert parsed[: parsed.index(special)] == tokenizer.encode("the cat")
+
+
+@pytest.mark.parametrize("level", ["characters", "bytes", "bpe", "huggingface", "sentencepiece"])
+def test_what_is_no_character_is_said(tokenizers, level):
+    """As the command line hands on bytes that are not UTF-8."""
+    for parse_special in (False, True):
+        with pytest.raises(ValueError, match="half of a surrogate pair"):
+            tokenizers[level].encode("the \udcff", parse_special=parse_special)
 
 
 def test_specials_by_their_roles():
@@ -157,6 +166,9 @@ def test_trained_pieces_are_read_by_transformers_alike(tokenizers):
     ("level", "options", "words"),
     [
         ("bpe", {"vocab_size": 100}, "bpe needs 257 tokens or more, one for each byte: got 100"),
+        ("bpe", {"vocab_size": 0}, "bpe needs 257 tokens or more, one for each byte: got 0"),
+        ("bpe", {"min_freq": -1}, "min_freq starts at 1, got -1"),
+        ("wordpiece", {"min_freq": 0}, "min_freq starts at 1, got 0"),
         ("wordpiece", {"vocab_size": 50}, r"wordpiece needs \d+ tokens or more, two for each character: got 50"),
         ("wordpiece", {"specials": {}}, "wordpiece needs an unknown token"),
         ("letters", {}, "trained tokens are characters, bytes, words, bpe, wordpiece, got 'letters'"),
@@ -217,6 +229,7 @@ def test_files_that_are_no_tokenizers(tmp_path, folders):
         "list.json": "[1]",
         "other.json": '{"a": 1}',
         "wrong.json": '{"model": {"type": "BPE"}}',
+        "null.json": '{"model": {"type": "XX"}, "added_tokens": null}',
         "damaged.model": "\x08garbage",
         "llama3.model": "IQ== 0\nIg== 1\n",
     }
@@ -228,7 +241,8 @@ def test_files_that_are_no_tokenizers(tmp_path, folders):
         "half.json": "half.json is not JSON, or half of it is missing",
         "list.json": "list.json holds no JSON object",
         "other.json": "other.json is no tokenizer of the tokenizers library: it has no 'model'",
-        "wrong.json": "no tokenizer in the form of tokenizer.json",
+        "wrong.json": "wrong.json: no tokenizer in the form of tokenizer.json",
+        "null.json": "null.json: no tokenizer in the form of tokenizer.json",
         "damaged.model": "damaged.model: no model of sentencepiece",
         "llama3.model": r"llama3.model is in the form of tiktoken \(LLaMA 3\)",
     }

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+DIVIDING = (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)  # of whose weights no process has all
 
 
 class TextSamples(L.Callback):
@@ -15,7 +18,9 @@ class TextSamples(L.Callback):
 
     ``samples/<step>.txt`` in the run folder holds them, and loggers that take text get them as ``samples``. Works with
     any module that has ``generate`` and a ``tokenizer``, as ``LanguageModel`` has. The draws have a generator of their
-    own, so training goes on as it would without. With several processes the first one writes. Logs no numbers.
+    own, so training goes on as it would without. With several processes the first one writes, where weights are
+    divided with the help of the others. What is wrong with prompts or options is said before training. Logs no
+    numbers.
 
     Args:
         prompts: texts to go on from; null takes the beginnings of the first validation samples.
@@ -59,12 +64,19 @@ class TextSamples(L.Callback):
         if not (hasattr(pl_module, "generate") and hasattr(pl_module, "tokenizer")):
             raise ValueError(f"TextSamples is for language models, and {type(pl_module).__name__} is none")
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A try, for a mistake would end the run at its first validation. Memory of divided weights is not there yet.
+        if not divides(trainer):
+            self._write(pl_module, self._prompts(pl_module) or [[0]], {**self.options, "max_new_tokens": 1})
+
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         # Here, not at the end: averages of EMA are swapped back by then.
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
-            self._texts = self._write(pl_module, batch)
+        if batch_idx == 0 and (trainer.is_global_zero or divides(trainer)) and not trainer.sanity_checking:
+            rows = self._prompts(pl_module) or batch[0][: self.samples, : self.prompt_tokens].tolist()
+            texts = self._write(pl_module, trainer.strategy.broadcast(rows) if divides(trainer) else rows, self.options)
+            self._texts = texts if trainer.is_global_zero else []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         texts, self._texts = self._texts, []
@@ -79,20 +91,25 @@ class TextSamples(L.Callback):
         for logger in trainer.loggers:
             show(logger, texts, text, trainer.global_step)
 
-    def _write(self, module: Any, batch: Any) -> list[tuple[str, str]]:
-        tokenizer = module.tokenizer
-        if tokenizer is None:
+    def _prompts(self, module: Any) -> list[list[int]] | None:
+        if module.tokenizer is None:
             raise ValueError("TextSamples needs data with a tokenizer")
-        if self.prompts is not None:
-            rows = [tokenizer.encode(prompt, parse_special=True) for prompt in self.prompts]
-        else:
-            rows = batch[0][: self.samples, : self.prompt_tokens].tolist()
-        found = module.generate(rows, **self.options)
+        if self.prompts is None:
+            return None
+        return [module.tokenizer.encode(prompt, parse_special=True) for prompt in self.prompts]
+
+    def _write(self, module: Any, rows: list[list[int]], options: dict[str, Any]) -> list[tuple[str, str]]:
+        tokenizer, found = module.tokenizer, module.generate(rows, **options)
         texts = (tokenizer.decode(row) for row in rows)
         return [
             (text, tokenizer.decode([*row, *new])[len(text) :])
             for text, row, new in zip(texts, rows, found, strict=True)
         ]
+
+
+def divides(trainer: L.Trainer) -> bool:
+    """Whether the network computes only where all processes call it."""
+    return isinstance(trainer.strategy, DIVIDING)
 
 
 def show(logger: Any, texts: Sequence[tuple[str, str]], whole: str, step: int) -> None:

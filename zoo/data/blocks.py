@@ -15,8 +15,8 @@ from zoo.data.sampler import Batches, mix
 class Blocks(Dataset):
     """Blocks of tokens behind one another, each with the tokens one on: ``(x, y)``, both ``(b, block_size)``.
 
-    Item ``i`` from 0 to ``len - 1`` begins at token ``i * block_size``; item ``i + s * len`` begins ``s`` tokens later,
-    or as late as the text allows.
+    Item ``i`` from 0 to ``len - 1`` begins at token ``i * block_size``; in a batch ``i + s * len`` is the block that
+    begins ``s`` tokens later, or as late as the text allows.
 
     Args:
         ids: tokens ``(n,)`` of any integer type, in memory or mapped into it.
@@ -34,7 +34,7 @@ class Blocks(Dataset):
         return (len(self.ids) - 1) // self.block_size
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batch(torch.tensor([index]))
+        x, y = self.batch(torch.tensor([range(len(self))[index]]))  # which ends a loop over the blocks
         return x[0], y[0]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:

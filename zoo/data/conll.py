@@ -33,14 +33,15 @@ def read_conll(path: Path) -> list[Sentence]:
     if not path.is_file():
         raise ValueError(f"no file {path}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8") from None
     sentences: list[Sentence] = [([], [])]
     columns = 0
     for i, line in enumerate(lines, 1):
-        parts = line.split("\t") if "\t" in line else line.split()
-        if not line.strip() or parts[0] == "-DOCSTART-" or line.startswith(("# ", "#\t")):
+        parts = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
+        tagged = columns in (0, len(parts)) and bool(parts) and _TAG.fullmatch(parts[-1])  # where "#" is a word
+        if not line.strip() or parts[0] == "-DOCSTART-" or (line.startswith(("# ", "#\t")) and not tagged):
             sentences.append(([], []))
             continue
         columns = columns or len(parts)

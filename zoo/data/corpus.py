@@ -100,8 +100,9 @@ class Corpus(DataModule):
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes in UTF-8 for a token of the validation text."""
-        found = self._tokens["val"]
+        """Bytes in UTF-8 for a token of the validation text, and in a test of the test's own."""
+        testing = self.trainer is not None and self.trainer.testing
+        found = self._tokens["test" if testing and "test" in self._tokens else "val"]
         return found.size / len(found.ids)
 
     def about(self) -> str:
@@ -175,6 +176,8 @@ class Corpus(DataModule):
 
     def _too_short(self, split: str, tokens: int) -> None:
         what = {"train": "training", "val": "validation", "test": "test"}[split]
+        if not tokens:
+            raise ValueError(f"the {what} text is empty")
         least = f"a block of {self.block_size} and the one behind it"
         raise ValueError(f"the {what} text has {tokens:,} tokens, less than {least}: --data.block_size is too large")
 

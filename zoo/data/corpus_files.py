@@ -56,7 +56,8 @@ class Piece:
 def from_file(path: Path, name: str, field: str) -> Text:
     stat = os.stat(path)
     key = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    return Text(str(path), partial(open, path, "rb"), 0, stat.st_size, field if path.suffix in LINES else None, key)
+    lines = path.suffix.lower() in LINES
+    return Text(str(path), partial(open, path, "rb"), 0, stat.st_size, field if lines else None, key)
 
 
 def from_memory(name: str, text: str) -> Text:

@@ -149,7 +149,8 @@ class TextClassification(DataModule):
         found = {split: self._without_empty(*texts) for split, texts in found.items()}
         rest = found.pop("") if "" in found else found["train"]
         shares = {s: share for s, share in (("val", self.val_share), ("test", self.test_share)) if s not in found}
-        labels = torch.tensor([sorted(set(rest[1])).index(name) for name in rest[1]], dtype=torch.long)
+        index = {name: i for i, name in enumerate(sorted(set(rest[1])))}
+        labels = torch.tensor([index[name] for name in rest[1]], dtype=torch.long)
         parts = split_indices(len(labels), [1 - sum(shares.values()), *shares.values()], self.seed, labels)
         for split, part in zip(("train", *shares), parts, strict=True):
             if not len(part):
@@ -224,8 +225,11 @@ class TextClassification(DataModule):
         if self.text_pair is not None:
             columns = [ids for ids, _ in tokens], [types for _, types in tokens]
             return ColumnsSet(columns, (self.pad_id, 0), targets)
-        # an empty text is one unknown token
-        numbers = tokens if self.tokenizer is not None else [self.vocabulary.encode(part) or [1] for part in tokens]
+        # an empty text is one unknown token, or padding
+        if self.tokenizer is not None:
+            numbers = [part or [self.tokenizer.unknown_id or self.pad_id] for part in tokens]
+        else:
+            numbers = [self.vocabulary.encode(part) or [1] for part in tokens]
         lengths = torch.tensor([len(part) for part in numbers])
         values = torch.tensor([i for part in numbers for i in part])
         return SequenceSet(values, lengths, targets, padding=self.pad_id, change=change)

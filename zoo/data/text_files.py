@@ -93,6 +93,11 @@ def _read_json_lines(path: Path) -> dict[str, list[str]]:
             raise ValueError(f"{path}, line {i} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {i}: an object {{...}} needed, got {line[:40]}")
+        if "\\ud" in line.lower():
+            try:
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{path}, line {i} holds half of a surrogate pair, which is no character") from None
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} has no rows")
@@ -106,6 +111,9 @@ def _lines(path: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{path} is binary, not text: character {text.index(chr(0)):,} is zero")
+    return text

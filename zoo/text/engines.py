@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,10 @@ class Engine(abc.ABC):
 
     def parsed(self, text: str) -> list[int]:
         """The same where the names of special tokens in the text mean these."""
-        return self.encode(text)
+        names = {self.name(i): i for i in self.specials}
+        longest_first = sorted(names, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if names else [text]
+        return [i for part in parts if part for i in ([names[part]] if part in names else self.encode(part))]
 
 
 class Table(Engine):

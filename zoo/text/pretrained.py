@@ -41,7 +41,7 @@ def _read_json(path: Path) -> Parts:
     content = _json(path)
     if not isinstance(content.get("model"), dict):
         raise ValueError(f"{path} is no tokenizer of the tokenizers library: it has no 'model'")
-    added = [token["content"] for token in content.get("added_tokens", [])]
+    added = [token["content"] for token in content.get("added_tokens") or [] if "content" in token]
     specials = {role: name for role, names in NAMES.items() for name in reversed(names) if name in added}
     if isinstance(unknown := content["model"].get("unk_token"), str):
         specials["unknown"] = unknown

@@ -95,13 +95,16 @@ class Tokenizer:
         if level not in get_args(TrainedLevel):
             raise ValueError(f"trained tokens are {', '.join(get_args(TrainedLevel))}, got {level!r}")
         specials = SPECIALS[level] if specials is None else specials
+        size = 8000 if vocab_size is None else vocab_size
         names = list(dict.fromkeys(specials.values()))
         if level == "bytes":
             return cls(level, (), specials)
+        if level in ("bpe", "wordpiece") and min_freq < 1:
+            raise ValueError(f"min_freq starts at 1, got {min_freq}")
         if level == "bpe":
-            return cls(level, train_bpe(texts, vocab_size or 8000, min_freq, names), specials)
+            return cls(level, train_bpe(texts, size, min_freq, names), specials)
         if level == "wordpiece":
-            return cls(level, train_wordpiece(texts, vocab_size or 8000, min_freq, specials, lowercase), specials)
+            return cls(level, train_wordpiece(texts, size, min_freq, specials, lowercase), specials)
         counts = count_characters(texts) if level == "characters" else (tokenize(text) for text in texts)
         return cls(level, Vocabulary.build(counts, min_freq, vocab_size, names).tokens, specials)
 
@@ -112,7 +115,11 @@ class Tokenizer:
         Args:
             path: a ``tokenizer.json``, LLaMA's ``tokenizer.model``, or a folder with one of them.
         """
-        return cls(*read_pretrained(Path(path)))
+        parts = read_pretrained(Path(path))
+        try:
+            return cls(*parts)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @property
     def source(self) -> Any:
@@ -156,6 +163,11 @@ class Tokenizer:
             parse_special: whether names of special tokens in the text mean these, as in a prompt one has written
                 oneself; else they are text as any.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            said = "the text has bytes that are not UTF-8, or half of a surrogate pair: no character"
+            raise ValueError(said) from None
         if add_special_tokens:
             return self.engine.enclosed(text)
         return self.engine.parsed(text) if parse_special else self.engine.encode(text)
