@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from zoo import generate
 from zoo.text.tokenizer import Tokenizer
@@ -120,6 +121,13 @@ def test_prompts_of_a_file_in_batches(zoo, trained, here):
     assert out == "".join(f"{row['prompt']}{row['text']}\n\n" for row in found), "the same in batches of any size"
 
 
+def test_lines_of_a_file_end_where_a_line_ends(here):
+    """Not at other signs that Python takes for ends of lines; a mark of Windows' editors is no text."""
+    for name, text in (("p.jsonl", '{"prompt": "a\u2028b"}\r\n{"prompt": "c"}'), ("p.txt", "a\u2028b\nc\n")):
+        (here / name).write_text(text, encoding="utf-8-sig")
+        assert generate.read_prompts(here / name) == ["a\u2028b", "c"]
+
+
 def test_prompts_with_several_lines(zoo, trained, here):
     (here / "p.jsonl").write_text(json.dumps({"prompt": "a\nb"}) + "\n" + json.dumps({"prompt": "if x:"}) + "\n")
     base = ["generate", "--ckpt_path", trained, "--prompts", "p.jsonl", "--max_new_tokens", 3, "--temperature", 0]
@@ -156,6 +164,31 @@ def test_a_folder_of_hugging_face(zoo, published):
     assert out == "the statement" + tokenizer.decode([*ids[0].tolist(), *expected])[len("the statement") :] + "\n"
 
 
+def test_a_llama_of_hugging_face_gets_the_beginning_of_a_text(zoo, tmp_path):
+    """As its tokenizer wants it; and computes in the precision of its file, or that which is asked for."""
+    own = tokenizers.Tokenizer.from_str(Tokenizer.train("bpe", ["the statement is"] * 3, vocab_size=270).source)
+    own.add_special_tokens(["<s>", "</s>"])
+    first, last = own.token_to_id("<s>"), own.token_to_id("</s>")
+    own.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", first)])
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": first, "eos_token_id": last, "vocab_size": own.get_vocab_size()}
+    theirs = LlamaForCausalLM(LlamaConfig(**size, **ids, max_position_embeddings=32, initializer_range=1.0)).bfloat16()
+    theirs.save_pretrained(tmp_path)
+    kind = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>")
+    kind.save_pretrained(tmp_path)
+    given = kind("the statement", return_tensors="pt")
+    options = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
+    expected = theirs.eval().float().generate(given.input_ids, **options)[0, given.input_ids.shape[1] :]
+    base = ["generate", "--ckpt_path", tmp_path, "--prompt", "the statement", "--max_new_tokens", 8, "--temperature", 0]
+    code, out, err = zoo(*base, "--precision", 32)
+    assert (code, err) == (0, "")
+    assert out == f"the statement{kind.decode(expected, skip_special_tokens=True)}\n"
+    model = generate.load(tmp_path)
+    assert model.prompt_tokens("the") == model.prompt_tokens("<s>the") == kind("the").input_ids
+    assert next(model.parameters()).dtype == torch.bfloat16
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -175,6 +208,8 @@ MISTAKES = {
     "no number": ("--ckpt_path GPT --prompt a --top_p x", ["--top_p", "'x'"]),
     "max_new_tokens": ("--ckpt_path GPT --prompt a --max_new_tokens 0", ["max_new_tokens starts at 1"]),
     "out": ("--ckpt_path GPT --prompt a --out x.txt", ["x.txt must end in .jsonl"]),
+    "out is a folder": ("--ckpt_path GPT --prompt a --out DOTTED", ["is a folder"]),
+    "empty stop": ("--ckpt_path GPT --prompt a --stop=", ["--stop is empty"]),
     "out's folder": ("--ckpt_path GPT --prompt a --out there/x.jsonl", ["no folder 'there'"]),
     "device": ("--ckpt_path GPT --prompt a --device abc", ["--device abc"]),
     "misspelt option": ("--ckpt_path GPT --prompt a --topk 3", ["no option --topk; did you mean --top_k"]),
@@ -207,6 +242,7 @@ def files(trained, digits, published, tmp_path_factory) -> dict[str, str]:
     (folder / "CONFIG").mkdir()
     (folder / "CONFIG" / "config.json").write_text('{"model_type": "resnet"}')
     (folder / "NOTHING").mkdir()
+    (folder / "DOTTED.jsonl").mkdir()
     found = {path.stem: str(path) for path in folder.iterdir()}
     return {**found, "GPT": str(trained), "DIGITS": str(digits), "HF": str(published)}
 

@@ -32,13 +32,17 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--out {given.out} must end in .jsonl")
     if given.out is not None and not Path(given.out).parent.is_dir():
         raise UserError(f"no folder {str(Path(given.out).parent)!r} to write {Path(given.out).name} into")
+    if given.out is not None and Path(given.out).is_dir():
+        raise UserError(f"--out {given.out} is a folder")
+    if not all(given.stop):
+        raise UserError("--stop is empty: no text would begin")
     if not all(prompts):
         raise UserError("the prompt is empty: a language model goes on from a text")
     if given.batch_size < 1:
         raise UserError(f"--batch_size starts at 1, got {given.batch_size}")
     model = load(Path(given.ckpt_path), given.weights, given.tokenizer)
-    if given.precision == "bf16":
-        model.to(torch.bfloat16)
+    if given.precision is not None:
+        model.to(torch.bfloat16 if given.precision == "bf16" else torch.float32)
     try:
         model.to(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -97,11 +101,12 @@ def read_prompts(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"no file of prompts {path}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines, which also cuts at signs within a text; -sig for the mark that editors put first
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8") from None
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         text: Any = line
         if path.suffix == ".jsonl":
             try:
@@ -118,7 +123,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def say_what_is_cut(model: LanguageModel, prompts: Sequence[str], max_new_tokens: int) -> None:
     assert model.tokenizer is not None
-    lengths = [len(model.tokenizer.encode(prompt, parse_special=True)) for prompt in prompts]
+    lengths = [len(model.prompt_tokens(prompt)) for prompt in prompts]
     context = model.context
     for number, length in enumerate(lengths, 1):
         if length > context:
@@ -137,11 +142,13 @@ def _say(text: str) -> None:
 
 def load(path: Path, weights: Weights = "auto", tokenizer: str | None = None) -> LanguageModel:
     """The language model of a checkpoint, or of a folder of Hugging Face, with its tokenizer."""
-    model = from_folder(path) if (path / "config.json").is_file() else from_checkpoint(path, weights)
+    published = (path / "config.json").is_file()
+    model = from_folder(path) if published else from_checkpoint(path, weights)
     if tokenizer is not None:
         model.tokenizer = Tokenizer.load(tokenizer)
     if model.tokenizer is None:
         raise UserError(f"{path} holds no tokenizer: name one with --tokenizer (tokenizer.json or tokenizer.model)")
+    model.adds_bos = published  # as transformers does: LLaMA has seen no text without
     known, room = len(model.tokenizer), model.vocab_size
     if known != room and not (room % 64 == 0 and 0 < room - known < 512):  # some pad their vocabulary for speed
         raise UserError(
@@ -194,8 +201,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--out", metavar="FILE", help="write prompts and texts to a .jsonl file")
     own.add_argument("--batch_size", type=int, default=16, metavar="N", help="prompts of a file at a time (16)")
     own.add_argument("--tokenizer", metavar="PATH", help="in place of the one that came with the weights")
-    halves = "of the weights and all arithmetic: bf16 reads half as much memory for each token (32)"
-    own.add_argument("--precision", choices=("32", "bf16"), default="32", help=halves)
+    halves = "of the weights and all arithmetic: bf16 reads half as much memory for each token (as in the file)"
+    own.add_argument("--precision", choices=("32", "bf16"), help=halves)
     own.add_argument("--device", metavar="NAME", help="cpu, cuda, ...; cuda where there is one")
     averages = "averages of EMA (where there are any), or raw weights; auto by default"
     own.add_argument("--weights", choices=get_args(Weights), default="auto", help=averages)

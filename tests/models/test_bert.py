@@ -86,6 +86,13 @@ def test_embedder_reads_how_the_folder_pools(folder):
     assert torch.allclose(first.encode(["the film was good"]), expected, atol=1e-6)
 
 
+def test_embedder_refuses_a_step_that_it_does_not_know(folder):
+    kinds = ("Transformer", "Pooling", "Dense", "Normalize")  # as LaBSE has them
+    (folder / "modules.json").write_text(json.dumps([{"type": f"sentence_transformers.models.{k}"} for k in kinds]))
+    with pytest.raises(ValueError, match=r"does not know: sentence_transformers\.models\.Dense"):
+        BERTEmbedder.from_pretrained(folder)
+
+
 def test_fine_tuned_sentiment_goes_back_to_transformers(zoo, here):
     """The whole way of the config, with a tiny model directory and a CSV: train, save, and load with transformers."""
     sentences = Sentiment(samples=60).default_texts()
@@ -282,6 +289,18 @@ def test_truncation_is_said(zoo, here):
     code, _, err = zoo(*common, "--data.max_length", 8, "--data.samples", 60, "--trainer.max_steps", 1)
     assert code == 0, err
     assert "texts of train are longer than max_length=8 tokens" in err
+
+
+def test_classes_that_weights_number_otherwise_get_the_numbers_of_the_data(tmp_path):
+    module = BERTTokenClassifier(**TINY, num_classes=3, class_names=["O", "B-PER", "I-PER"]).eval()
+    module.save_pretrained(tmp_path / "ner")
+    names = ["B-PER", "I-PER", "O"]
+    facts = {"weights": str(tmp_path / "ner"), "vocab_size": TINY["vocab_size"], "num_classes": 3}
+    again = BERTTokenClassifier(**facts, class_names=names).eval()
+    x = torch.randint(1, 50, (2, 7))
+    assert torch.equal(again(x), module(x)[:, :, [1, 2, 0]])
+    again.save_pretrained(tmp_path / "again")
+    assert TokenBERT.from_pretrained(tmp_path / "again").class_names == names
 
 
 def test_token_classes_are_kept_in_the_files(tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from tests.parity.compare import assert_near, on_meta, randomize, shapes
@@ -108,7 +109,13 @@ def test_files_of_the_body_alone_and_the_oldest(tmp_path):
     (tmp_path / "old").mkdir()
     torch.save(old, tmp_path / "old/pytorch_model.bin", _use_new_zipfile_serialization=False)
     (tmp_path / "old/config.json").write_text(json.dumps(model.config.to_dict()))
-    for name in ("body", "old"):
+    masked = {f"transformer.{k}": v.contiguous() for k, v in body.state_dict().items()}
+    masked["transformer.h.0.attn.bias"] = torch.ones(1, 1, 24, 24, dtype=torch.uint8).tril()
+    (tmp_path / "bytes").mkdir()
+    save_file(masked, tmp_path / "bytes/model.safetensors", {"format": "pt"})  # the first by name is the mask
+    (tmp_path / "bytes/config.json").write_text(json.dumps(model.config.to_dict()))
+    assert GPT.from_pretrained(tmp_path / "bytes").wte.weight.dtype == torch.float32
+    for name in ("body", "old", "bytes"):
         net = GPT.from_pretrained(tmp_path / name, torch.float64)
         assert_near("output", net(tokens()), model.double()(tokens()).logits, torch.float64)
 

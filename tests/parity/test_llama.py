@@ -145,6 +145,27 @@ def test_config_from_before_transformers_5(kind, tmp_path):
     assert (again["rope_theta"], again["rope_scaling"]) == (config["rope_theta"], rope)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": None}, "does not tell num_attention_heads"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "'llama3' without low_freq_factor, high"),
+    ],
+)
+def test_half_a_config(change, said, tmp_path):
+    reference().save_pretrained(tmp_path)
+    config = {**json.loads((tmp_path / "config.json").read_text()), **change}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    with pytest.raises(ValueError, match=said):
+        LLaMA.from_pretrained(tmp_path)
+
+
+def test_the_body_alone_is_no_language_model(tmp_path):
+    reference().model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks model\.embed_tokens\.weight"):
+        LLaMA.from_pretrained(tmp_path)
+
+
 def meta_logits(state: dict[str, Tensor], ids: Tensor, heads: int, kv_heads: int, eps: float, theta: float) -> Tensor:
     """Meta's formulas, written out: neighbours are turned as complex numbers, keys repeated, scores masked."""
     t, depth = ids.shape[1], 1 + max(int(k.split(".")[1]) for k in state if k.startswith("layers."))

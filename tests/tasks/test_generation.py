@@ -317,6 +317,12 @@ def test_seeds_decide_and_torch_s_own_numbers_are_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_network_without_a_cache_writes_without_one():
+    assert generate(Fixed(), PROMPTS, 5, Sampling(), BLOCK) == generate(
+        Fixed(), PROMPTS, 5, Sampling(), BLOCK, cache=False
+    )
+
+
 def test_tokens_without_a_name_are_not_drawn():
     model = Fixed()
     (row,) = generate(model, [[0]], 500, Sampling(), BLOCK, vocab_size=4, cache=False)

@@ -225,8 +225,16 @@ def test_a_text_ends_before_its_stop(trained):
     assert cut == whole[: whole.index(stop)]
 
 
+@pytest.mark.parametrize(("prompts", "stop"), [("The", []), (["The"], "x"), (["The"], [""])])
+def test_one_text_is_no_list_of_texts(trained, prompts, stop):
+    with pytest.raises(ValueError, match="lists of texts"):
+        trained.complete(prompts, stop, max_new_tokens=1)
+
+
 def test_a_model_without_text_says_so():
     with pytest.raises(ValueError, match="has no tokenizer"):
         model().complete(["abc"])
+    with pytest.raises(ValueError, match="several prompts"):
+        model().generate(torch.tensor([1, 2, 3]))
     with pytest.raises(ValueError, match=f"token 99 is out of range: vocab_size={V}"):
         model().generate([[1, 99]])

@@ -38,7 +38,7 @@ class CausalAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
-        if head_dim is None and dim % heads:
+        if heads < 1 or (head_dim is None and dim % heads):
             raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
         if heads % kv_heads:
             raise ValueError(f"heads={heads} cannot share kv_heads={kv_heads}: it is not a multiple")

@@ -179,7 +179,7 @@ class BERT(HuggingFaceNet):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be {', '.join(ACTIVATIONS)}, got {activation!r}")

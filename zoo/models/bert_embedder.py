@@ -18,6 +18,8 @@ from zoo.packages import model_folder
 from zoo.text import Tokenizer
 from zoo.weights.fetch import say
 
+STEPS = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
+
 
 class BERTEmbedder(nn.Module):
     """One vector for a text, such that texts of like meaning have like vectors; cosines are then plain products.
@@ -94,6 +96,8 @@ class BERTEmbedder(nn.Module):
         pooling, steps = _json(folder / "1_Pooling" / "config.json"), _json(folder / "modules.json")
         if pooling and not (pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode_cls_token")):
             raise ValueError(f"{folder} pools in a way that BERTEmbedder does not know: mean and cls it does")
+        if strange := [step["type"] for step in steps or [] if not step["type"].endswith(STEPS)]:
+            raise ValueError(f"{folder} has a step that BERTEmbedder does not know: {strange[0]}")
         told = {
             "pooling": "cls" if pooling.get("pooling_mode_cls_token") else "mean",
             "normalize": not steps or any(step["type"].endswith("Normalize") for step in steps),

@@ -13,7 +13,7 @@ from zoo.packages import model_folder
 from zoo.tasks import Classifier, need
 from zoo.tasks.entities import EntityTagger
 from zoo.tasks.masked_language import MaskedLanguageModel
-from zoo.tasks.tokenized import Tokenized
+from zoo.tasks.tokenized import Tokenized, tokenizer_beside
 from zoo.text import Tokenizer
 from zoo.text.publish import write_tokenizer
 
@@ -73,7 +73,7 @@ class BERTModule(Tokenized):
             )
         super().__init__(net=net, **kwargs)
         self.hparams.update(weights=None, architecture=net.arguments)
-        self._their_tokenizer = their_tokenizer
+        self.their_tokenizer = their_tokenizer
 
     def head_arguments(self) -> dict[str, Any]:
         """Arguments of the network's head that are known."""
@@ -86,10 +86,10 @@ class BERTModule(Tokenized):
             f"{k}={sizes[k]} instead of {v}" for k, v in given.items() if k in SHAPING and sizes.get(k, v) != v
         ]:
             raise ValueError(f"{weights} has {', '.join(unlike)}: leave out what the weights say")
-        tokenizer = Tokenizer.load(weights) if (Path(weights) / "tokenizer.json").is_file() else None
+        tokenizer = tokenizer_beside(weights)
         known = len(tokenizer) if tokenizer is not None else sizes["vocab_size"]
         if vocab_size is not None and vocab_size != known:
-            how = f"--data.tokenizer {weights}" if tokenizer is not None else "the tokenizer that belongs to them"
+            how = f"--data.tokenizer {weights}" if Path(weights).is_dir() else "the tokenizer that belongs to them"
             raise ValueError(f"the data has {vocab_size} tokens, the weights of {weights} are for {known}: take {how}")
         net = self.network(**{**sizes, **given})
         net.load_pretrained(weights)
@@ -105,11 +105,7 @@ class BERTModule(Tokenized):
             raise ValueError(f"the data has texts of up to {longest} tokens, this BERT {net.max_length} positions: "
                              f"take --data.max_length {net.max_length}")  # fmt: skip
         if isinstance(tokenizer := getattr(data, "tokenizer", None), Tokenizer):
-            theirs = self._their_tokenizer
-            if theirs is not None and theirs.source != tokenizer.source:
-                raise ValueError("the data cuts or numbers its tokens differently from those of the weights: "
-                                 "take --data.tokenizer with the folder of the weights")  # fmt: skip
-            self.tokenizer = tokenizer
+            self.take_tokenizer(tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads: weights, names of classes, and the tokenizer, where one is known."""
@@ -159,6 +155,18 @@ class _WithClasses(BERTModule):
         dropped = {} if head_dropout is None else {"head_dropout": head_dropout}
         self._head = {"num_classes": need(self, num_classes=num_classes), **dropped}
         super().__init__(num_classes=num_classes, **kwargs)
+        self._order_classes()
+
+    def _order_classes(self) -> None:
+        """Let classes that the weights number otherwise than the data have the data's numbers."""
+        net, ours = self.net, self.hparams.get("class_names")
+        assert isinstance(net, TokenBERT)
+        theirs = net.class_names
+        if ours and theirs and ours != theirs and sorted(ours) == sorted(theirs):
+            order = [theirs.index(name) for name in ours]
+            for parameter in net.head.parameters():
+                parameter.data = parameter.data[order]
+            net.class_names = list(ours)
 
     def head_arguments(self) -> dict[str, Any]:
         return self._head

@@ -113,11 +113,13 @@ class LLaMA(Decoder):
         tied: bool = False,
     ) -> None:
         super().__init__()
-        if head_dim is None and dim % heads:
+        if heads < 1 or (head_dim is None and dim % heads):
             raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
         kv_heads, head_dim = kv_heads or heads, head_dim or dim // heads
         hidden_dim = hidden_dim or -(-8 * dim // (3 * 256)) * 256
         rope_scaling = dict(rope_scaling) if rope_scaling else None
+        if rope_scaling is not None:
+            llama_files.check_scaling(rope_scaling)
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.config: dict[str, Any] = {}
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -160,7 +162,7 @@ class LLaMALanguageModel(DecoderLanguageModel):
         head_dim: width of a head; null is ``dim / heads``.
         theta: base of the wavelengths of the rotary positions.
         rope_scaling: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and ``original_max_position_embeddings``, as
-            LLaMA 3.1 has them.
+            LLaMA 3.1 has them, or ``factor`` alone, which divides all positions.
         norm_eps: of the normalisations.
         tied: the last layer has the weights of the embedding.
         context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from zoo.layers.init import InitRule, initialize
 from zoo.tasks.base import need
 from zoo.tasks.language import LanguageModel
+from zoo.tasks.tokenized import tokenizer_beside
 from zoo.weights.divided import WholeDraws, materialize
 from zoo.weights.huggingface import HuggingFaceNet
 
@@ -49,6 +50,9 @@ class DecoderLanguageModel(LanguageModel):
             super().__init__(net=net, **kwargs)
         if weights is not None:
             net.load_pretrained(weights)  # without memory, only to see whether they fit
+            self.their_tokenizer = tokenizer_beside(weights)
+            if "preset" in self.hparams:  # of which a null below would take what these weights do not have
+                self.hparams["preset"] = "baby"
         net.activation_checkpointing = activation_checkpointing
         # A checkpoint holds the weights themselves, and needs neither file nor preset again.
         sizes = {k: v for k, v in net.arguments.items() if k in self.hparams and k != "block_size"}

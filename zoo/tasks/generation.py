@@ -50,7 +50,7 @@ def generate(
 
     Args:
         net: in eval mode; maps tokens ``(b, t)`` to logits ``(b, t, v)``, or of the last token alone where its forward
-            takes ``logits_to_keep``; and has ``make_cache``.
+            takes ``logits_to_keep``. One without ``make_cache`` is used without a cache.
         prompts: tokens, at least one each.
         max_new_tokens: how many at most.
         sampling: how to draw them.
@@ -115,8 +115,9 @@ class _Texts:
         self.limits = torch.tensor(self.lengths, device=device)
         self._seen: Tensor | None = None
         room = min(tokens.shape[1], block_size)
-        self.cache: Any = net.make_cache(len(prompts), room) if cache else None  # type: ignore[operator]
-        self.step = TokenStep.of(net, self.cache) if cache else None
+        has_cache = cache and hasattr(net, "make_cache")
+        self.cache: Any = net.make_cache(len(prompts), room) if has_cache else None  # type: ignore[operator]
+        self.step = TokenStep.of(net, self.cache) if has_cache else None
         last_only = "logits_to_keep" in inspect.signature(net.forward).parameters
         self.options = {"logits_to_keep": 1} if last_only else {}
 

@@ -32,6 +32,8 @@ class LanguageModel(Tokenized):
         block_size: tokens that the network sees at most; null takes it from the data.
     """
 
+    adds_bos = False  # whether a prompt begins as the tokenizer wants it, which published weights expect
+
     def __init__(
         self, net: nn.Module, vocab_size: int | None = None, block_size: int | None = None, **kwargs: Any
     ) -> None:
@@ -110,6 +112,8 @@ class LanguageModel(Tokenized):
             options: ``rows``, ``cache`` and ``on_token`` of :func:`zoo.tasks.generation.generate`.
         """
         prompts = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        if any(isinstance(prompt, int) for prompt in prompts):
+            raise ValueError("generate takes several prompts, (b, t): put one of them into a list")
         if strange := [i for prompt in prompts for i in prompt if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token {strange[0]} is out of range: vocab_size={self.vocab_size}")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -124,6 +128,14 @@ class LanguageModel(Tokenized):
             )
         finally:
             self.net.train(training)
+
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        """Tokens of a prompt; with ``adds_bos`` behind the one that the tokenizer sets before a text, if it does."""
+        tokenizer = self.tokenizer
+        assert tokenizer is not None
+        ids, bos = tokenizer.encode(prompt, parse_special=True), [tokenizer.bos_id]
+        wanted = self.adds_bos and ids[:1] != bos and tokenizer.encode(prompt, add_special_tokens=True)[:1] == bos
+        return bos + ids if wanted else ids  # type: ignore[return-value]
 
     def complete(
         self,
@@ -142,7 +154,9 @@ class LanguageModel(Tokenized):
         """
         if self.tokenizer is None:
             raise ValueError(f"{type(self).__name__} has no tokenizer: train it on text, or load a checkpoint that was")
-        rows = [self.tokenizer.encode(prompt, parse_special=True) for prompt in prompts]
+        if isinstance(prompts, str) or isinstance(stop, str) or not all(stop):
+            raise ValueError("prompts and stop are lists of texts, those of stop not empty")
+        rows = [self.prompt_tokens(prompt) for prompt in prompts]
         streams = [TextStream(self.tokenizer, row, stop) for row in rows]
         texts = ["" for _ in rows]
 
@@ -165,7 +179,7 @@ class LanguageModel(Tokenized):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if (tokenizer := getattr(data, "tokenizer", None)) is not None:
-            self.tokenizer = tokenizer
+            self.take_tokenizer(tokenizer)
         self.bytes_per_token = getattr(data, "bytes_per_token", None) or self.bytes_per_token
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

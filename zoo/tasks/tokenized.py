@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.losses.fitting import divisor
@@ -19,10 +22,32 @@ def asked_for(loss: nn.Module | None, y: Tensor) -> Tensor:
     return (y != IGNORED).sum() if found is None else found
 
 
+def tokenizer_beside(weights: str | Path) -> Tokenizer | None:
+    """The tokenizer that came with weights: in a model directory, or in a checkpoint of zoo; or None."""
+    path = Path(weights).expanduser()
+    if any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return Tokenizer.load(path)
+    if path.suffix != ".ckpt":
+        return None
+    plain = torch.load(path, "meta", weights_only=True, mmap=zipfile.is_zipfile(path)).get("tokenizer")
+    return Tokenizer.from_plain(plain) if plain else None
+
+
 class Tokenized(Task):
     """A task whose checkpoints hold the tokenizer of the data, and refuse data with another one."""
 
     tokenizer: Tokenizer | None = None  # from the data, or a checkpoint
+    their_tokenizer: Tokenizer | None = None  # that came with the weights it starts from
+
+    def take_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Use that of the data, unless weights were trained with another one that is written in the same way."""
+        theirs = self.their_tokenizer
+        if theirs is not None and type(theirs.engine) is type(tokenizer.engine) and theirs.source != tokenizer.source:
+            raise ValueError(
+                "the data cuts or numbers its tokens differently from those of the weights: take --data.tokenizer with "
+                "the folder of the weights (`zoo export` writes one of a checkpoint)"
+            )
+        self.tokenizer = tokenizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

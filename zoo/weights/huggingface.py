@@ -85,13 +85,13 @@ class HuggingFaceNet(nn.Module, abc.ABC):
 
         Args:
             path: a model directory, or a file of zoo.
-            dtype: of the parameters; null takes the file's.
+            dtype: of the parameters; null takes the file's, of the first tensor that is no mask of whole numbers.
             arguments: of the constructor, where something else is wanted, as ``dropout``.
         """
         weights = cls.opened(path)
         with torch.device("meta"):
             net = cls(**{**cls._sizes(weights), **arguments})
-        materialize(net, dtype=dtype or next(iter(weights.state.values())).dtype)
+        materialize(net, dtype=dtype or next(t.dtype for t in weights.state.values() if t.is_floating_point()))
         net._take(weights)
         return net.eval()
 

@@ -29,6 +29,7 @@ META_LAYER = {
 }  # fmt: skip
 META_ENDS = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
 FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+NEEDED = ("num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size")
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -40,6 +41,16 @@ def opened(path: str | Path) -> Weights:
     """Open a folder of Hugging Face or of Meta, or a file."""
     folder = Path(path).expanduser()
     return _open_meta(folder) if (folder / "params.json").exists() else open_weights(path)
+
+
+def check_scaling(scaling: Mapping[str, Any]) -> None:
+    """Refuse what is neither the scaling of 3.1 nor a factor alone."""
+    fine = set(scaling) in ({"factor"}, set(SCALING)) and all(
+        isinstance(v, int | float) and v > 0 for v in scaling.values()
+    )
+    if not fine or scaling.get("low_freq_factor", 0) >= scaling.get("high_freq_factor", 1):
+        wanted = f"{', '.join(SCALING)}, or factor alone, all above 0 and low below high"
+        raise ValueError(f"rope_scaling is {wanted}: got {dict(scaling)}")
 
 
 # Hugging Face ---------------------------------------------------------------------------------------------------------
@@ -54,6 +65,10 @@ def sizes(weights: Weights) -> dict[str, Any]:
         raise ValueError(f"{weights.source} is no LLaMA, but {c.get('model_type', 'something else')}")
     if unlike := [f"{k}={c[k]}" for k, v in FIXED.items() if c.get(k, v) != v]:
         raise ValueError(f"{weights.source} is of a kind that zoo's LLaMA is not: {', '.join(unlike)}")
+    if missing := [k for k in NEEDED if k not in c]:
+        raise ValueError(f"{weights.source}: its config.json does not tell {', '.join(missing)}")
+    if "model.embed_tokens.weight" not in weights.state:
+        raise ValueError(f"{weights.source} is no LLaMA with its last layer: it lacks model.embed_tokens.weight")
     heads = c["num_attention_heads"]
     theta, scaling = _rope(weights.source, c)
     return {
@@ -79,7 +94,10 @@ def _rope(source: str, config: Mapping[str, Any]) -> tuple[float, dict[str, Any]
     theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"{source} has rope_type {kind!r}; known are default, linear and llama3")
-    return theta, None if kind == "default" else {k: rope[k] for k in (SCALING if kind == "llama3" else SCALING[:1])}
+    names = {"default": (), "linear": SCALING[:1], "llama3": SCALING}[kind]
+    if missing := [k for k in names if k not in rope]:
+        raise ValueError(f"{source} has rope_type {kind!r} without {', '.join(missing)}")
+    return theta, {k: rope[k] for k in names} or None
 
 
 def entries(arguments: Mapping[str, Any]) -> list[Entry]:
