@@ -43,6 +43,7 @@ def main(names: list[str]) -> None:
         lines = ["| what | zoo | other | other's | ratio | target |", "|---|---|---|---|---|---|"]
         for row in rows:
             target = f"{row['target']:.3g}" if row.get("target") is not None else ""
+            target += ", not reached" if target and row["ratio"] > row["target"] else ""
             cells = [row["name"], f"{row['ours_ms']:.3f}", row["peer"], f"{row['peer_ms']:.3f}", f"{row['ratio']:.3f}"]
             lines.append("| " + " | ".join([*cells, target]) + " |")
             print(lines[-1], flush=True)
