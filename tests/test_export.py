@@ -44,8 +44,8 @@ def tokenizer(level: str, folder: Path) -> Tokenizer:
     if level == "sentencepiece":
         return Tokenizer.load(fake_data.llama_tokenizer(folder / "sp", LINES, 340) / "tokenizer.model")
     size = {"bpe": 300, "wordpiece": 120}.get(level)
-    specials = {"eos": "<eos>"} if level == "characters" else None
-    return Tokenizer.train(level, LINES, vocab_size=size, specials=specials)  # type: ignore[arg-type]
+    specials = {"eos": "<eos>"} if level == "characters with an end" else None
+    return Tokenizer.train(level.split()[0], LINES, vocab_size=size, specials=specials)  # type: ignore[arg-type]
 
 
 def language_model(level: str, folder: Path, cls=GPTLanguageModel, **kwargs):
@@ -76,6 +76,9 @@ def same_tokens(ours: Tokenizer, folder: Path) -> None:
         given = getattr(theirs, f"{'unk' if role == 'unknown' else role}_token_id")
         assert given == getattr(ours, f"{role}_id"), role
     assert len(theirs) == len(ours)
+    again = Tokenizer.load(folder)
+    assert [again.encode(text) for text in LINES] == [ours.encode(text) for text in LINES]
+    assert again.specials == ours.specials
 
 
 # Language models ------------------------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ def same_tokens(ours: Tokenizer, folder: Path) -> None:
         (GPTLanguageModel, "bytes"),
         (GPTLanguageModel, "bpe"),
         (LLaMALanguageModel, "bpe"),
-        (LLaMALanguageModel, "characters"),
+        (LLaMALanguageModel, "characters with an end"),
         (LLaMALanguageModel, "sentencepiece"),
     ],
 )

@@ -17,6 +17,7 @@ from zoo.commands import Weights
 from zoo.options import OptionParser
 from zoo.parsing import UserError
 from zoo.rebuild import rebuild
+from zoo.tasks.drawing import Sampling
 from zoo.tasks.language import LanguageModel
 from zoo.text.tokenizer import Tokenizer
 
@@ -40,6 +41,9 @@ def run(argv: list[str]) -> int:
         raise UserError("the prompt is empty: a language model goes on from a text")
     if given.batch_size < 1:
         raise UserError(f"--batch_size starts at 1, got {given.batch_size}")
+    if given.max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens starts at 1, got {given.max_new_tokens}")
+    Sampling(**{name: getattr(given, name) for name in SAMPLING})  # which says what is out of range
     model = load(Path(given.ckpt_path), given.weights, given.tokenizer)
     if given.precision is not None:
         model.to(torch.bfloat16 if given.precision == "bf16" else torch.float32)
@@ -177,7 +181,17 @@ def from_folder(path: Path) -> LanguageModel:
     model = LanguageModel(net, vocab_size=net.vocab_size, block_size=net.block_size)
     if any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         model.tokenizer = Tokenizer.load(path)
+    model.eos_ids = ends(path / "generation_config.json")
     return model
+
+
+def ends(path: Path) -> list[int]:
+    """The tokens that end a text by a ``generation_config.json``, if it is there: those of LLaMA-Instruct are three."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is not a config of Hugging Face") from None
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 # The command line -----------------------------------------------------------------------------------------------------

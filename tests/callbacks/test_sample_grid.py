@@ -71,6 +71,15 @@ def test_texts_one_after_the_other(tmp_path):
     assert module.told == [None, None]
 
 
+def test_a_try_leaves_no_picture(tmp_path, monkeypatch):
+    """Under fast_dev_run there is no run folder, so it would lie in the current one."""
+    monkeypatch.chdir(tmp_path)
+    module = Reads()
+    fit(tmp_path, module, SampleGrid(texts=["a", "b"]), fast_dev_run=True)
+    assert module.told == [["a"]]
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_logger_has_the_picture_too(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,7 +1,9 @@
 """Decoders without memory: divided first, then drawn or read part by part, they are the same; so are their files."""
 
 import copy
+import ctypes
 import filecmp
+import gc
 import os
 import threading
 import time
@@ -189,6 +191,8 @@ def memory(mesh, path: Path) -> dict[str, float]:
     large = {"dim": 512, "depth": 10, "heads": 8, "vocab_size": 300, "block_size": 16}
     found = {}
     for name in ("drawn", "read"):
+        gc.collect()  # what went before must not make room in the middle of a measurement,
+        ctypes.CDLL(None).malloc_trim(0)  # or leave some that is had again unseen
         before, watch = forget_peak(), Watch()
         watch.start()
         module = GPTLanguageModel(**large, meta_device=True)

@@ -265,7 +265,7 @@ def test_the_window_keeps_the_last_half():
 def test_a_row_ends_at_the_end_of_text_or_when_told():
     plain = generate(net(), PROMPTS, 30, Sampling(), BLOCK)
     eos = plain[0][6]
-    ended = generate(net(), PROMPTS, 30, Sampling(), BLOCK, eos_id=eos)
+    ended = generate(net(), PROMPTS, 30, Sampling(), BLOCK, eos_ids=[eos])
     assert ended == [row[: row.index(eos)] if eos in row else row for row in plain]
     told = []
 

@@ -23,7 +23,8 @@ class SampleGrid(L.Callback):
     ``samples.png`` in the run folder is drawn anew each time, and handed to loggers that take pictures as ``samples``.
     Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; where there are averages of the
     weights, these make them. Training goes on as if there were no pictures. One image is made in Lightning's check
-    before training, so that a wish that cannot be met is told then. Logs no numbers.
+    before training, so that a wish that cannot be met is told then; under fast_dev_run, too, where none is kept. Logs
+    no numbers.
 
     Args:
         n: images.
@@ -63,9 +64,10 @@ class SampleGrid(L.Callback):
 
     # Before the end of the validation, where averages make way for the trained weights again.
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._made(pl_module, 1)
-        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not trainer.is_global_zero:
             return
         self._seen += 1
         if self._seen % self.every:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling,
     block_size: int,
-    eos_id: int | None = None,
+    eos_ids: Collection[int] = (),
     seed: int = 0,
     rows: Sequence[int] | None = None,
     vocab_size: int | None = None,
@@ -55,7 +55,7 @@ def generate(
         max_new_tokens: how many at most.
         sampling: how to draw them.
         block_size: tokens that the network sees at most.
-        eos_id: the token that ends a text; null for none.
+        eos_ids: tokens that end a text.
         seed: of the draws.
         rows: numbers of the prompts, which decide their draws with ``seed``; null counts from 0.
         vocab_size: draw from so many tokens, where the network has room for more than there are; null for all.
@@ -77,7 +77,7 @@ def generate(
         new = shaped.argmax(1) if sampling.temperature == 0 else draw(shaped, texts.numbers[:, texts.n, None])
         ended = set()
         for row, token in texts.add(new):
-            if token != eos_id:
+            if token not in eos_ids:
                 found[row].append(token)
                 if not (on_token is not None and on_token(row, token)) and len(found[row]) < max_new_tokens:
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class LanguageModel(Tokenized):
         block_size: tokens that the network sees at most; null takes it from the data.
     """
 
+    eos_ids: Collection[int] = ()  # tokens that end a text besides the tokenizer's, of published weights
     adds_bos = False  # whether a prompt begins as the tokenizer wants it, which published weights expect
 
     def __init__(
@@ -107,7 +108,7 @@ class LanguageModel(Tokenized):
             top_p: draw from the most probable ones that together have this probability.
             min_p: draw from those at least this share as probable as the first.
             repetition_penalty: above 1 for less repetition.
-            eos_id: the token that ends a text; null takes the tokenizer's, where there is one.
+            eos_id: the token that ends a text; null takes the tokenizer's, where there is one, and ``eos_ids``.
             seed: the same text for the same seed.
             options: ``rows``, ``cache`` and ``on_token`` of :func:`zoo.tasks.generation.generate`.
         """
@@ -117,14 +118,15 @@ class LanguageModel(Tokenized):
         if strange := [i for prompt in prompts for i in prompt if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token {strange[0]} is out of range: vocab_size={self.vocab_size}")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        ends = {*self.eos_ids} if eos_id is None else {eos_id}
         if (tokenizer := self.tokenizer) is not None:
-            eos_id = tokenizer.eos_id if eos_id is None else eos_id
+            ends |= {tokenizer.eos_id} if eos_id is None and tokenizer.eos_id is not None else set()
             options = {"vocab_size": len(tokenizer), **options}
         training = self.net.training
         self.net.eval()
         try:
             return generation.generate(
-                self.net, prompts, max_new_tokens, sampling, self.context, eos_id, seed, **options
+                self.net, prompts, max_new_tokens, sampling, self.context, ends, seed, **options
             )
         finally:
             self.net.train(training)
