@@ -77,6 +77,10 @@ def same_tokens(ours: Tokenizer, folder: Path) -> None:
         assert given == getattr(ours, f"{role}_id"), role
     assert len(theirs) == len(ours)
     again = Tokenizer.load(folder)
+    if ours.level == "characters":
+        for more in ({}, {"parse_special": True}, {"add_special_tokens": True}):
+            with pytest.raises(ValueError, match="a character that it does not know: WordLevel error: Missing"):
+                again.encode("\u4f60", **more)
     assert [again.encode(text) for text in LINES] == [ours.encode(text) for text in LINES]
     assert again.specials == ours.specials
 
@@ -107,9 +111,10 @@ def test_transformers_loads_language_models_and_says_the_same(zoo, here, cls, le
     same_tokens(module.tokenizer, here / "folder")
     theirs = AutoModelForCausalLM.from_pretrained("folder").eval()
     ids = torch.tensor([module.tokenizer.encode(LINES[0])])
+    options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0}  # for 0 is a character, too
     with torch.inference_mode():
         assert torch.allclose(theirs(ids).logits, module(ids), rtol=0, atol=1e-4)
-        greedy = theirs.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+        greedy = theirs.generate(ids, max_new_tokens=12, do_sample=False, **options)[0, ids.shape[1] :].tolist()
     eos = module.tokenizer.eos_id
     assert theirs.config.eos_token_id == eos
     (expected,) = module.generate(ids, max_new_tokens=12, temperature=0)

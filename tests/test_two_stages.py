@@ -76,6 +76,14 @@ def test_mistakes_of_a_user(options, said, autoencoders, zoo, here):
     assert {p.name for p in here.iterdir()} - {"c"} == {"configs", "half.ckpt", "scaled.ckpt"}, "no run is left"
 
 
+def test_what_data_and_model_cannot_do_is_told_before_a_run_folder_is_made(zoo, here, monkeypatch):
+    made = []
+    monkeypatch.setattr("zoo.run_start.folder", lambda *args: made.append(args))
+    code, _, err = zoo("fit", *CONFIG, "--data.cache_dir", "c")
+    assert (code, made) == (2, [])
+    assert "this LatentDiffusion has none: give it one (--model.autoencoder)" in err
+
+
 def test_going_on_with_another_autoencoder_is_refused(autoencoders, zoo, here):
     options = [*CONFIG, "--data.cache_dir", "c", "--data.data.image_size", 8]
     assert zoo("fit", *options, "--model.autoencoder", autoencoders[0], "--run_dir", "r")[0] == 0

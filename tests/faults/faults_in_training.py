@@ -74,6 +74,12 @@ def rnn_rate_100_times_too_high():
     return Module(nets.Recurrent(), lr=0.5), Data(*nets.waves())
 
 
+@fault("overfit", "explodes")
+def wide_mlp_rate_that_throws_it_back_to_chance():
+    net = torch.nn.Sequential(torch.nn.Flatten(), nets.mlp(64, 10, 64))
+    return Module(net, lr=30.0), Data(*nets.images())
+
+
 @fault("overfit", "optimizer or its rate is wrong")
 def mlp_decayed_to_zero():
     class Decayed(Module):

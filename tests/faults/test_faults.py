@@ -95,16 +95,19 @@ def test_healthy_config_raises_no_alarm(config, here):
     assert report.seconds < 60
 
 
-@pytest.mark.parametrize(("factor", "words"), [(0.01, "too low"), (100, "too high")])
+@pytest.mark.parametrize(
+    ("factor", "status", "words"),
+    [(0.01, "warning", "too low"), (100, "warning", "too high"), (10_000, "error", "too high")],
+)
 @pytest.mark.parametrize("name", ["small_cnn_digits", "mlp_digits", "mlp_quadrants", "mlp_diabetes"])
-def test_rate_far_off_is_named(name, factor, words, here, monkeypatch):
+def test_rate_far_off_is_named(name, factor, status, words, here, monkeypatch):
     torch.manual_seed(0)
     trainer, module, data = from_config(here / "configs" / f"{name}.yaml")
     module.lr *= factor  # pyright: ignore
     for check in CHECKS.keys() - {"learning rate"}:
         monkeypatch.delitem(CHECKS, check)
     (finding,) = run(trainer, module, data).findings
-    assert finding.status == "warning"
+    assert finding.status == status
     assert words in finding.verdict
 
 

@@ -110,16 +110,19 @@ class Latents(DataModule):
     def adapt(self, fact: str, value: Any) -> bool:
         return self.data.adapt(fact, value)
 
-    def prepare_data(self) -> None:
-        self.data.prepare_data()
-
-    def setup(self, stage: str) -> None:
-        model = self.trainer.lightning_module if self.trainer is not None else None
-        if model is not None and getattr(model, "autoencoder", None) is None:
+    def check_model(self, model: Any) -> None:
+        if getattr(model, "autoencoder", None) is None:
             raise ValueError(
                 f"Latents are what a model's autoencoder makes of images, and this {type(model).__name__} has none: "
                 f"give it one (--model.autoencoder), or take {type(self.data).__name__} itself as data"
             )
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        if self.trainer is not None:
+            self.check_model(self.trainer.lightning_module)
         self.data.trainer = self.trainer
         self.data.setup(stage)
         self.__dict__.pop("datasets", None)  # which may be of another model

@@ -24,6 +24,7 @@ FLAT = 0.98
 LATE = 60.0
 LATISH, MOST = 20.0, 0.75
 EARLY = 0.12
+BEYOND = 0.1  # of lr: a loss that climbs again at less, where that of good rates does at 9 times lr or more, is lost
 
 
 def overfit(subject: Subject) -> Finding:
@@ -33,9 +34,9 @@ def overfit(subject: Subject) -> Finding:
         raise Skip("the module weighs several losses by itself, which need not all fall")
     subject.peak()
     start = _baseline(subject)
-    taken = subject.train(subject.overfit_steps)
+    losses = subject.train(subject.overfit_steps)
     share = subject.score() / start
-    own = f"from {start:.3g} to {share * start:.3g} in {taken} steps"
+    own = f"from {start:.3g} to {share * start:.3g} in {len(losses)} steps"
     if share < LEARNT:
         return ok(f"a few samples are learnt by heart: {own}")
     if share < STUCK and not (subject.automatic and subject.pure):
@@ -45,17 +46,19 @@ def overfit(subject: Subject) -> Finding:
     best, rate = _with_adam(subject, start)
     adam = f"Adam at {rate:g} reaches {best * start:.3g}"
     if best < LEARNT:
-        if not share < 1.5:
+        if not share < 1.5 or max(losses) > 10 * losses[0]:
+            own += f" by way of {max(losses):.3g}"
             text = f"the loss on a few samples explodes, {own}, while {adam}: the learning rate is too high"
             return error(text, "lower lr tenfold, or clip gradients")
-        if share > STUCK:
+        if share > STUCK and len(losses) == subject.overfit_steps:
             text = f"the loss on a few samples does not fall, {own}, while {adam}: the optimizer or its rate is wrong"
             return error(text, "change lr (zoo lr-find), and see the finding on the optimizer")
-        return ok(f"the loss on a few samples falls {own}; {adam}")
+        if share <= STUCK:
+            return ok(f"the loss on a few samples falls {own}; {adam}")
     kept = min(best, share if math.isfinite(share) else math.inf)
     if not subject.pure and kept < FLAT:
         return ok(f"the loss on a few samples falls {own}; {adam}; how low it can get is unknown")
-    if taken < subject.overfit_steps and share < 1.5:
+    if len(losses) < subject.overfit_steps and share < 1.5:
         raise Skip(f"the loss on a few samples goes {own}, and {adam}: the time was too short for more")
     advice = "see the other findings first; then: can the net express it, do labels contradict, has the loss a floor?"
     if kept > 0.5:
@@ -101,7 +104,8 @@ def learning_rate(subject: Subject, steps: int = 80, seconds: float = 20.0) -> F
         text += f", and the run has {planned:.0f}" if math.isfinite(planned) else ""
         return warning(text, f"try {down / 3:.1g}, or zoo lr-find")
     if (up and up < 2 * base) or (down < EARLY * base and (up is None or up < 10 * base)):
-        return warning(f"{seen}: lr is too high", f"try {down / 3:.1g}, or zoo lr-find")
+        found = error if up and up < BEYOND * base else warning
+        return found(f"{seen}: lr is too high", f"try {down / 3:.1g}, or zoo lr-find")
     return ok(seen)
 
 

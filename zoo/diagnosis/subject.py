@@ -254,16 +254,16 @@ class Subject:
             return False
         return math.isclose(float(first.loss.detach().float().mean()), first.losses[0].mean(), rel_tol=0.02)
 
-    def train(self, steps: int, optimizer: Any = None, seconds: float = 10.0) -> int:
-        """Train on the few samples, with the module's own optimizer if none is given; return the steps taken."""
-        start, first = time.monotonic(), math.inf
+    def train(self, steps: int, optimizer: Any = None, seconds: float = 10.0) -> list[float]:
+        """Train on the few samples, with the module's own optimizer if none is given; return its losses."""
+        start, losses = time.monotonic(), list[float]()
         for i in range(steps):
             loss = self.step(self.few, i) if optimizer is None else self._plain_step(optimizer)
-            first = min(first, abs(loss)) if i == 0 else first
-            done = not abs(loss) < 1e30 or 0 <= loss < 0.02 * first
+            losses.append(loss)
+            done = not abs(loss) < 1e30 or 0 <= loss < 0.02 * abs(losses[0])
             if done or time.monotonic() - start > seconds:
-                return i + 1
-        return steps
+                break
+        return losses
 
     def _plain_step(self, optimizer: Any) -> float:
         torch.manual_seed(0)

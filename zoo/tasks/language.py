@@ -125,9 +125,7 @@ class LanguageModel(Tokenized):
         training = self.net.training
         self.net.eval()
         try:
-            return generation.generate(
-                self.net, prompts, max_new_tokens, sampling, self.context, ends, seed, **options
-            )
+            return generation.generate(self.net, prompts, max_new_tokens, sampling, self.context, ends, seed, **options)
         finally:
             self.net.train(training)
 

@@ -6,7 +6,8 @@ import abc
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from zoo.text.vocabulary import Level, Vocabulary, tokenize
 from zoo.text.words import Words, cuts_as_gpt2
 
 Array = np.ndarray[Any, Any]
+UNCUT = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
 WORTH = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
 
 
@@ -147,6 +149,15 @@ class Bytes(Engine):
         return 256 + self.names.index(token) if token in self.names else None
 
 
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Tell errors of the tokenizers library, which are bare exceptions, as mistakes of a user."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
+
+
 class Library(Engine):
     """A tokenizer of the tokenizers library.
 
@@ -156,10 +167,8 @@ class Library(Engine):
 
     def __init__(self, source: str) -> None:
         tokenizers = load_tokenizers()
-        try:
+        with told("no tokenizer in the form of tokenizer.json"):
             self.own: Any = tokenizers.Tokenizer.from_str(source)
-        except Exception as error:  # the library raises bare ones
-            raise ValueError(f"no tokenizer in the form of tokenizer.json: {' '.join(str(error).split())}") from None
         self.own.no_truncation()  # published files may cut at 128 tokens and pad to them
         self.own.no_padding()
         self.source = self.own.to_str()
@@ -173,10 +182,11 @@ class Library(Engine):
         return self.size
 
     def encode(self, text: str) -> list[int]:
-        return self.own.encode(text, add_special_tokens=False).ids
+        return self._cut(self.own, text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self.own.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with told(UNCUT):
+            return [found.ids for found in self.own.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_array(self, text: str) -> Array:
         self._seen += len(text)
@@ -187,14 +197,18 @@ class Library(Engine):
         return np.array(self.encode(text), np.uint32)
 
     def enclosed(self, text: str) -> list[int]:
-        return self.own.encode(text, add_special_tokens=True).ids
+        return self._cut(self.own, text, add_special_tokens=True)
 
     @cached_property
     def _parsing(self) -> Any:
         return load_tokenizers().Tokenizer.from_str(self.source)
 
     def parsed(self, text: str) -> list[int]:
-        return self._parsing.encode(text, add_special_tokens=False).ids
+        return self._cut(self._parsing, text)
+
+    def _cut(self, library: Any, text: str, add_special_tokens: bool = False) -> list[int]:
+        with told(UNCUT):
+            return library.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
         return self.own.decode(ids, skip_special_tokens=skip)
@@ -258,5 +272,5 @@ def load_tokenizers() -> Any:
     try:
         import tokenizers
     except ModuleNotFoundError:
-        raise ValueError("these tokens need the tokenizers library: pip install 'lightning-zoo[text]'") from None
+        raise ValueError("these tokens need the tokenizers library: pip install tokenizers") from None
     return tokenizers

@@ -43,8 +43,8 @@ def _read_json(path: Path) -> Parts:
         raise ValueError(f"{path} is no tokenizer of the tokenizers library: it has no 'model'")
     added = [token["content"] for token in content.get("added_tokens") or [] if "content" in token]
     specials = {role: name for role, names in NAMES.items() for name in reversed(names) if name in added}
-    unknown = content["model"].get("unk_token")
-    if isinstance(unknown, str) and unknown in (*added, *(content["model"].get("vocab") or ())):  # a name may be of none
+    unknown = content["model"].get("unk_token")  # which may be the name of none
+    if isinstance(unknown, str) and unknown in (*added, *(content["model"].get("vocab") or ())):
         specials["unknown"] = unknown
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         said = _json(path.with_name(name)) if path.with_name(name).is_file() else {}
