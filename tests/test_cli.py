@@ -431,6 +431,20 @@ def test_a_users_own_module_and_data_from_the_working_directory(here):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_module_that_logs_another_metric_is_told_of_it_once(zoo, here):
+    (here / "underlined.py").write_text(OWN.replace("val/loss", "val_loss"))
+    args = ["fit", "--model", "underlined.Line", "--data", "underlined.Points", "--trainer.max_epochs", 3]
+    with pytest.warns(
+        UserWarning, match="no best.ckpt, as val/loss is not logged; there are fitness, val_loss"
+    ) as told:
+        assert zoo(*args)[0] == 0
+    (text,) = [str(warning.message) for warning in told]
+    options = text[text.index("--") :]
+    assert options == "--checkpoint.monitor val_loss --checkpoint.mode min"
+    assert zoo(*args, *options.split())[0] == 0
+    assert [(checkpoints(n, "line_points") / "best.ckpt").exists() for n in (1, 2)] == [False, True]
+
+
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 
@@ -451,9 +465,12 @@ def test_the_log_has_each_step_once(whole):
 def test_ctrl_c_and_resume_equal_a_run_without_interruption(whole, here):
     (here / "stop.py").write_text(STOP)
     args = [*DIGITS, *EPOCHS, "3", "--model.dropout", "0.1", "--trainer.callbacks+=stop.CtrlC"]
-    assert Fork(*args, folder=here).wait().code == 130
+    done = Fork(*args, folder=here).wait()
+    assert done.code == 130
     assert load(checkpoints() / "last.ckpt")["global_step"] == 20 + 7
-    done = Fork("fit", "--resume", "--trainer.callbacks", "null", folder=here).wait()
+    stopped, _, command = done.err.splitlines()[-1].partition(": ")
+    assert stopped == "stopped; to go on"
+    done = Fork(*shlex.split(command)[1:], "--trainer.callbacks", "null", folder=here).wait()
     assert (done.code, done.err) == (0, "")
     assert_same_training(checkpoints() / "last.ckpt", whole / "checkpoints/last.ckpt")
     assert Path("runs/mlp_digits/1/metrics.csv").read_text() == (whole / "metrics.csv").read_text()

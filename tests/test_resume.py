@@ -1,9 +1,18 @@
 """Killed with SIGKILL at random steps and resumed, a run equals the one that was never killed, bit for bit."""
 
+import json
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
-from zoo.verify import difference, resume
+from zoo import runs
+from zoo.verify import KillAt, compare_runs, difference, in_a_process, resume
+
+SHORT = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs"]
 
 # Between them: shuffling, dropout, BatchNorm, workers, accumulation, clipping, bf16, averages, validation within
 # epochs, early stopping, manual optimisation, and schedules stepped by step (one with its momentum) and by plateau.
@@ -66,7 +75,6 @@ def test_verify_command(zoo):
 
 def test_more_epochs_after_the_end_equal_a_longer_run(here):
     from zoo.cli import main
-    from zoo.verify import compare_runs
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml"]
     assert main([*short, "--trainer.max_epochs", "2", "--run_dir", "a"]) == 0
@@ -84,3 +92,74 @@ def test_more_steps_after_an_end_within_an_epoch_equal_a_longer_run(here):
     assert main([*short, "--trainer.max_steps", "12", "--run_dir", "b"]) == 0
     weights = [torch.load(here / run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in "ab"]
     assert difference(*weights) is None
+
+
+def test_what_a_resume_changes_outlives_a_kill(zoo, here):
+    assert zoo(*SHORT, 2, "--run_dir", "a")[0] == 0
+    longer = ["fit", "--resume", "a", "--trainer.max_epochs", "6"]
+    steps = torch.load(here / "a/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert in_a_process(longer, [KillAt(2 * steps)]) == -signal.SIGKILL
+    assert zoo("fit", "--resume", "a")[0] == 0
+    assert zoo(*SHORT, 6, "--run_dir", "b")[0] == 0
+    assert compare_runs(here / "a", here / "b") is None
+    assert (here / "a/config.yaml").read_text() == (here / "b/config.yaml").read_text()
+    resumed = json.loads((here / "a/environment.json").read_text())["resumed"]
+    assert [entry["changes"] for entry in resumed] == [{"trainer.max_epochs": [2, 6]}, {}]
+
+
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+def test_a_finished_run_says_that_it_is(zoo, here, limit):
+    assert zoo(*SHORT, -1 if limit == "max_steps" else 2, f"--trainer.{limit}", 2, "--run_dir", "a")[0] == 0
+    before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
+    code, out, err = zoo("fit", "--resume", "a")
+    assert (code, err) == (0, "")
+    (line,) = out.splitlines()[1:]
+    assert line.startswith("trained already (")
+    assert line.endswith(f"zoo fit --resume a --trainer.{limit} N")
+    assert {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_that_cannot_be_is_refused_and_leaves_no_trace(zoo, here):
+    assert zoo(*SHORT, 2, "--run_dir", "a")[0] == 0
+    before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
+    refused = {"--model.lr": 0.5, "--model.optimizer": "SGD", "--trainer.max_epochs": 1}
+    for option, value in refused.items():
+        code, _, err = zoo("fit", "--resume", "a", option, value)
+        assert (code, err.count("\n")) == (2, 1)
+        assert option.rpartition(".")[2] in err
+    assert {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()} == before
+
+
+def test_configs_beside_resume_change_the_runs_own(zoo, here):
+    assert zoo(*SHORT, 1)[0] == 0
+    (here / "more.yaml").write_text("trainer: {max_epochs: 2, limit_val_batches: 1}\n")
+    run = here / "runs/mlp_dropout_wine/1"
+
+    def saved() -> tuple[int, int]:
+        trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
+        return trainer["max_epochs"], trainer["limit_val_batches"]
+
+    assert zoo("fit", "--resume", "mlp_dropout_wine/1", "-c", "more.yaml")[0] == 0
+    assert saved() == (2, 1)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    options = ["--trainer.max_epochs", "3", "--config=more.yaml"]
+    assert zoo("fit", "-c", "configs/mlp_dropout_wine.yaml", "--resume", *options)[0] == 0
+    assert saved() == (3, 1), "the first config names the run, and options stand above files"
+    code, _, err = zoo("fit", "--resume", "mlp_dropout_wine/1", "-c", "absent.yaml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "absent.yaml" in err
+
+
+def test_the_newest_run_is_the_one_that_saved_last(here):
+    for run, time in (("a/1", 30), ("a/2", 20), ("a/3", None), ("b/1", 10), ("c/1", None)):
+        folder = here / "runs" / run / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder.parent / "config.yaml").write_text("{}")
+        if time:
+            (folder / "last.ckpt").touch()
+            os.utime(folder / "last.ckpt", (time, time))
+    assert runs.find(None) == runs.find("a") == Path("runs/a/1")
+    assert runs.find("b") == Path("runs/b/1")
+    assert runs.find("a/3") == Path("runs/a/3"), "named, it is taken at the word"
+    with pytest.raises(ValueError, match="none has a checkpoint"):
+        runs.find("c")

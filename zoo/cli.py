@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from zoo import commands, export, generate, run_start, runs, sample
+from zoo import checks, commands, export, generate, run_start, runs, sample
 from zoo.callbacks import (
     EMA,
     EarlyStopping,
@@ -44,7 +44,14 @@ from zoo.commands import Weights, ZooTrainer
 from zoo.data.base import FACTS, DataModule
 from zoo.parsing import UserError, ZooParser, allow_imports, check_config, explain
 from zoo.processes import is_main_process
-from zoo.report import print_end_of_fit, print_metrics, print_samples, relative
+from zoo.report import (
+    print_end_of_fit,
+    print_metrics,
+    print_samples,
+    print_trained_already,
+    relative,
+    resume_command,
+)
 from zoo.step_loop import StepLoop
 from zoo.typed import expand_resume, option, options, without_option
 
@@ -70,7 +77,7 @@ class ZooCLI(LightningCLI):
     def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = (), typed: Sequence[str] = ()) -> None:
         self.argv, self.extra_callbacks, self.typed = args, list(callbacks), typed or args
         self.run_dir: Path | None = None
-        self.resumed_from: Path | None = None
+        self.record: run_start.RunRecord | None = None
         super().__init__(
             args=args,
             parser_class=ZooParser,
@@ -133,7 +140,7 @@ class ZooCLI(LightningCLI):
         if subcommand and checkpoint and not is_url(checkpoint):
             # What the checkpoint knows are defaults: the config and the command line stand above them.
             self._subcommand_parsers[subcommand].set_defaults(hyperparameters(Path(checkpoint)))
-        for config in [*options(self.argv, "-c"), *options(self.argv, "--config")]:
+        for config in options(self.argv, "-c", "--config"):
             check_config(config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -158,6 +165,8 @@ class ZooCLI(LightningCLI):
         if self.own.get("ckpt_path") and not is_url(self.own.ckpt_path):
             fits(Path(self.own.ckpt_path), self.model)
             commands.choose_weights(self.model, self.own.get("weights"))
+        if isinstance(self.datamodule, DataModule):
+            self.datamodule.check_model(self.model)
         self.trainer = self.instantiate_trainer()
 
     def _build(self, key: str) -> Any:
@@ -197,6 +206,7 @@ class ZooCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         given = self.config_init[str(self.subcommand)]
+        checks.check(str(self.subcommand), self.own, given, SLOTS)
         callbacks: list[Any] = [Progress(), StepSeed(), *self.extra_callbacks]
         if self.subcommand == "fit":
             callbacks += [given[slot] for slot in SLOTS if given.get(slot) is not None]
@@ -213,6 +223,7 @@ class ZooCLI(LightningCLI):
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
             kwargs["logger"] = self._open_run(loggers)
             kwargs["default_root_dir"] = str(self.run_dir)
+            callbacks.append(self.record)
         else:
             kwargs["logger"] = False if loggers is None else loggers
         kwargs.setdefault("enable_checkpointing", self.subcommand == "fit" and not config.get("fast_dev_run"))
@@ -228,6 +239,7 @@ class ZooCLI(LightningCLI):
         config = option(self.argv, "-c", "--config")
         name = run_start.name(config, self._model_name, self.datamodule)
         self.run_dir = run_start.folder(name, self.own.run_dir, resumed)
+        self.record = run_start.RunRecord(self.run_dir, self._dump(), shlex.join(["zoo", *self.typed]))
         upto = steps_done(Path(self.own.ckpt_path)) if resumed else None
         return run_start.loggers(self.run_dir, self.own.logger, more, self._dump, upto)
 
@@ -256,12 +268,6 @@ class ZooCLI(LightningCLI):
         return kwargs
 
     def fit(self, **kwargs: Any) -> None:
-        if self.run_dir is not None and is_main_process():
-            if not os.environ.get("ZOO_RESUME"):
-                runs.write_text(self.run_dir / "config.yaml", yaml.safe_dump(self._dump(), sort_keys=False))
-            devices = f"{self.trainer.world_size} x {type(self.trainer.accelerator).__name__}"
-            command = shlex.join(["zoo", *self.typed])
-            runs.write_environment(self.run_dir, runs.environment(command, self.own.get("seed_everything"), devices))
         if is_main_process():
             count = sum(p.numel() for p in self.model.parameters())
             data = f" on {type(self.datamodule).__name__}" if self.datamodule else ""
@@ -274,7 +280,9 @@ class ZooCLI(LightningCLI):
             signal.signal(signal.SIGINT, before)
         if self.checkpoints.interrupted:
             raise KeyboardInterrupt
-        if is_main_process():
+        if self.record is not None and self.record.resumed and not self.record.began:
+            print_trained_already(self.trainer, resume_command(self.record.folder, self.typed))
+        else:
             print_end_of_fit(self.trainer, self.run_dir, self.checkpoints, time.monotonic() - began)
         if not all(is_finite(weight.detach()) for weight in self.model.parameters()):
             raise NonFiniteError("the weights are not finite any more; --nan_guard NaNGuard stops before and says why")
@@ -347,10 +355,10 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
         cli.__init__(argv, callbacks, typed)
         return 0
     except KeyboardInterrupt:
-        return 130
+        return interrupted(cli)
     except SystemExit as stop:
         if cli is not None and getattr(getattr(cli, "checkpoints", None), "interrupted", False):
-            return 130
+            return interrupted(cli)
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except NonFiniteError as error:
         print(f"zoo: error: {error}", file=sys.stderr)
@@ -366,6 +374,14 @@ def main(args: list[str] | None = None, callbacks: Sequence[L.Callback] = ()) ->
         return 2
     finally:
         os.environ.pop("ZOO_RUN_DIR", None)
+
+
+def interrupted(cli: ZooCLI | None) -> int:
+    """After Ctrl-C: say how to go on, where there is a checkpoint to go on from."""
+    folder = getattr(cli, "run_dir", None)
+    if cli is not None and folder is not None and is_main_process() and runs.saved(folder):
+        print(f"stopped; to go on: {resume_command(folder, cli.typed)}", file=sys.stderr)
+    return 130
 
 
 def discard_failed(cli: ZooCLI | None) -> None:

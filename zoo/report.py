@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.callbacks import RunCheckpoints, SampleMeasures
+from zoo.typed import options
 
 
 def table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -32,6 +34,26 @@ def print_end_of_fit(trainer: L.Trainer, folder: Path | None, checkpoints: RunCh
         rows += [("checkpoint", relative(best)), ("run", relative(folder))]
         rows.append(("next", f"zoo test --ckpt_path {relative(best)}"))
     print(table(rows))
+
+
+@rank_zero_only
+def print_trained_already(trainer: L.Trainer, command: str) -> None:
+    """What a resume says that finds nothing to do: which limit was reached, and how to go on.
+
+    Args:
+        command: that resumes the run.
+    """
+    epochs, steps = trainer.current_epoch, trainer.global_step
+    limits = {"max_epochs": (trainer.max_epochs or -1, epochs), "max_steps": (trainer.max_steps, steps)}
+    reached = [name for name, (limit, done) in limits.items() if 0 < limit <= done] or ["max_time"]
+    more = " ".join(f"--trainer.{name} N" for name in reached)
+    print(f"trained already ({epochs} epochs, {steps} steps), nothing to do; to go on: {command} {more}")
+
+
+def resume_command(folder: Path, typed: Sequence[str]) -> str:
+    """How to resume a run, with the packages that it was allowed to import."""
+    allowed = [arg for name in options(list(typed), "--allow-import") for arg in ("--allow-import", name)]
+    return shlex.join(["zoo", "fit", "--resume", relative(folder), *allowed])
 
 
 @rank_zero_only

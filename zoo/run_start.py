@@ -1,17 +1,23 @@
-"""The start of a run: its name, its folder, and the loggers that write there."""
+"""The start of a run: its name, its folder, the loggers that write there, and the record of what it is made of."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
+import yaml
+
 from zoo import runs
 from zoo.loggers import MetricsCSV, tensorboard_logger, wandb_logger
 
 LoggerName = Literal["csv", "wandb", "tensorboard"]
+# What a checkpoint restores with the optimizer, whatever the config says.
+RESTORED = ("model.lr", "model.optimizer", "model.rules", "model.layer_decay")
 
 
 def name(config: str | None, model: str, data: Any) -> str:
@@ -63,6 +69,38 @@ def loggers(
     if more and more is not True:
         found += more if isinstance(more, list) else [more]
     return found
+
+
+class RunRecord(L.Callback):
+    """Write ``config.yaml`` and ``environment.json`` when training begins, so that they tell of the last training.
+
+    Args:
+        folder: of the run; where it has a config, the run is resumed.
+        config: what the run is made of, with every default.
+        command: as it was typed.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], command: str) -> None:
+        self.folder, self.config, self.command = folder, config, command
+        saved = folder / "config.yaml"
+        self.resumed, self.began = saved.exists(), False
+        self.changes = runs.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config) if self.resumed else {}
+        for key, (old, _) in self.changes.items():
+            if ".".join(key.split(".")[:2]) in RESTORED:
+                raise ValueError(
+                    f"--{key} would change nothing: a resumed run keeps the optimizer of its checkpoint, where it was "
+                    f"{json.dumps(old)}; a new run takes it: zoo fit -c {saved} --{key} ..."
+                )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = True
+        if not trainer.is_global_zero:
+            return
+        devices = f"{trainer.world_size} x {type(trainer.accelerator).__name__}"
+        entry = runs.environment(self.command, self.config.get("seed_everything"), devices)
+        # Before the config: should the process die in between, the next resume finds the same changes again.
+        runs.write_environment(self.folder, entry | ({"changes": self.changes} if self.resumed else {}))
+        runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
 
 
 def wandb_id(folder: Path) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from zoo import __version__
 
 ROOT = Path("runs")
+LAST = ("last.ckpt", "previous.ckpt")  # checkpoints to go on from, in this order
 
 
 def new_folder(name: str, run_dir: str | None = None) -> Path:
@@ -59,16 +61,18 @@ def discard(folder: Path) -> None:
 def find(which: str | None, name: str | None = None) -> Path:
     """Find the run to continue: a folder, ``<name>/<n>``, ``<name>`` (its newest), or the newest of all.
 
+    The newest is the one that saved a checkpoint last.
+
     Args:
         which: what the user gave, or None.
         name: config name to look under when ``which`` is None.
     """
     if which is None:
         pattern = f"{name}/*" if name else "*/*"
-        runs = sorted(ROOT.glob(pattern + "/config.yaml"), key=lambda p: p.stat().st_mtime)
-        if not runs:
-            raise ValueError(f"no run to resume under {ROOT / (name or '')}")
-        return runs[-1].parent
+        times = {p.parent: saved(p.parent) for p in ROOT.glob(pattern + "/config.yaml")}
+        if not any(times.values()):
+            raise ValueError(f"no run to resume under {ROOT / (name or '')}: none has a checkpoint")
+        return max(times, key=lambda run: times[run])
     for folder in (Path(which), ROOT / which):
         if (folder / "config.yaml").is_file():
             return folder
@@ -78,11 +82,20 @@ def find(which: str | None, name: str | None = None) -> Path:
     raise ValueError(f"no run {which!r} to resume; there are {', '.join(known[-5:]) or 'none'}")
 
 
+def saved(folder: Path) -> int:
+    """When a run saved its last checkpoint, in nanoseconds of the clock; 0 if it has none."""
+    times = [0]
+    for name in LAST:
+        with suppress(FileNotFoundError):  # a run that is training may be replacing it
+            times.append((folder / "checkpoints" / name).stat().st_mtime_ns)
+    return max(times)
+
+
 def newest_checkpoint(folder: Path) -> Path:
     """The last checkpoint of a run that can be read whole; a damaged one is named and the one before it taken."""
     import torch
 
-    for name in ("last.ckpt", "previous.ckpt"):
+    for name in LAST:
         path = folder / "checkpoints" / name
         if path.is_dir():
             return path
@@ -123,6 +136,16 @@ def write_environment(folder: Path, entry: dict[str, Any]) -> None:
         first = json.loads(path.read_text())
         entry = first | {"resumed": [*first.get("resumed", []), entry]}
     write_text(path, json.dumps(entry, indent=2) + "\n")
+
+
+def changes(old: Any, new: Any, key: str = "") -> dict[str, list[Any]]:
+    """Where two configs differ: each such key as it is typed, with the old value and the new one."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {key.replace(".init_args", "").lstrip("."): [old, new]}
+    found = {}
+    for name in old | new:
+        found |= changes(old.get(name), new.get(name), f"{key}.{name}")
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

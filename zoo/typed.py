@@ -8,19 +8,27 @@ from pathlib import Path
 from zoo import runs
 
 
-def options(argv: list[str], name: str) -> list[str]:
-    """The values given for an option, as ``--name value`` or ``--name=value``."""
-    spaced = [argv[i + 1] for i, arg in enumerate(argv[:-1]) if arg == name]
-    return spaced + [arg.partition("=")[2] for arg in argv if arg.startswith(name + "=")]
+def options(argv: list[str], *names: str) -> list[str]:
+    """The values given for an option under any of its names, as ``--name value`` or ``--name=value``, in order."""
+    found = []
+    for i, arg in enumerate(argv):
+        name, joined, value = arg.partition("=")
+        if name in names:
+            found += [value] if joined else argv[i + 1 : i + 2]
+    return found
 
 
 def option(argv: list[str], *names: str) -> str | None:
     """The first value given for an option under any of its names."""
-    return next((value for name in names for value in options(argv, name)), None)
+    return next(iter(options(argv, *names)), None)
 
 
 def expand_resume(argv: list[str]) -> list[str]:
-    """Turn ``fit --resume [RUN]`` into the run's own config, its last checkpoint and its folder."""
+    """Turn ``fit --resume [RUN]`` into the run's own config, its last checkpoint and its folder.
+
+    Without RUN the first config names it: ``fit -c configs/x.yaml --resume`` is the newest run of x, with the config
+    that it has. Every other config given changes the run's own.
+    """
     os.environ.pop("ZOO_RESUME", None)
     at = next((i for i, a in enumerate(argv) if a == "--resume" or a.startswith("--resume=")), None)
     if at is None or "fit" not in argv:
@@ -30,18 +38,21 @@ def expand_resume(argv: list[str]) -> list[str]:
         which = argv[at].partition("=")[2]
     elif rest and not rest[0].startswith("-"):
         which, rest = rest[0], rest[1:]
-    before = [a for a in argv[:at] if a != "fit"]
-    named = option([*before, *rest], "-c", "--config")
-    run = runs.find(which, Path(named).stem if named else None)
-    others = without_option(without_option([*before, *rest], "-c"), "--config")
+    others = [a for a in argv[:at] if a != "fit"] + rest
+    changes = options(others, "-c", "--config")
+    named = Path(changes.pop(0)).stem if which is None and changes else None
+    # Processes that Lightning launches take the run of the first one: by now another may have the newest checkpoint.
+    run = runs.find(os.environ.get("ZOO_RUN_DIR") or which, named)
     os.environ["ZOO_RESUME"] = str(run)
-    return ["fit", "-c", str(run / "config.yaml"), *others, "--ckpt_path", str(runs.newest_checkpoint(run))]
+    configs = [arg for path in (str(run / "config.yaml"), *changes) for arg in ("-c", path)]
+    others = without_option(others, "-c", "--config")
+    return ["fit", *configs, *others, "--ckpt_path", str(runs.newest_checkpoint(run))]
 
 
-def without_option(argv: list[str], name: str) -> list[str]:
+def without_option(argv: list[str], *names: str) -> list[str]:
     kept, skip = [], False
     for arg in argv:
-        if not skip and arg != name and not arg.startswith(name + "="):
+        if not skip and arg.partition("=")[0] not in names:
             kept.append(arg)
-        skip = arg == name
+        skip = not skip and arg in names
     return kept

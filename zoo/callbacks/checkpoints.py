@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo.metric_names import better, names
 
@@ -41,6 +43,7 @@ class RunCheckpoints(Checkpoint):
         self.every_steps, self.every_seconds = parse_interval(save_every)
         self.dirpath = Path(dirpath) if dirpath else None
         self.best: float | None = None
+        self._told = False
         self.interrupted = False
         self._saved_step, self._saved_time = 0, time.monotonic()
         self._improved = False
@@ -99,9 +102,8 @@ class RunCheckpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor or "")
-        if value is None and self._named:
-            known = names(trainer.callback_metrics)
-            raise ValueError(f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are {known}")
+        if value is None:
+            self._not_logged(list(trainer.callback_metrics))
         if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
             self.best, self._improved = float(value), True
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
@@ -114,6 +116,17 @@ class RunCheckpoints(Checkpoint):
             self.save(trainer)
         if self.interrupted:
             raise KeyboardInterrupt
+
+    def _not_logged(self, logged: list[str]) -> None:
+        """The metric of the best checkpoint is absent: refuse one that the user named, else say once what there is."""
+        monitor, known = str(self.monitor), names(logged)
+        if self._named:
+            raise ValueError(f"checkpoint.monitor is {monitor!r}, which is not logged; there are {known}")
+        if logged and not self._told:
+            self._told = True
+            near = get_close_matches(monitor, [n for n in logged if n.startswith("val")] or logged, cutoff=0.0)[0]
+            option = f"--checkpoint.monitor {near} --checkpoint.mode {better(near)}"
+            rank_zero_warn(f"no best.ckpt, as {monitor} is not logged; there are {known}: name one, {option}")
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if self.interrupted and trainer.state.fn == "fit" and trainer.world_size == 1:

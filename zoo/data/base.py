@@ -145,6 +145,9 @@ class DataModule(L.LightningDataModule):
         """Change to the value of a fact that the user told the model, where the data can; return whether it did."""
         return False
 
+    def check_model(self, model: Any) -> None:
+        """Raise ValueError where a model cannot take this data; called before a run folder is made."""
+
     @cached_property
     def datasets(self) -> dict[str, Dataset]:
         return self.splits()
@@ -183,8 +186,12 @@ class DataModule(L.LightningDataModule):
     def _eval_loader(self, split: str) -> DataLoader:
         if split not in self.datasets:
             raise ValueError(f"{type(self).__name__} has no {split} split, only {', '.join(self.datasets)}")
-        sampler = Shard(len(self.datasets[split]), self.eval_batch_size, **self._process())  # type: ignore[arg-type]
-        return self._loader(split, sampler, seeded=False)
+        n: int = len(self.datasets[split])  # type: ignore[arg-type]
+        if not n:
+            share = self.hparams.get(f"{split}_share")
+            why = "" if share is None else f", as {split}_share is {share}: give a share above 0"
+            raise ValueError(f"{type(self).__name__} has no samples in its {split} split{why}")
+        return self._loader(split, Shard(n, self.eval_batch_size, **self._process()), seeded=False)
 
     def _loader(self, split: str, sampler: Batches | Shard, seeded: bool) -> DataLoader:
         workers, accelerator = self.num_workers, type(self.trainer.accelerator).__name__ if self.trainer else ""
