@@ -235,7 +235,7 @@ def test_docstring_readers():
 def test_names_are_those_of_the_package(group):
     module = importlib.import_module(f"zoo.{group}")
     listed = [c for c in REAL.components() if c.module == f"zoo.{group}"]
-    assert [c.name for c in listed] == list(module.__all__)
+    assert [c.name for c in listed] == sorted(module.__all__, key=str.lower)
     for component in listed:
         assert component.summary, f"{component.name} has no docstring"
         file, _, line = component.file.rpartition(":")
@@ -315,6 +315,25 @@ def test_show(name, capsys):
     found = json.loads(capsys.readouterr().out)
     assert f"from {found['module']} import {name}" in text
     assert all(f"\n  {p['name']}" in text for p in found["parameters"])
+
+
+def test_a_callback_with_an_option_of_its_own_is_shown_by_it(capsys):
+    from zoo.cli import SLOTS
+
+    own = {kind.__name__: slot for slot, (kind, _) in SLOTS.items()}
+    assert REAL.slots == {"RunCheckpoints": "checkpoint", **own}
+    for name, option in (("EMA", "--ema '{}'"), ("MistakePictures", "--trainer.callbacks+=MistakePictures")):
+        assert front.main(["show", name]) == 0
+        assert option in capsys.readouterr().out
+    assert "configs/transfer_plain_head_digits.yaml" in REAL.find("FineTuning").configs, "by the slot alone"
+
+
+def test_types_and_owners_are_names_that_a_user_can_look_up(toy):
+    assert parameters(REAL, "MLP")["activation"]["type"] == "str | dict[str, Any]"
+    assert parameters(REAL, "GPTLanguageModel")["norm"]["type"].startswith("Literal['")
+    owners = {p.owner for c in REAL.components() for p in c.parameters}
+    assert [owner for owner in owners if owner.startswith("_")] == []
+    assert parameters(REAL, "WarmupCosine")["warmup"]["from"] == "WarmupCosine"
 
 
 def test_a_table_breaks_lines_between_words_and_leaves_out_empty_columns(monkeypatch):

@@ -55,6 +55,7 @@ FILES = {
     "owndata.py": OWN_DATA,
     "file": "not a folder\n",
     "folder/inside.txt": "",
+    "run/checkpoints/last.ckpt": "",
 }
 
 
@@ -92,6 +93,17 @@ TABLE = {
     "flag of a slot": Mistake(f"{DIGITS} --early_stopping.monitr x", ["early_stopping", "did you mean monitor?"]),
     "rate of the optimizer": Mistake(f"{DIGITS} --model.optimizer.lr 3", ["--model.lr"]),
     "flag without dashes": Mistake(f"{DIGITS} max_epochs", ["unexpected argument 'max_epochs'"]),
+    "beginning of a flag": Mistake(f"{DIGITS} --seed 7", ["--seed;", "did you mean --seed_everything?"]),
+    "flag of another section": Mistake(f"{DIGITS} --model.batch_size 3", ["did you mean --data.batch_size?"]),
+    "flag of other libraries": Mistake(
+        "fit --model MLPClassifier --data Tabular --data.path table.csv", ["'path'", "did you mean file?"]
+    ),
+    "flag of nobody": Mistake(f"{DIGITS} --model.zebra 3", ["it takes hidden, activation, norm,", ", lr, ..."]),
+    "switch": Mistake(f"{DIGITS} --ema true", ["got true", "--ema '{}' is on"]),
+    "callback in no list": Mistake(f"{DIGITS} --trainer.callbacks EmbeddingPictur", ["did you mean EmbeddingPicture?"]),
+    "logger's folder": Mistake(f"{DIGITS} --trainer.logger TensorBoardLogger", ["--logger tensorboard"]),
+    "strategy": Mistake(f"{DIGITS} --trainer.strategy dpp", ["'dpp'", "did you mean ddp?", "there is auto, ddp, "]),
+    "config without -c": Mistake("fit mlp_digits", ["'mlp_digits'", "did you mean -c configs/mlp_digits.yaml?"]),
     "no model": Mistake("fit --data Digits", ["--model NAME", "-c FILE"]),
     # Types and values
     "type in YAML": Mistake("fit -c type.yaml", ["model.lr", "a number", "'fast'"]),
@@ -101,6 +113,20 @@ TABLE = {
     "list wanted": Mistake(f"{DIGITS} --model.hidden 3", ["model.hidden", "a list", "'3'"]),
     "negative rate": Mistake(f"{DIGITS} --model.lr -1", ["lr", "above 0", "-1.0"]),
     "dropout above 1": Mistake(f"{DIGITS} --model.dropout 1.5", ["dropout", "between 0 and 1", "1.5"]),
+    "negative width": Mistake(f"{DIGITS} --model.hidden [-4]", ["widths start at 1", "hidden=[-4]"]),
+    "negative size": Mistake(
+        "fit -c configs/small_cnn_digits.yaml --model.stages [[-8]]", ["width or size", "-8", "start at 1"]
+    ),
+    "negative seed": Mistake(f"{DIGITS} --seed_everything -5", ["--seed_everything is -5", "from 0 to 4294967295"]),
+    "no samples to validate": Mistake(f"{DIGITS} --data.val_share 0", ["val_share is 0.0", "above 0"]),
+    "no rows to validate": Mistake(
+        f"{TABLE_FILE} table.csv --data.target kind --data.val_share 0", ["val_share=0.0", "nothing for val"]
+    ),
+    "no batches for a step": Mistake(f"{DIGITS} --trainer.accumulate_grad_batches 0", ["is 0", "1 or more"]),
+    "negative limit": Mistake(f"{DIGITS} --trainer.gradient_clip_val -1", ["gradient_clip_val is -1", "above 0"]),
+    "callback twice": Mistake(
+        f"{DIGITS} --trainer.callbacks+=EMA --ema.decay 0.9", ["EMA stands both in --ema and in trainer.callbacks"]
+    ),
     "batch of none": Mistake(f"{DIGITS} --data.batch_size 0", ["batch_size=0", "start at 1"]),
     "shares of a split": Mistake(f"{DIGITS} --data.val_share 0.9", ["shares", "add up to 1"]),
     "interval": Mistake(f"{DIGITS} --checkpoint.save_every often", ["'often'", "500 steps", "5 min"]),
@@ -114,8 +140,10 @@ TABLE = {
     ),
     # Configs
     "missing config": Mistake(
-        "fit -c configs/mlp_digit.yaml", ["configs/mlp_digit.yaml;", "mean configs/mlp_digits.yaml"]
+        "fit -c configs/mlp_digit.yaml", ["configs/mlp_digit.yaml;", "mean -c configs/mlp_digits.yaml"]
     ),
+    "name of a config": Mistake("fit -c mlp_digits", ["did you mean -c configs/mlp_digits.yaml?"]),
+    "config like no other": Mistake("fit -c configs/nope.yaml", ["no config configs/nope.yaml; `zoo list configs`"]),
     "folder as config": Mistake("fit -c configs", ["configs is a folder"]),
     "broken YAML": Mistake("fit -c broken.yaml", ["broken.yaml, line 5"]),
     "YAML that is a list": Mistake("fit -c list.yaml", ["list.yaml", "list"]),
@@ -147,6 +175,11 @@ TABLE = {
     # Checkpoints
     "absent checkpoint": Mistake("test -c configs/mlp_digits.yaml --ckpt_path no.ckpt", ["no checkpoint no.ckpt"]),
     "absent checkpoint alone": Mistake("test --ckpt_path no.ckpt", ["no checkpoint no.ckpt"]),
+    "no checkpoint": Mistake("test", ["test needs a model", "--ckpt_path FILE"]),
+    "run as checkpoint": Mistake("test --ckpt_path run", ["run is the folder of a run", "run/checkpoints/best.ckpt"]),
+    "predictions of nothing": Mistake(
+        "predict -c configs/mlp_digits.yaml --out out.csv", ["needs a trained model", "--ckpt_path FILE"]
+    ),
     "truncated checkpoint": Mistake("test --ckpt_path truncated.ckpt", ["truncated.ckpt", "not a whole checkpoint"]),
     "checkpoint with code in it": Mistake("test --ckpt_path payload.ckpt", ["payload.ckpt", "only plain tensors"]),
     "other architecture": Mistake(
@@ -194,7 +227,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def place(here: Path, checkpoint: Path) -> Path:
     """A working directory with all that the commands of the table name."""
     for name, text in FILES.items():
-        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(text)
     whole = checkpoint.read_bytes()
     (here / "digits.ckpt").write_bytes(whole)
@@ -329,7 +362,8 @@ def test_ctrl_c_in_the_middle_of_an_epoch(place):
     assert done.code == 130, done.err
     assert "Traceback" not in done.err
     assert [line for line in done.err.splitlines() if line] == [
-        "Ctrl-C: finishing this step and saving a checkpoint; once more to stop at once"
+        "Ctrl-C: finishing this step and saving a checkpoint; once more to stop at once",
+        "stopped; to go on: zoo fit --resume runs/mlp_digits/1",
     ]
     folder = place / "runs" / "mlp_digits" / "1" / "checkpoints"
     saved = torch.load(folder / "last.ckpt", weights_only=True)

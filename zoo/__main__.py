@@ -35,6 +35,7 @@ EXAMPLES = {
     "data": "zoo fit --model MLPClassifier --data {name}",
     "augmentation": "zoo fit -c configs/small_cnn_digits.yaml --data.augment+={name}",
     "callback": "zoo fit -c configs/mlp_digits.yaml --trainer.callbacks+={name}",
+    "slot": "zoo fit -c configs/mlp_digits.yaml --{slot} '{{}}'",
     "optimizer": "zoo fit -c configs/mlp_digits.yaml --model.optimizer {name}",
     "schedule": "zoo fit -c configs/mlp_digits.yaml --model.lr_scheduler {name}",
     "loss": "zoo fit -c configs/mlp_digits.yaml --model.loss {name}",
@@ -143,7 +144,7 @@ def show(args: list[str]) -> None:
     if isinstance(found, Config):
         print_json({**config_json(catalog, found), "text": found.text}) if as_json else print(found.text, end="")
     else:
-        print_json(found.as_json()) if as_json else print(describe(found))
+        print_json(found.as_json()) if as_json else print(describe(found, catalog.slots.get(found.name)))
 
 
 def parse(command: str, args: list[str], metavar: str, help: str) -> tuple[str | None, bool]:
@@ -192,13 +193,13 @@ def shorten(names: Iterable[str], room: int = 26) -> str:
     return text
 
 
-def describe(component: Component) -> str:
+def describe(component: Component, slot: str | None = None) -> str:
     facts = {
         "paper": component.paper or "",
         "import": f"from {component.module} import {component.name}",
         "file": component.file,
         "configs": ", ".join(component.configs),
-        "example": example(component),
+        "example": example(component, slot),
     }
     parts = [f"{component.name}: {component.summary or 'undocumented'}"]
     parts[0] += f" ({component.kind}" + (")" if component.source == "zoo" else f" of {component.source})")
@@ -215,10 +216,13 @@ def describe(component: Component) -> str:
     return "\n\n".join(parts)
 
 
-def example(component: Component) -> str:
-    if component.configs:
+def example(component: Component, slot: str | None = None) -> str:
+    """A command that takes a component: a callback by its own option, if it has one."""
+    kind = "slot" if slot else component.kind
+    enough = all(p.default is not None or p.name[0] == "*" for p in component.parameters)
+    if component.configs and not (slot and enough):
         return f"zoo fit -c {component.configs[0]}"
-    return EXAMPLES.get(component.kind, "").format(name=component.name)
+    return EXAMPLES.get(kind, "").format(name=component.name, slot=slot)
 
 
 def table(header: tuple[str, ...] | None, rows: list[tuple[str, ...]], indent: int = 0) -> str:

@@ -6,7 +6,7 @@ import ast
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -104,8 +104,10 @@ class Config:
         paths = [value.split(".") for value in _YAML_VALUE.findall(_YAML_COMMENT.sub("", self.text))]
         return {(path[0] if len(path) > 1 else "", path[-1]) for path in paths}
 
-    def names(self, component: str, source: str) -> bool:
-        """Whether a component stands in it by short name or by a class path in the package ``source``."""
+    def names(self, component: str, source: str, slot: str | None = None) -> bool:
+        """Whether a component stands in it: by its slot, short name, or a class path in the package ``source``."""
+        if slot and re.search(rf"^{slot}:(?! *null)", self.text, re.MULTILINE):
+            return True
         return not self.mentions.isdisjoint({("", component), (source, component)})
 
 
@@ -120,6 +122,7 @@ class Catalog:
     def __init__(self, package: Path = Path(__file__).parent, configs: Path | None = None) -> None:
         self.source = Source(package)
         self.package = package.name
+        self.slots = slots(package / "cli.py")
         if configs is None:
             here = Path("configs")
             configs = here if any(here.glob("*.yaml")) else package.parent / "configs"
@@ -131,8 +134,9 @@ class Catalog:
         return {name: module.name for module in modules if module for name in module.public}
 
     def components(self, kind: str | None = None) -> list[Component]:
-        """List zoo's components; those of one kind with torch's of the same kind after them."""
-        ours = [c for name, module in self.public().items() if (c := self._component(module, name))]
+        """List zoo's components by name; those of one kind with torch's of the same kind after them."""
+        public = sorted(self.public().items(), key=lambda item: item[0].lower())
+        ours = [c for name, module in public if (c := self._component(module, name))]
         if kind is None:
             return ours
         theirs = [self._component(TORCH[kind], name, kind) for name in self._torch_names(kind)]
@@ -158,7 +162,7 @@ class Catalog:
         return None
 
     def uses(self, config: Config) -> list[str]:
-        return [name for name in self.public() if config.names(name, self.package)]
+        return [name for name in self.public() if config.names(name, self.package, self.slots.get(name))]
 
     def _torch_names(self, kind: str) -> list[str]:
         module = self.source.module(TORCH[kind]) if kind in TORCH else None
@@ -170,15 +174,16 @@ class Catalog:
         if definition is None:
             return None
         package = module.partition(".")[0]
+        parameters = self.source.parameters(definition)
         return Component(
             name=name,
             kind=kind or self._kind(module.rpartition(".")[2], definition),
             summary=first_sentence(definition.doc),
             module=module,
             file=definition.file,
-            parameters=self.source.parameters(definition),
+            parameters=[replace(p, owner=name) if p.owner.startswith("_") else p for p in parameters],
             paper=paper(definition.doc) or paper(ast.get_docstring(definition.module.tree) or ""),
-            configs=[str(c.path) for c in self.configs if c.names(name, package)],
+            configs=[str(c.path) for c in self.configs if c.names(name, package, self.slots.get(name))],
         )
 
     def _kind(self, group: str, definition: Definition) -> str:
@@ -200,6 +205,15 @@ class Catalog:
                 return "schedule"
             return "optimizer" if descends("torch.optim") else "helper"
         return KINDS[group] if lightning else "helper"
+
+
+def slots(path: Path) -> dict[str, str]:
+    """The callbacks with an option of their own, as ``EMA`` has ``--ema``: read from SLOTS of the command line."""
+    tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    tables = [n.value for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "SLOTS"]
+    pairs = [pair for t in tables if isinstance(t, ast.Dict) for pair in zip(t.keys, t.values, strict=True)]
+    own = {ast.unparse(cls.elts[0]): ast.literal_eval(key) for key, cls in pairs if key and isinstance(cls, ast.Tuple)}
+    return {"RunCheckpoints": "checkpoint", **own}  # the former is no slot, as it is never empty
 
 
 def first_sentence(doc: str) -> str:

@@ -31,6 +31,8 @@ def readable_checkpoint(path: Path) -> dict[str, Any]:
     """Open a checkpoint without running anything in it or reading its weights, or say what is wrong with it."""
     if not path.exists():
         raise UserError(f"no checkpoint {path}")
+    if (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/best.ckpt")
     if path.is_dir():
         return {}
     try:

@@ -7,10 +7,13 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from jsonargparse._parameter_resolvers import get_signature_parameters
+from lightning.pytorch.strategies import StrategyRegistry
 from torch import nn
 
 ALLOWED = ("zoo", "lightning", "torch", "torchvision", "torchmetrics")
@@ -24,6 +27,10 @@ TYPES = {
     "<class 'list'>": "a list",
     "<class 'dict'>": "keys with values",
 }
+# Where an option of no class at hand may be meant: what every model and every dataset has.
+SECTIONS = {"model": "zoo.tasks.base.Task", "data": "zoo.data.base.DataModule", "trainer": "lightning.Trainer"}
+# Names that libraries give to the same thing.
+SYNONYMS = ({"path", "file", "folder", "root", "data_dir"}, {"lr", "learning_rate"})
 
 
 def one_line(message: str, parser: Any = None) -> str:
@@ -34,17 +41,27 @@ def one_line(message: str, parser: Any = None) -> str:
         parser: the parser that reports.
     """
     if m := re.search(r"required: (\w+)\.(model|data)\b", message):
-        return f"{m[1]} needs a {m[2]}: give --{m[2]} NAME, or a config with -c FILE; `zoo list` tells what there is"
+        checkpoint = "--ckpt_path FILE, " if m[1] in ("validate", "test", "predict") else ""
+        ways = f"{checkpoint}--{m[2]} NAME, or a config with -c FILE"
+        return f"{m[1]} needs a {m[2]}: give {ways}; `zoo list` tells what there is"
     if m := re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
         name = m[1].partition("=")[0]
         if not name.startswith("-"):
-            return f"unexpected argument {name!r}: options begin with --"
+            return f"unexpected argument {name!r}" + (near_config(name) or ": options begin with --")
         return f"unknown option {name}{nearest(name.lstrip('-'), option_names(parser), '--')}"
     if m := re.search(r"Subcommand '(\w+)' does not accept option '([\w.-]+)'", message):
         return f"unknown key {m[2]!r}{nearest(m[2], option_names(subparser(parser, m[1])))}"
     if m := re.search(r"Key '([\w.]+)' is not expected|No action for (?:destination )?key \"([\w.]+)\"", message):
         name = m[1] or m[2]
         return f"unknown key {name!r}{nearest(name, option_names(parser))}"
+    if m := re.match(r"(-?\d+) is not in bounds, numpy accepts from (\d+) to (\d+)", message):
+        return f"--seed_everything is {m[1]}: a seed is a whole number from {m[2]} to {m[3]}"
+    if m := re.match(r"You selected an invalid strategy name: `strategy='(.*?)'`", message):
+        names = StrategyRegistry.available_strategies()
+        main = [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
+        return f"--trainer.strategy: no {m[1]!r}{nearest(m[1], names)}; there is auto, {', '.join(main)}"
+    if m := re.search(r"Trying to create tensor with negative dimension (-\d+)", message):
+        return f"a width or size of the model is {m[1]}: they start at 1"
     if "No supported gpu backend found" in message:
         return "--trainer.accelerator asks for a GPU, and torch finds none here; cpu and auto will do"
     if m := re.search(r"`(\w+?)Accelerator` can not run on your system.*: \[(.*)\]", message):
@@ -60,15 +77,20 @@ def _innermost(message: str) -> tuple[str, str, list[str]]:
     owner = ""
     lines = message.replace("expects a function or a callable class: ", "\n" + 99 * " ").splitlines()
     for i, line in enumerate(lines):
-        text, indent = line.strip(" -\t"), len(line) - len(line.lstrip())
+        text, indent = _bare(line), len(line) - len(line.lstrip())
         if m := re.match(r'Parser key "([\w.]+)":?\s*', text):
             keys = [(n, key) for n, key in keys if n < indent] + [(indent, m[1])]
             text = text[m.end() :]
         elif m := re.match(r"Problem with given class_path '([\w.]+)'", text):
             owner, text = m[1], ""
         if text and not text.startswith((*FRAME, "Type ")):
-            return ".".join(key for _, key in keys), owner, [text, *(x.strip(" -\t") for x in lines[i + 1 :])]
-    return ".".join(key for _, key in keys), owner, [line.strip(" -\t") for line in lines]
+            return ".".join(key for _, key in keys), owner, [text, *map(_bare, lines[i + 1 :])]
+    return ".".join(key for _, key in keys), owner, [_bare(line) for line in lines]
+
+
+def _bare(line: str) -> str:
+    """A line without indent and without the dash of a list; that of a negative number stays."""
+    return re.sub(r"^[ \t]*(?:-+[ \t]+)*|[ \t-]+$", "", line)
 
 
 def _complaint(key: str, owner: str, lines: list[str]) -> str:
@@ -90,9 +112,12 @@ def _complaint(key: str, owner: str, lines: list[str]) -> str:
                 return f"{at}only class_path and init_args stand here; arguments of the class go under init_args"
             return f"{at}give its class before {m[1]!r}: --{key} NAME"
         known = arguments(owner)
-        near = nearest(m[1], known) or (f"; it takes {', '.join(known[:12])}" if known else "")
+        near = nearest(m[1], known) or elsewhere(m[1]) or (f"; it takes {some_of(known)}" if known else "")
         return f"{at}{name} has no option {m[1]!r}{near}"
-    if m := re.match(r"Expected a dot import path string: (.+)", first):
+    classes = (re.search(r"(?:Expected a|, or) dot import path string: (.+?)(?:\. Got value:.*)?$", x) for x in lines)
+    if re.match(r"Expected a ", first) and (m := next(filter(None, classes), None)):
+        if m[1] in ("true", "false") and key not in ("model", "data"):
+            return f"{at}a class or its arguments stand here, got {m[1]}: --{key} '{{}}' is on, --{key} null is off"
         near = nearest(m[1], class_names(key)) or "; `zoo list` tells what there is"
         return f"{at}unknown class {m[1]!r}{near}"
     if m := re.match(r"Import path does not correspond to a subclass of (\w+)", first):
@@ -108,7 +133,9 @@ def _complaint(key: str, owner: str, lines: list[str]) -> str:
         return f"{at}expected {_kinds(lines)}, got {given(lines)}"
     if m := re.match(r"the following arguments are required: (.*)", first):
         made = (re.match(r"Given value: Namespace\(class_path='([\w.]+)'", line) for line in lines)
-        return f"{at}{next((x[1].rpartition('.')[2] for x in made if x), name)} needs {m[1]}"
+        cls = next((x[1].rpartition(".")[2] for x in made if x), name)
+        short = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}.get(cls)
+        return f"{at}{cls} needs {m[1]}" + (f"; in the run's folder: --logger {short}" if short else "")
     text = ": ".join(line.rstrip(":") for line in [x for x in lines if x and not x.startswith(FRAME)][:3])
     text = re.sub(r": Expected a <class 'NoneType'>.*", "", text)
     return f"{at}{owner}: {text}" if owner else f"{at}{text}"
@@ -143,11 +170,33 @@ def given(lines: list[str]) -> str:
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """``; did you mean X?`` for the names close to a wrong one, or nothing."""
     names = sorted(set(known) - {name})
-    close = difflib.get_close_matches(name, names, 2)
+    same = next((group for group in SYNONYMS if name in group), set())
+    # First the names that it is the beginning of: --seed is not --data.seed.
+    close = [k for k in names if k.startswith(f"{name}_") or k in same][:2]
+    close = close or difflib.get_close_matches(name, names, 2)
     if not close:  # compare the last part only: a misspelt key deep in a config
         by_tail = {k.rpartition(".")[2]: k for k in names}
         close = [by_tail[k] for k in difflib.get_close_matches(name.rpartition(".")[2], by_tail, 2)]
     return f"; did you mean {' or '.join(prefix + k for k in close)}?" if close else ""
+
+
+def near_config(path: str) -> str:
+    """``; did you mean -c FILE?`` for the configs whose name is close to that of a path, or nothing."""
+    folders = (Path(path).parent, Path("configs"))
+    files = {file.stem: str(file) for folder in folders for file in sorted(folder.glob("*.y*ml"))}
+    stem = Path(path).name.removesuffix(".yaml").removesuffix(".yml")
+    close = [stem] if stem in files else difflib.get_close_matches(stem, files, 2, cutoff=0.7)
+    return f"; did you mean {' or '.join(f'-c {files[name]}' for name in close)}?" if close else ""
+
+
+def elsewhere(option: str) -> str:
+    """``; did you mean --data.X?`` for an option given to the wrong section, or nothing."""
+    found = [f"--{section}.{option}" for section, owner in SECTIONS.items() if option in arguments(owner)]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def some_of(names: list[str], n: int = 12) -> str:
+    return ", ".join(names[:n]) + (", ..." if len(names) > n else "")
 
 
 def class_names(key: str) -> set[str]:
@@ -186,21 +235,12 @@ def class_names(key: str) -> set[str]:
 
 
 def arguments(class_path: str) -> list[str]:
-    """Names of the arguments of a class and, where it hands ``**kwargs`` on, of its bases."""
+    """Names of the arguments that a class takes on the command line, those of its bases too."""
     module, _, name = class_path.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        return [p.name for p in get_signature_parameters(getattr(importlib.import_module(module), name), "__init__")]
     except (ImportError, AttributeError, ValueError):
         return []
-    names: list[str] = []
-    for base in inspect.getmro(cls):
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base).parameters.values()
-        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return list(dict.fromkeys(names))
 
 
 def subparser(parser: Any, name: str) -> Any:
@@ -217,6 +257,7 @@ def option_names(parser: Any) -> set[str]:
     names = {a.dest for a in getattr(parser, "_actions", []) if a.dest not in ("help", "subcommand")}
     names |= {name.partition(".")[0] for name in names}
     for key, room in (("model", zoo.models), ("data", zoo.data)):
-        for name in room.__all__:
-            names |= {f"{key}.{argument}" for argument in arguments(f"{room.__name__}.{name}")}
+        bases = {base for name in room.__all__ for base in inspect.getmro(getattr(room, name))}
+        signatures = [inspect.signature(base) for base in bases if "__init__" in vars(base) and base is not object]
+        names |= {f"{key}.{argument}" for signature in signatures for argument in signature.parameters}
     return names

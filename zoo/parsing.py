@@ -16,7 +16,7 @@ from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from zoo.messages import ALLOWED, nearest, one_line
+from zoo.messages import ALLOWED, near_config, one_line
 
 # Within the allowed packages: what fetches or builds code.
 DENIED = ("*", "torch.hub", "torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.load", "torch.package")
@@ -106,9 +106,7 @@ def check_config(path: str) -> None:
     if file.is_dir():
         raise UserError(f"{path} is a folder, not a config")
     if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        known = [str(p) for p in folder.glob("*.y*ml")]
-        raise UserError(f"no config {path}{nearest(path, known)}")
+        raise UserError(f"no config {path}{near_config(path) or '; `zoo list configs` tells what there is'}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

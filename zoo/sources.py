@@ -117,7 +117,7 @@ class Module:
     """A parsed source file: what it defines and what it imports at its top level."""
 
     def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.root = name, path, name.partition(".")[0]
         self.depth = name.count(".") + (path.name == "__init__.py")
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.definitions: dict[str, Definition] = {}
@@ -214,6 +214,7 @@ class Source:
                 continue
             for parameter in owner.own_parameters()[skipped:]:
                 if parameter.name not in given:
+                    parameter.type = self.spelled(parameter.type, owner.module)
                     found.setdefault(parameter.name, parameter)
             if owner.constructor is None:
                 continue
@@ -229,6 +230,19 @@ class Source:
                 if isinstance(ancestor, Definition) and not parameter.doc:
                     parameter.doc = ancestor.docs.get(name, "")
         return list(found.values())
+
+    def spelled(self, annotation: str, module: Module) -> str:
+        """Write out the aliases of the package in a type, as what may be given stands in them."""
+        source = self
+
+        class Spell(ast.NodeTransformer):
+            def visit_Name(self, node: ast.Name) -> ast.expr:
+                found = source.find(f"{module.name}.{node.id}")
+                if found is None or not isinstance(found.node, ast.Assign) or found.module.root != source.package:
+                    return node
+                return ast.parse(source.spelled(ast.unparse(found.node.value), found.module), mode="eval").body
+
+        return ast.unparse(Spell().visit(ast.parse(annotation, mode="eval"))) if annotation else ""
 
 
 def read_arguments(doc: str) -> dict[str, str]:

@@ -141,7 +141,8 @@ class Tabular(DataModule):
         parts = split_indices(len(y), shares, self.seed, labels=None if table["classes"] is None else y)
         empty = [s for s, i in zip(("train", "val", "test"), parts, strict=True) if not len(i)]
         if empty:
-            raise ValueError(f"{len(y)} rows are too few: nothing is left for {' and '.join(empty)}")
+            given = f"val_share={self.val_share} and test_share={self.test_share} of {len(y)} rows"
+            raise ValueError(f"{given} leave nothing for {' and '.join(empty)}: each of the three needs a row")
         new = read_csv(Path(self.predict_file)) if self.predict_file else {}
         absent = [name for name in table["columns"] if new and name not in new]
         if absent:

@@ -44,6 +44,8 @@ class MLP(nn.Sequential):
         dropout: float | list[float] = 0.0,
         dropout_type: str = "Dropout",
     ) -> None:
+        if min(input_dim, *hidden, output_dim) < 1:
+            raise ValueError(f"widths start at 1, got {input_dim=}, hidden={list(hidden)}, {output_dim=}")
         layers: list[nn.Module] = [nn.Flatten()]
         norms, drops = spread(norm, len(hidden), "norm"), spread(dropout, len(hidden), "dropout")
         for width_in, width, kind, p in zip([input_dim, *hidden], hidden, norms, drops, strict=False):
