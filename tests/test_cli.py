@@ -194,6 +194,13 @@ def test_a_line_an_epoch_without_a_terminal(zoo, monkeypatch):
     assert accuracy == pytest.approx(logged, rel=1e-3), "each line holds the numbers of its own epoch"
 
 
+def test_no_line_an_epoch_where_none_is_wanted(zoo):
+    code, out, _ = zoo(*DIGITS, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    assert code == 0
+    assert "epoch 1/1" not in out
+    assert "val/accuracy" in out
+
+
 def test_a_bar_on_a_terminal(here):
     mine, its = pty.openpty()
     seen = bytearray()

@@ -54,11 +54,15 @@ def check_callbacks(built: Any, listed: list[L.Callback], slots: Slots) -> None:
             raise UserError(f"{kind.__name__} stands {where}: give it once, by --{slot}")
 
 
+def has_weights(own: Namespace) -> bool:
+    """Whether a model is given a checkpoint, or weights by an option of that name."""
+    return bool(own.get("ckpt_path")) or any(values(own.model, "weights"))
+
+
 def untrained(own: Namespace) -> bool:
-    """Whether a model that is all zoo's and torch's is given neither a checkpoint nor weights."""
-    if own.get("ckpt_path") or any(values(own.model, "weights")):
-        return False
-    return all(path.partition(".")[0] in ("zoo", "torch") for path in values(own.model, "class_path"))
+    """Whether a model that is all zoo's and torch's, which load nothing by themselves, is given no weights."""
+    names = values(own.model, "class_path")
+    return not has_weights(own) and all(path.partition(".")[0] in ("zoo", "torch") for path in names)
 
 
 def warn_of_untrained(own: Namespace, callbacks: list[L.Callback | None]) -> None:

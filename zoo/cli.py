@@ -207,7 +207,8 @@ class ZooCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         given = self.config_init[str(self.subcommand)]
         checks.check(str(self.subcommand), self.own, given, SLOTS)
-        callbacks: list[Any] = [Progress(), StepSeed(), *self.extra_callbacks]
+        shown = [] if given["trainer"].get("enable_progress_bar") is False else [Progress()]
+        callbacks: list[Any] = [*shown, StepSeed(), *self.extra_callbacks]
         if self.subcommand == "fit":
             callbacks += [given[slot] for slot in SLOTS if given.get(slot) is not None]
             self.checkpoints = given.get("checkpoint") or RunCheckpoints()
@@ -311,7 +312,7 @@ class ZooCLI(LightningCLI):
         commands.plan(self.trainer, self.model, self.datamodule, self.config_init["plan"])
 
     def _trained(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if not kwargs.get("ckpt_path") and is_main_process():
+        if not checks.has_weights(self.own) and is_main_process():
             print(f"zoo: no --ckpt_path: {self._model_name} as it is built, untrained", file=sys.stderr)
         return kwargs
 
