@@ -277,6 +277,8 @@ def load(folder, **kwargs) -> GPTLanguageModel:
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"rope_type": "yarn", "factor": 4}), "rope_scaling is .* 'yarn'"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"factor": 0}), "all above 0"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={**SCALED, "low_freq_factor": 4.0}), "low below high"),
+        (lambda: GPT(61, 32, 48, 3, 4, token_shift=-1), "token_shift=-1: how many tokens"),
+        (lambda: GPT(61, 32, 48, 3, 4, activation="relu"), "activation must be gelu_tanh, .*, got 'relu'"),
         (lambda: LLaMA(61, 32, 48, 3, 5), "dim=48 is not divisible by heads=5"),
         (lambda: LLaMA(61, 32, 48, 3, 4, 3), "heads=4 cannot share kv_heads=3"),
         (lambda: LLaMA(61, 32, 36, 3, 4), "a head of 9 numbers is odd"),

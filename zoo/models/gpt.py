@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from zoo.weights import gpt_files
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu_tanh", "relu_squared", "swiglu"]
+CHOICES = {"positions": Positions, "norm": Norm, "activation": Activation}
 PRESETS: dict[str, dict[str, int]] = {
     "baby": {"dim": 384, "depth": 6, "heads": 6},  # nanoGPT's for characters
     "gpt2": {"dim": 768, "depth": 12, "heads": 12},  # 124M
@@ -131,6 +132,11 @@ class GPT(Decoder):
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        for name, kind in CHOICES.items():
+            if (given := self.arguments[name]) not in get_args(kind):
+                raise ValueError(f"{name} must be {', '.join(get_args(kind))}, got {given!r}")
+        if token_shift < 0:
+            raise ValueError(f"token_shift={token_shift}: how many tokens before each, 0 or more")
         self.config: dict[str, Any] = {}
         self.vocab_size, self.block_size, self.logit_softcap = vocab_size, block_size, logit_softcap
         self.wte = nn.Embedding(vocab_size, dim)
