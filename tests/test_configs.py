@@ -84,6 +84,12 @@ def measures(zoo, config: Path) -> list[str]:
 
 
 @every
+def test_says_what_it_needs_on_its_second_line(config):
+    needs = fake_needed(config) or of_ones_own(config) or teachers(config)
+    assert not needs or config.read_text().splitlines()[1].startswith("# Needs: ")
+
+
+@every
 def test_first_line_and_length(config):
     lines = config.read_text().splitlines()
     assert re.match(r"# [A-Z].*[^ ]$", lines[0])

@@ -42,7 +42,7 @@ def pictures(path: Path) -> list[bytes]:
 
 def test_first_steps_runs(here):
     scope = run(ROOT / "notebooks" / "first_steps.ipynb", **SMALL)
-    assert set(scope["scores"]) == {"CNN", "linear", "averaged"}
+    assert set(scope["scores"]) == {"CNN", "linear", "last", "averaged"}
     assert "activation on outputs" in [finding.name for finding in scope["report"].of("error")]
     assert len(scope["predicted"]["class"]) == len(scope["true"]) == 719
     kept = {path.name for path in (here / scope["folder"]).iterdir()}
