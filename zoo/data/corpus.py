@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.data import disk_cache, token_cache
-from zoo.data.base import DataModule, order_seed
+from zoo.data.base import order_seed
 from zoo.data.blocks import Blocks, ShiftedBatches
 from zoo.data.corpus_files import Text, find, from_file, from_memory, split_tail, without
+from zoo.data.tokens import TokenData
 from zoo.text import Tokenizer
 from zoo.text.tokenizer import TrainedLevel
 from zoo.text.vocabulary import UNKNOWN
@@ -26,7 +27,7 @@ LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 Caching = Literal["auto", "memory", "disk"]
 
 
-class Corpus(DataModule):
+class Corpus(TokenData):
     """What data of running text share: ``texts`` gives the files of the splits, the rest is done here.
 
     A batch is ``(x, y)``: tokens ``(b, block_size)``, and those one token on. An epoch has as many blocks as fit into
@@ -78,21 +79,14 @@ class Corpus(DataModule):
 
     # Facts ------------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def learned(self) -> Tokenizer:
         wanted = self._wanted
         if isinstance(wanted, dict):  # out of a checkpoint
             return Tokenizer.from_plain(wanted)
         levels = get_args(TrainedLevel)
         if wanted not in levels and not Path(wanted).exists():
             raise ValueError(f"tokenizer is {', '.join(levels)} or the path of a file or folder, got {wanted!r}")
-        found = self._trained(wanted) if wanted in levels else Tokenizer.load(wanted)
-        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
-        return found
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)
+        return self._trained(wanted) if wanted in levels else Tokenizer.load(wanted)
 
     @property
     def block_size(self) -> int:

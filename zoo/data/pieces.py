@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from zoo.data.base import DataModule, say
+from zoo.data.base import say
 from zoo.data.sequences import SequenceSet
+from zoo.data.tokens import TokenData
 from zoo.packages import model_folder
 from zoo.text import Tokenizer
 from zoo.text.tokenizer import TrainedLevel
@@ -21,7 +21,7 @@ PairPieces = tuple[list[int], list[int]]
 """Tokens of a pair of texts, and of each its type: 1 in the second text, 0 in the first."""
 
 
-class PiecesData(DataModule):
+class PiecesData(TokenData):
     """What data of texts in pieces of words share: the tokenizer, which goes into checkpoints, and facts about it.
 
     Args:
@@ -49,20 +49,6 @@ class PiecesData(DataModule):
             raise ValueError(f"max_length must be 3 or more, two of them the ends of a text: got {max_length}")
         self._wanted, self._size, self.max_length, self.buckets = tokenizer, vocab_size, max_length, buckets
         self.val_share, self.test_share = val_share, test_share
-
-    def learned(self) -> Tokenizer:
-        """Return the tokenizer that is wanted."""
-        raise ValueError(f"{type(self).__name__} does not say what its tokens are: write learned()")
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        found = self.learned()
-        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
-        return found
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)
 
     @property
     def pad_id(self) -> int | None:
