@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import shlex
 import signal
@@ -17,7 +16,6 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -42,6 +40,7 @@ from zoo.callbacks.nan_trace import is_finite
 from zoo.checkpoint_files import fits, hyperparameters, is_url, steps_done
 from zoo.commands import Weights, ZooTrainer
 from zoo.data.base import FACTS, DataModule
+from zoo.messages import quiet
 from zoo.parsing import UserError, ZooParser, allow_imports, check_config, explain
 from zoo.processes import is_main_process
 from zoo.report import (
@@ -389,25 +388,3 @@ def discard_failed(cli: ZooCLI | None) -> None:
     folder = getattr(cli, "run_dir", None)
     if folder is not None and is_main_process() and not os.environ.get("ZOO_RESUME"):
         runs.discard(folder)
-
-
-def quiet() -> None:
-    """Silence Lightning's hints that do not apply here, or say again what zoo says; a warning takes one line."""
-    if torch.cuda.device_count() == 0:
-        # Lightning sets this to 1, by which Adam looks for NVIDIA's library at every single step: 0.07 ms
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",
-        ".*Using `DistributedSampler` with the dataloaders.*",
-        ".*enable_checkpointing.*",
-        ".*your dataloader is not resumable.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-        ".*LeafSpec.*",
-        ".*No positive samples in targets.*",
-        ".*No negative samples in targets.*",
-    ):
-        warnings.filterwarnings("ignore", text)
-    warnings.formatwarning = lambda message, *_, **__: f"zoo: warning: {' '.join(str(message).split())}\n"

@@ -1,11 +1,14 @@
-"""What a user reads instead of a parser's report: one sentence with what was given and what is allowed."""
+"""What a user reads of a mistake or a warning: one sentence, with what was given and what is allowed."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import logging
+import os
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -261,3 +264,25 @@ def option_names(parser: Any) -> set[str]:
         signatures = [inspect.signature(base) for base in bases if "__init__" in vars(base) and base is not object]
         names |= {f"{key}.{argument}" for signature in signatures for argument in signature.parameters}
     return names
+
+
+def quiet() -> None:
+    """Silence Lightning's hints that do not apply here, or say again what zoo says; a warning takes one line."""
+    if torch.cuda.device_count() == 0:
+        # Lightning sets this to 1, by which Adam looks for NVIDIA's library at every single step: 0.07 ms
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*Using `DistributedSampler` with the dataloaders.*",
+        ".*enable_checkpointing.*",
+        ".*your dataloader is not resumable.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*LeafSpec.*",
+        ".*No positive samples in targets.*",
+        ".*No negative samples in targets.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+    warnings.formatwarning = lambda message, *_, **__: f"zoo: warning: {' '.join(str(message).split())}\n"
