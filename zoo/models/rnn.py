@@ -24,14 +24,15 @@ class _Unroll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        across, first = weight.to(a.dtype).t(), h.to(a.dtype)
+        across = weight.to(a.dtype).t()
+        first = h.to(a.dtype)
+        states = torch.empty_like(a)
         h = first
-        for step in a.unbind(0):
-            h = step.addmm_(h, across).tanh_()  # in place: ``a`` becomes the states
-        ctx.mark_dirty(a)
-        ctx.save_for_backward(a, first, weight)
+        for step, out in zip(a.unbind(0), states.unbind(0), strict=True):
+            h = torch.addmm(step, h, across, out=out).tanh_()
+        ctx.save_for_backward(states, first, weight)
         ctx.set_materialize_grads(False)
-        return a, h.clone()
+        return states, h.clone()
 
     @staticmethod
     @once_differentiable
