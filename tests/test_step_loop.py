@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loops.optimization.automatic import Closure
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from zoo.step_loop import StepLoop
 
@@ -84,9 +89,39 @@ class OwnHooks(Module):
         self.clip_gradients(optimizer, 0.01, "value")
 
 
+class OwnHooksWithoutOutput(OwnHooks):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.log("nothing", float(outputs is None))
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch and super().on_after_batch_transfer(batch, dataloader_idx)
+
+
 class StopsEarly(Module):
     def on_train_batch_start(self, batch, batch_idx):
         return -1 if batch_idx == 2 else None
+
+
+class NotesNames(Module):
+    """Write down the hook that Lightning believes to be in, where no hook is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list = []
+
+    def backward(self, loss):
+        self.notes.append(self._current_fx_name)
+        super().backward(loss)
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_pre_hook(lambda *args: self.notes.append(self._current_fx_name))
+        return optimizer
+
+
+class WrapsOptimizer(Module):
+    def configure_optimizers(self):
+        return LightningOptimizer(super().configure_optimizers())
 
 
 class LBFGS(torch.optim.LBFGS):
@@ -94,7 +129,37 @@ class LBFGS(torch.optim.LBFGS):
         super().__init__(list(params), lr, max_iter=3)
 
 
-def run(module, loop: bool, **kwargs):
+class WithGradientsOff(torch.optim.SGD):
+    """Call the closure as few optimizers do: without switching gradients on for it."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure()
+        super().step()
+        return loss
+
+
+class IgnoresClosure(torch.optim.SGD):
+    """Call the closure in the first two steps only."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure if self.steps < 3 else None)
+
+
+def no_second_batch(samples):
+    """Collate all batches but the one that begins with the fifth sample."""
+    batch = default_collate(samples)
+    return None if float(batch[0][0, 0]) == float(inputs()[4, 0]) else batch
+
+
+def inputs() -> torch.Tensor:
+    return torch.randn(22, 3, generator=torch.Generator().manual_seed(0))
+
+
+def run(module, loop: bool, collate=None, callbacks=(), **kwargs):
     L.seed_everything(1, verbose=False)
     module, watcher = module(), Watcher()
     given = {
@@ -102,18 +167,22 @@ def run(module, loop: bool, **kwargs):
         "accelerator": "cpu",
         "logger": False,
         "enable_checkpointing": False,
-        "callbacks": [watcher],
+        "callbacks": [watcher, *callbacks],
     }
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 2}
     trainer = L.Trainer(**{**given, **quiet, **kwargs})
     if loop:
         StepLoop.install(trainer)
-    x = torch.randn(22, 3, generator=torch.Generator().manual_seed(0))
-    data = TensorDataset(x, (x[:, 0] > 0).long())
-    trainer.fit(module, DataLoader(data, 4), DataLoader(data, 4))
+    data = TensorDataset(inputs(), (inputs()[:, 0] > 0).long())
+    error = None
+    try:
+        trainer.fit(module, DataLoader(data, 4, collate_fn=collate), DataLoader(data, 4))
+    except MisconfigurationException as raised:
+        error = str(raised)
     loops = trainer.fit_loop.state_dict()
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    return watcher.seen, [p.detach().clone() for p in module.parameters()], loops, metrics
+    notes = [*getattr(module, "notes", []), error]
+    return watcher.seen, [p.detach().clone() for p in module.parameters()], loops, metrics, notes
 
 
 CASES = {
@@ -133,6 +202,12 @@ CASES = {
     "stops early": (StopsEarly, {}),
     "double": (Module, {"precision": "64-true"}),
     "bf16": (Module, {"precision": "bf16-mixed", "gradient_clip_val": 0.01}),
+    "a batch of None": (Module, {"collate": no_second_batch}),
+    "a batch of None, own hooks": (OwnHooksWithoutOutput, {"collate": no_second_batch}),
+    "closure without gradients on": (lambda: Module(WithGradientsOff), {"gradient_clip_val": 0.01}),
+    "closure not called": (lambda: Module(IgnoresClosure), {}),
+    "names": (NotesNames, {}),
+    "optimizer of Lightning": (WrapsOptimizer, {}),
 }
 
 
@@ -140,14 +215,155 @@ CASES = {
 @pytest.mark.filterwarnings("ignore")
 def test_as_lightning_does(name: str):
     module, kwargs = CASES[name]
-    seen, weights, loops, metrics = run(module, loop=True, **kwargs)
-    their_seen, their_weights, their_loops, their_metrics = run(module, loop=False, **kwargs)
+    same(run(module, loop=True, **kwargs), run(module, loop=False, **kwargs))
+
+
+def same(ours, theirs) -> None:
+    """Compare what two runs return: the hooks that were called, weights, progress, metrics and notes."""
+    seen, weights, loops, metrics, notes = ours
+    assert seen
+    their_seen, their_weights, their_loops, their_metrics, their_notes = theirs
     assert [entry[0] for entry in seen] == [entry[0] for entry in their_seen]
-    for ours, theirs in zip(seen, their_seen, strict=True):
-        assert repr(ours) == repr(theirs)
+    for our_entry, their_entry in zip(seen, their_seen, strict=True):
+        assert repr(our_entry) == repr(their_entry)
     assert all(torch.equal(a, b) for a, b in zip(weights, their_weights, strict=True))
     assert loops == their_loops
     assert repr(metrics) == repr(their_metrics)
+    assert notes == their_notes
+
+
+def test_an_optimizer_must_call_the_closure():
+    """The comparison above is of something: both loops refuse the third step."""
+    seen, _, loops, _, notes = run(lambda: Module(IgnoresClosure), loop=True)
+    assert "The closure hasn't been executed" in notes[-1]
+    assert loops["epoch_loop.batch_progress"]["current"] == {"ready": 3, "started": 3, "processed": 2, "completed": 2}
+    assert loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"] == 3
+    assert [entry[0] for entry in seen].count("on_train_batch_end") == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "kwargs", "text"),
+    [
+        (Module, {"collate": no_second_batch}, "train_dataloader yielded None"),
+        (SometimesNothing, {}, "`training_step` returned `None`"),
+    ],
+)
+def test_warnings_are_lightnings(module, kwargs, text):
+    texts = []
+    for loop in (True, False):
+        Closure.warning_cache.clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(module, loop, **kwargs)
+        texts.append([(warning.category, str(warning.message)) for warning in caught])
+    ours, theirs = texts
+    assert ours == theirs
+    assert sum(text in message for _, message in ours) == 1
+
+
+def noting(name: str, notes: list, original):
+    def hook(*args, **kwargs):
+        notes.append(name)
+        return original(*args, **kwargs)
+
+    return hook
+
+
+HOOKS_OF_BOTH = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+HOOKS_OF_MODULES = (
+    "configure_gradient_clipping",
+    "clip_gradients",
+    "optimizer_zero_grad",
+    "optimizer_step",
+    "backward",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)
+REPLACED = {f"{name} of the module": ((name,), "attribute") for name in HOOKS_OF_MODULES}
+REPLACED |= {
+    "hooks of the module": (HOOKS_OF_BOTH, "attribute"),
+    "hooks of the module's class": (HOOKS_OF_BOTH, "class"),
+    "hooks of a callback": (HOOKS_OF_BOTH, "attribute of a callback"),
+    "hooks by those of a new callback": (HOOKS_OF_BOTH, "new callback"),
+    "hooks by None": (HOOKS_OF_BOTH, "None"),
+}
+
+
+def replacing(names: tuple[str, ...], by: str):
+    """A module that gets other hooks in the third step."""
+
+    class Replacing(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.notes: list = []
+
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                for name in names:
+                    self.replace(name)
+            return super().training_step(batch, batch_idx)
+
+        def replace(self, name: str) -> None:
+            callback = self.trainer.callbacks[-1]
+            if by == "attribute":
+                setattr(self, name, noting(name, self.notes, getattr(self, name)))
+            elif by == "class":
+                setattr(type(self), name, noting(name, self.notes, getattr(type(self), name)))
+            elif by == "attribute of a callback":
+                setattr(callback, name, noting(name, self.notes, getattr(callback, name)))
+            elif by == "new callback":
+                new = type("New", (L.Callback,), {name: noting(name, self.notes, getattr(L.Callback, name))})
+                self.trainer.callbacks.append(new())
+            elif by == "None":
+                setattr(self, name, None)
+                setattr(callback, name, None)
+
+    return Replacing
+
+
+@pytest.mark.parametrize("which", REPLACED)
+@pytest.mark.filterwarnings("ignore")
+def test_replaced_within_an_epoch(which: str):
+    """Whatever is replaced in the third step is called from then on, as in Lightning."""
+    names, by = REPLACED[which]
+    ours, theirs = (
+        run(
+            replacing(names, by),
+            loop,
+            max_epochs=1,
+            gradient_clip_val=0.01,
+            callbacks=[type("Empty", (L.Callback,), {})()],
+        )
+        for loop in (True, False)
+    )
+    same(ours, theirs)
+    if by != "None":
+        assert all(ours[-1].count(name) >= 3 for name in names), "of six steps those behind the third"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_step_replaced_within_an_epoch():
+    """Also by one that takes no index."""
+
+    class Replacing(Module):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx == 1:
+                self.training_step = lambda batch, batch_idx: self.net(batch[0]).square().mean() * batch_idx
+            if batch_idx == 2:
+                self.training_step = self.third
+
+        def third(self, batch):
+            return self.net(batch[0]).mean()
+
+    same(run(Replacing, loop=True, max_epochs=1), run(Replacing, loop=False, max_epochs=1))
 
 
 def test_the_ordinary_goes_the_short_way(monkeypatch):
