@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,6 +11,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import lightning as L
 import pytest
 import torch
 
@@ -51,12 +53,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def zoo(here: Path, capfd: pytest.CaptureFixture):
-    """Run a command in this process; return (exit code, stdout, stderr)."""
+    """Run a command in this process, with callbacks of the test's own; return (exit code, stdout, stderr)."""
     from zoo.cli import main
 
-    def run(*args: str) -> tuple[int, str, str]:
+    def run(*args: object, callbacks: Sequence[L.Callback] = ()) -> tuple[int, str, str]:
         capfd.readouterr()
-        code = main([str(a) for a in args])
+        code = main([str(a) for a in args], callbacks)
         out, err = capfd.readouterr()
         return code, out, err
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from zoo._lightning import logged_step_of
 from zoo.parsing import UserError
 
 
@@ -66,7 +67,5 @@ def fits(path: Path, model: L.LightningModule) -> None:
 def steps_done(path: Path) -> int:
     """The number of the first step still to come, as the log counts them, after a checkpoint."""
     checkpoint = readable_checkpoint(path)
-    loops = (checkpoint.get("loops") or {}).get("fit_loop", {})
-    stepped = loops.get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
     between = (checkpoint.get("callbacks") or {}).get("RunCheckpoints", {}).get("between_epochs", False)
-    return stepped + (not between)  # within an epoch Lightning counts a step only after it is saved
+    return logged_step_of(checkpoint) + (not between)  # within an epoch Lightning counts a step only after it is saved

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.trainer.call import _TunerExitException
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from zoo._lightning import leave_fit
 from zoo.callbacks import FineTuning, LRFinder
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.callbacks.phases import describe
@@ -54,7 +54,7 @@ class AtStart(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.action(trainer, pl_module)
-        raise _TunerExitException  # by which Lightning's own tuner leaves a fit in good order
+        leave_fit()
 
 
 def at_start(trainer: L.Trainer, model: L.LightningModule, data: Any, action: Callable) -> None:

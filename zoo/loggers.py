@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from zoo._lightning import drop_anonymous
 from zoo.processes import is_main_process
 
 
@@ -106,7 +107,7 @@ def wandb_logger(folder: Path, name: str, run_id: str, config: dict[str, Any]) -
         print(f"wandb: {reason}, so the run is kept offline; `wandb sync` sends it later", file=sys.stderr)
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(project="zoo", name=name, id=run_id, save_dir=str(folder), offline=offline, resume="allow")
-    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it on, and wandb warns of it
+    drop_anonymous(logger)
     logger.log_hyperparams(config)
     return logger
 

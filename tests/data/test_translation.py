@@ -20,6 +20,13 @@ LONG = [
 MONTHS = [name[:3] for name in LONG]
 
 
+def texts(data, split: str = "train") -> list[tuple[str, str]]:
+    """The pairs of a split as their tokens say them."""
+    (sources, _), targets = data.datasets[split].batch(torch.arange(len(data.datasets[split])))
+    source, target = data.tokenizers
+    return [(source.decode(a), target.decode(b[b >= 0])) for a, b in zip(sources, targets, strict=True)]
+
+
 def meant(text: str) -> datetime.date:
     """What a date says, read by other rules than it was written by."""
     text = text.lower()
@@ -61,10 +68,12 @@ def test_every_style_says_its_date():
 
 def test_no_date_stands_in_two_splits():
     data = DateTranslation(samples=5000, seed=3)
+    pairs = {split: texts(data, split) for split in ("train", "val", "test")}
+    assert sorted(sum(pairs.values(), [])) == sorted(draw_dates(5000, 3))
     for side in (0, 1):
-        texts = {split: {pair[side] for pair in pairs} for split, pairs in data._pairs.items()}
-        assert [len(texts[s]) for s in ("train", "val", "test")] == [4000, 500, 500]
-        assert len(set.union(*texts.values())) == 5000
+        found = {split: {pair[side] for pair in part} for split, part in pairs.items()}
+        assert [len(found[split]) for split in ("train", "val", "test")] == [4000, 500, 500]
+        assert len(set.union(*found.values())) == 5000
 
 
 def test_dates_are_those_of_the_seed():
@@ -77,11 +86,12 @@ def test_dates_are_those_of_the_seed():
 def test_a_batch_is_shifted_and_padded_to_its_longest():
     data = DateTranslation(samples=500)
     (src, tgt), labels = data.datasets["train"].batch(torch.tensor([3, 0, 7]))
-    pairs = [data._pairs["train"][i] for i in (3, 0, 7)]
+    pairs = [texts(data)[i] for i in (3, 0, 7)]
+    assert set(pairs) <= set(draw_dates(500, 0))
     lengths = [len(source) for source, _ in pairs]
     assert src.shape == (3, max(lengths))
     for row, n, (source, _) in zip(src, lengths, pairs, strict=True):
-        assert data.tokenizers[0].decode(row) == source
+        assert data.tokenizers[0].encode(source) == row[:n].tolist()
         assert (row[n:] == data.pad_id).all()
         assert (row[:n] != data.pad_id).all()
     assert tgt[:, 0].tolist() == [data.bos_id] * 3
@@ -118,15 +128,11 @@ def many(n: int = 60) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("level", ["characters", "words", "bpe"])
 def test_texts_come_back_from_their_numbers(level, tmp_path):
     data = ParallelText(**files(tmp_path, many()), level=level)
-    (src, _), labels = data.datasets["train"].batch(torch.arange(5))
-    for row, label, (source, target) in zip(src, labels, data._pairs["train"], strict=False):
-        own = [i for i in label.tolist() if i > 3]
-        if level == "words":
-            assert data.tokenizers[0].decode(row) == source.lower().replace(".", " .")
-            assert data.tokenizers[1].decode(own) == target.replace("!", " !")
-        else:
-            assert data.tokenizers[0].decode(row) == source
-            assert data.tokenizers[1].decode(own) == target
+    expected = set(many())
+    if level == "words":
+        expected = {(source.lower().replace(".", " ."), target.replace("!", " !")) for source, target in many()}
+    assert len(set(texts(data))) == len(data.datasets["train"]) == 48
+    assert set(texts(data)) <= expected
     for tokenizer in data.tokenizers:
         again = Tokenizer.from_plain(tokenizer.plain())
         assert again.plain() == tokenizer.plain()
@@ -150,28 +156,37 @@ def test_bpe_knows_every_text_and_takes_no_text_for_a_special_token(tmp_path):
 def test_tsv_equals_two_files(tmp_path):
     (tmp_path / "c.tsv").write_text("".join(f"{a}\t{b}\tCC-BY\n" for a, b in many()), encoding="utf-8-sig")
     one, two = ParallelText(source=str(tmp_path / "c.tsv")), ParallelText(**files(tmp_path, many()))
-    assert one._pairs == two._pairs
+    for split, part in one.datasets.items():
+        assert texts(one, split) == texts(two, split)
+        assert len(part) > 0
+
+
+def vocabulary(tokenizer: Tokenizer) -> list[str]:
+    """Its tokens but for the special ones."""
+    return tokenizer.names(range(len(tokenizer)))[len(SPECIALS) :]
 
 
 def test_the_vocabulary_is_that_of_training_and_the_rest_is_said(tmp_path, capsys):
     data = ParallelText(**files(tmp_path, many()), val_share=0.2)
-    train = {word for text, _ in data._pairs["train"] for word in text.lower().replace(".", " .").split()}
-    assert set(data.tokenizers[0].engine.source[4:]) == train
-    assert "59" in {word for pairs in data._pairs.values() for text, _ in pairs for word in text.split()}
+    words = {word for source, _ in texts(data) for word in source.split()}
+    assert {"number", "is", "big", "."} < words
+    assert len(words) == 4 + len(data.datasets["train"]), "a number of its own in each"
+    assert set(vocabulary(data.tokenizers[0])) == words
     unseen = (data.datasets["val"].batch(torch.arange(12))[0][0] == 1).sum()
     assert unseen == 12
     assert "zoo: val: 12 of 60 tokens of sources are not in the vocabulary" in capsys.readouterr().err
     rare = ParallelText(**files(tmp_path, many()), min_freq=2)
-    assert rare.tokenizers[0].engine.source[4:] == [".", "big", "is", "number"]
+    assert vocabulary(rare.tokenizers[0]) == [".", "big", "is", "number"]
     assert len(ParallelText(**files(tmp_path, many()), max_size=9).tokenizers[0]) == 9
 
 
 def test_a_source_stands_in_one_split(tmp_path):
     pairs = [(f"source {i % 30}", f"target {i}") for i in range(90)] + many(20) * 2
-    data = ParallelText(**files(tmp_path, pairs))
-    sources = [{source for source, _ in part} for part in data._pairs.values()]
+    data = ParallelText(**files(tmp_path, pairs), level="characters")
+    found = {split: texts(data, split) for split in ("train", "val", "test")}
+    sources = [{source for source, _ in part} for part in found.values()]
     assert sum(map(len, sources)) == len(set.union(*sources)) == 50
-    assert sum(map(len, data._pairs.values())) == 110, "pairs that occur twice count once"
+    assert sorted(sum(found.values(), [])) == sorted(set(pairs)), "pairs that occur twice count once"
 
 
 def test_long_texts_are_cut_and_that_is_said_once(tmp_path, capsys):
@@ -188,10 +203,10 @@ def test_long_texts_are_cut_and_that_is_said_once(tmp_path, capsys):
 
 def test_empty_lines_are_left_out_and_that_is_said(tmp_path, capsys):
     data = ParallelText(**files(tmp_path, [*many(), ("", "leer"), ("empty", "  "), ("", "")]))
-    assert sum(map(len, data._pairs.values())) == 60
+    assert sum(map(len, data.datasets.values())) == 60
     assert "zoo: 3 of 63 pairs are empty on one side or both, and left out" in capsys.readouterr().err
     (tmp_path / "c.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in many()) + "empty\t\n\n")
-    assert sum(map(len, ParallelText(source=str(tmp_path / "c.tsv"))._pairs.values())) == 60
+    assert sum(map(len, ParallelText(source=str(tmp_path / "c.tsv")).datasets.values())) == 60
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):

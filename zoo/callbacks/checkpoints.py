@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from zoo._lightning import accumulates, end_restart, epoch_done, validates_next
 from zoo.metric_names import better, names
 
 
@@ -80,22 +81,22 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         # While this is set Lightning leaves out the plateau schedule, for want of metrics; this epoch will have them.
-        trainer.fit_loop._restarting = False
+        end_restart(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        loop, ends = trainer.fit_loop, trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
+        ends = trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
         timed = self.every_steps or self.every_seconds
         if not (ends or timed or self.interrupted or trainer.world_size > 1):
             return  # nearly every step
-        if loop._should_accumulate():  # private: no public name says that a window of micro-batches is full
+        if accumulates(trainer):
             return
         stop = self._agreed_to_stop(trainer)
-        epoch_done, validates = loop.epoch_loop._num_ready_batches_reached(), False
-        if not epoch_done and loop._data_fetcher is not None:
-            validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-        if (stop or ends or self._due(trainer)) and not epoch_done and not validates:
+        wanted = stop or ends or self._due(trainer)
+        if epoch_done(trainer) or validates_next(trainer):
+            return  # saved after that
+        if wanted:
             self.save(trainer)
-        if stop and not epoch_done and not validates:
+        if stop:
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,9 +107,9 @@ class RunCheckpoints(Checkpoint):
             self._not_logged(list(trainer.callback_metrics))
         if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
             self.best, self._improved = float(value), True
-        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if epoch_done(trainer):
             return  # saved when the epoch is over
-        if trainer.fit_loop._should_accumulate():  # a run cannot go on from here: half a gradient would be lost
+        if accumulates(trainer):  # a run cannot go on from here: half a gradient would be lost
             if self._improved:
                 self.save(trainer, last=False)
             return

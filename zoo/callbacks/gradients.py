@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zoo._lightning import accumulates, logged_step
 from zoo.callbacks.gradient_measure import Look, local
 from zoo.callbacks.gradient_picture import heat_map, show
 from zoo.callbacks.gradient_reading import Stats, blocks, noise_parts, owner, verdicts
@@ -76,7 +77,7 @@ class GradientDiagnostics(Callback):
         self._look.new_forward()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._look is not None and not trainer.fit_loop._should_accumulate():
+        if self._look is not None and not accumulates(trainer):
             self._look.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -154,7 +155,7 @@ class GradientDiagnostics(Callback):
         self.metrics = metrics
         # Trainer.log_every_n_steps would drop what module.log is given at most of these steps.
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(metrics, step=logged_step(trainer))
         self._judge(trainer, look, total, found)
         there = [p for p, norm in zip(look.params, found["norms"].values(), strict=True) if 0 < norm < math.inf]
         self._probe = min(there, key=lambda param: param.numel(), default=None)

@@ -3,6 +3,7 @@ https://arxiv.org/abs/1506.01186."""
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from zoo._lightning import batch_to_device, step_arguments, training_batches
+from zoo._torch import forget_iterator
 from zoo.callbacks.lr_curve import Mode, Suggestion, Sweep, falls, picture, spaced, suggest, write_csv
 from zoo.callbacks.memory import Memory
 from zoo.callbacks.rates import assign, main_lr, peaks, rescaled, set_lr
@@ -171,19 +174,17 @@ def _silent(*_: Any, **__: Any) -> None:
 def optimizer_step(trainer: Any, module: LightningModule, batches: Iterator[Any], step: int) -> float | None:
     """One step as Lightning takes it, with accumulation, precision and clipping; the mean loss of all it read."""
     strategy, many = trainer.strategy, trainer.accumulate_grad_batches
-    optimizer, losses = strategy._lightning_optimizers[0], []
+    optimizer, losses = module.optimizers(), []
     for micro in range(many):
         index = step * many + micro
         # Lightning, and modules through it, tell by this count whether a window of accumulation ends; 2**40: no epoch's
         # end, where it would end early
         trainer.fit_loop.epoch_loop.batch_progress.current.ready = 2**40 * many + index + 1
-        batch = trainer.precision_plugin.convert_input(next(batches))
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = batch_to_device(trainer, next(batches))
         module.on_train_batch_start(batch, index)
         closure = partial(forward_backward, trainer, module, batch, index, micro == 0, losses)
         if micro < many - 1:
-            with _block_parallel_sync_behavior(strategy):
+            with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
                 closure()
         else:
             module.optimizer_step(trainer.current_epoch, index, optimizer, closure)
@@ -198,9 +199,8 @@ def forward_backward(
     trainer: Any, module: LightningModule, batch: Any, index: int, first: bool, losses: list[Tensor]
 ) -> Tensor | None:
     optimizer = trainer.optimizers[0]
-    arguments = trainer.fit_loop.epoch_loop._build_kwargs({}, batch, index)
     with torch.enable_grad():
-        output = trainer.strategy.training_step(*arguments.values())
+        output = trainer.strategy.training_step(*step_arguments(module, batch, index))
         if first:
             module.on_before_zero_grad(optimizer)
             module.optimizer_zero_grad(trainer.current_epoch, index, optimizer)
@@ -214,9 +214,7 @@ def forward_backward(
 
 def endless(trainer: Any) -> Iterator[Any]:
     """Training batches from iterators of our own, begun again whenever they end."""
-    run = trainer.fit_loop._combined_loader
-    loader = CombinedLoader(run.iterables, run._mode)
-    loader.limits = run.limits
+    loader = training_batches(trainer)
     while True:
         batch = None
         for batch, _, _ in loader:
@@ -229,7 +227,7 @@ def remember(memory: Memory, trainer: Any, module: LightningModule) -> None:
     memory.keep(module)
     memory.keep(trainer.optimizers[0])
     memory.keep(getattr(trainer.precision_plugin, "scaler", None))
-    for loader in trainer.fit_loop._combined_loader.flattened:
+    for loader in CombinedLoader(trainer.train_dataloader, "sequential").flattened:
         if hasattr(loader, "__next__"):
             raise ValueError("LRFinder: the training data cannot be read twice; give a loader, not an iterator")
         batch_sampler = getattr(loader, "batch_sampler", None)
@@ -238,5 +236,4 @@ def remember(memory: Memory, trainer: Any, module: LightningModule) -> None:
             if hasattr(part, "__dict__"):
                 memory.keep(vars(part), deep=False)
         # persistent workers: an iterator that exists would be rewound instead of a new one begun
-        if "_iterator" in vars(loader):
-            vars(loader)["_iterator"] = None
+        forget_iterator(loader)

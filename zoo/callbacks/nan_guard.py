@@ -11,10 +11,10 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from zoo._lightning import step_arguments
+from zoo._torch import buffers, map_tensors
 from zoo.callbacks.nan_advice import tell
 from zoo.callbacks.nan_replay import find_producer, random_state, rehearsal, set_random_state
 from zoo.callbacks.nan_trace import Finding, batch_length, dense, is_finite, output_fault, plain
@@ -89,7 +89,7 @@ class NaNGuard(L.Callback):
         if not pl_module.automatic_optimization:
             raise ValueError("NaNGuard needs automatic optimisation: manual steps change the weights unseen")
         self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)  # log_dir talks to all ranks
-        self._buffers = [(sub._buffers, name, None) for sub in pl_module.modules() for name in sub._buffers]
+        self._buffers = [(home, name, None) for home in map(buffers, pl_module.modules()) for name in home]
         self._streak, self._dropping, self._stepped = 0, False, False
         self._looking, self._seen = False, None
         if self.always_on:
@@ -173,8 +173,7 @@ class NaNGuard(L.Callback):
             module.zero_grad(set_to_none=True)  # an optimizer passes over weights without a gradient
 
     def _replay(self, trainer: L.Trainer, module: L.LightningModule, scaled: bool) -> tuple[Finding | None, str]:
-        indexed = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        given = (self._batch, self._batch_idx) if indexed else (self._batch,)
+        given = step_arguments(module, self._batch, self._batch_idx)
 
         def step() -> Tensor:
             out: Any = module.training_step(*given)
@@ -239,7 +238,7 @@ class NaNGuard(L.Callback):
             content = json.dumps(report, indent=2, allow_nan=False) + "\n"
             write_whole(self._folder / "nan_report.json", lambda path: path.write_text(content))
             if self.save_batch:
-                batch = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), plain(self._batch))
+                batch = map_tensors(lambda tensor: tensor.detach().cpu().clone(), plain(self._batch))
                 saved = {"batch": batch, "batch_idx": self._batch_idx, "torch_rng_state": self._random["torch"]}
                 write_whole(self._folder / "nan_batch.pt", lambda path: torch.save(saved, path))
         except OSError as error:

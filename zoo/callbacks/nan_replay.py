@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torchmetrics import Metric
 
+from zoo.callbacks.memory import Memory
 from zoo.callbacks.nan_advice import ON_PURPOSE
 from zoo.callbacks.nan_trace import Finding, Tracer, is_finite
 
@@ -35,7 +36,10 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 def rehearsal(module: L.LightningModule, restore_buffers: Callable[[], None]) -> Iterator[None]:
     """A training step inside leaves nothing behind: no logs, gradients, metric counts, used-up random numbers."""
     state, gradients = random_state(module.device), [(weight, weight.grad) for weight in module.parameters()]
-    metrics = [(sub, sub._copy_state_dict(), sub._update_count) for sub in module.modules() if isinstance(sub, Metric)]
+    metrics = Memory()
+    for sub in module.modules():
+        if isinstance(sub, Metric):
+            metrics.keep(sub)
     loggers = [sub for sub in module.modules() if isinstance(sub, L.LightningModule)]
     try:
         for weight, _ in gradients:
@@ -49,8 +53,7 @@ def rehearsal(module: L.LightningModule, restore_buffers: Callable[[], None]) ->
             del sub.log, sub.log_dict
         for weight, gradient in gradients:
             weight.grad = gradient
-        for metric, values, count in metrics:
-            vars(metric).update(values, _update_count=count)
+        metrics.restore()
         restore_buffers()
         set_random_state(state, module.device)
 

@@ -11,9 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
 
+from zoo._torch import (
+    LOSS,
+    TorchDispatchMode,
+    changes_inputs,
+    current_backward_node,
+    last_sequence_number,
+    leaves,
+    named_leaves,
+    sequence_number,
+    sparse_values,
+    storage_key,
+)
 from zoo.callbacks.nan_advice import UNTRACED, diagnose
 
 TORCH_FOLDER = os.path.dirname(nn.__path__[0])
@@ -54,13 +64,13 @@ def dense(tensor: Tensor) -> Tensor:
     """The values that this process holds of a possibly sharded, sparse or complex tensor."""
     to_local = getattr(tensor, "to_local", None)
     tensor = to_local() if to_local else tensor
-    tensor = tensor._values() if tensor.is_sparse else tensor
+    tensor = sparse_values(tensor) if tensor.is_sparse else tensor
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def float_tensors(value: Any) -> list[Tensor]:
-    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and not leaf.is_meta]
-    return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
+    tensors = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor) and not leaf.is_meta]
+    return [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -72,7 +82,7 @@ def has_nan(tensor: Tensor) -> bool:
 
 
 def batch_length(batch: Any) -> int | None:
-    return next((leaf.size(0) for leaf in tree_leaves(plain(batch)) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    return next((leaf.size(0) for leaf in leaves(plain(batch)) if isinstance(leaf, Tensor) and leaf.dim()), None)
 
 
 def bad_samples(tensor: Tensor, batch_size: int | None) -> list[int] | None:
@@ -109,9 +119,9 @@ def statistics(module: nn.Module, inputs: list[Tensor], output: Tensor) -> dict[
 def starting_faults(module: nn.Module, batch: Any) -> list[tuple[Tensor, Finding]]:
     """What is non-finite before the step begins: inputs, then parameters, then buffers."""
     found = []
-    for key, tensor in tree_leaves_with_path(plain(batch)):
+    for key, tensor in named_leaves(plain(batch)):
         if float_tensors(tensor) and not is_finite(tensor):
-            finding = Finding("input data", "before", "", type(module).__name__, "batch" + keystr(key))
+            finding = Finding("input data", "before", "", type(module).__name__, "batch" + key)
             finding.samples = bad_samples(tensor, batch_length(batch))
             found.append((tensor, finding))
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -158,7 +168,7 @@ class Tracer(TorchDispatchMode):
 
     @staticmethod
     def key(tensor: Tensor) -> int:
-        return dense(tensor).untyped_storage()._cdata
+        return storage_key(dense(tensor))
 
     def blame(self, tensor: Tensor, finding: Finding) -> None:
         self.kept.append(dense(tensor).untyped_storage())
@@ -191,7 +201,7 @@ class Tracer(TorchDispatchMode):
         while frame.f_back and frame.f_code.co_filename.startswith(TORCH_FOLDER):
             frame = frame.f_back
         module = next((sub for sub in reversed(self.stack) if sub in self.paths), self.root)
-        in_loss = any(isinstance(sub, nn.modules.loss._Loss) for sub in self.stack)
+        in_loss = any(isinstance(sub, LOSS) for sub in self.stack)
         in_loss = in_loss or bool(self.calls and not self.stack)  # training_step's own lines, after the net
         call = max(self.calls[module], 1)
         return Place(module, self.paths[module], call, in_loss, frame.f_code.co_filename, frame.f_lineno)
@@ -199,16 +209,16 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        node, place = torch._C._current_autograd_node(), self.here()
+        node, place = current_backward_node(), self.here()
         forward = node is None or bool(self.stack)  # a checkpoint calls its modules again within backward
         if node is None or forward:
-            self.places.setdefault(torch.autograd._get_sequence_nr() - 1, place)
+            self.places.setdefault(last_sequence_number(), place)
         else:
-            place = self.places.get(node._sequence_nr(), place)
+            place = self.places.get(sequence_number(node), place)
 
         # what was in the target of a copy does not matter
         originals = float_tensors((args[1:] if name in ("copy_", "fill_", "zero_") else args, kwargs))
-        inputs = [tensor.clone() for tensor in originals] if func._schema.is_mutable else originals
+        inputs = [tensor.clone() for tensor in originals] if changes_inputs(func) else originals
         guilty = [original for original, tensor in zip(originals, inputs, strict=True) if not is_finite(tensor)]
         from_nan = any(has_nan(tensor) for tensor in guilty)
         cause = self.origin(guilty)
@@ -224,7 +234,7 @@ class Tracer(TorchDispatchMode):
 
         makes_nan = not from_nan and any(has_nan(tensor) for tensor in bad)
         if cause is None or (makes_nan and cause.on_purpose):
-            given = any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in tree_leaves((args, kwargs)))
+            given = any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in leaves((args, kwargs)))
             operation = name if node is None or forward else f"{node.name()} ({name})"
             kind = "gradient" if not forward else "loss" if place.in_loss else "activation"
             cause = Finding(

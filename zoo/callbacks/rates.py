@@ -7,6 +7,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau
 
+from zoo._torch import inner_schedules, note_rates, repeat_first_step
+
 
 def assign(group: Any, key: Any, lr: float) -> None:
     if isinstance(group[key], Tensor):
@@ -39,7 +41,7 @@ def schedules(trainer: Trainer) -> list[LRScheduler]:
                 f"LRFinder cannot set the rate of {type(scheduler).__name__}, which is no torch LRScheduler;"
                 " use apply: false and set lr by hand"
             )
-        if children := getattr(scheduler, "_schedulers", None):
+        if children := inner_schedules(scheduler):
             return [leaf for child in children for leaf in leaves(child)]
         return [] if isinstance(scheduler, ReduceLROnPlateau) else [scheduler]
 
@@ -98,11 +100,10 @@ def set_lr(trainer: Trainer, lr: float) -> None:
 
 def restart(scheduler: Any) -> None:
     """Takes a schedule's very first step again, so that the groups get their rate of step 0."""
-    children = getattr(scheduler, "_schedulers", None)
+    children = inner_schedules(scheduler)
     if children:
         for child in children if isinstance(scheduler, ChainedScheduler) else children[:1]:
             restart(child)
     elif not isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.last_epoch -= 1
-        scheduler._initial_step()
-    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        repeat_first_step(scheduler)
+    note_rates(scheduler)

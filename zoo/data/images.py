@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from zoo._lightning import forget_hyperparameter
 from zoo.data.augment import Augmentation
 from zoo.data.augment.base import LabelMixing
 from zoo.data.augment.chain import Chain, output_size, resize, seeded
@@ -103,9 +104,8 @@ class ImageData(DataModule):
         self.side, self.channels, self.augment = image_size, channels, list(augment or [])
         self.captions = captions
         self.given = (list(mean), list(std)) if mean is not None and std is not None else None
-        for saved in (self.hparams, self.__dict__.get("_hparams_initial", {})):
-            if any(isinstance(step, nn.Module) for step in saved.get("augment") or ()):
-                del saved["augment"]  # built in Python: checkpoints hold plain values only
+        if any(isinstance(step, nn.Module) for step in self.hparams.get("augment") or ()):
+            forget_hyperparameter(self, "augment")  # built in Python: checkpoints hold plain values only
 
     # Facts ------------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo._lightning import forget_hyperparameter
 from zoo.data import disk_cache, image_cache, latent_cache
 from zoo.data.base import FACTS, DataModule
 from zoo.data.captions import Relabelled
@@ -98,9 +99,8 @@ class Latents(DataModule):
         self.data, self.flip = data, flip
         self.cache_dir = Path(cache_dir) if cache_dir else disk_cache.user_folder("latents")
         self._content: dict[str, str] = {}
-        for saved in (self.hparams, self.__dict__.get("_hparams_initial", {})):
-            if isinstance(saved.get("data"), ImageData):
-                del saved["data"]  # built in Python: checkpoints hold plain values only
+        if isinstance(self.hparams.get("data"), ImageData):
+            forget_hyperparameter(self, "data")  # built in Python: checkpoints hold plain values only
 
     def __getattr__(self, name: str) -> Any:
         if name in (*FACTS, "mean", "std", "texts", "predict_names"):  # those of the images

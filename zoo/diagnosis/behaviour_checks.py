@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo._torch import BATCH_NORM, DROPOUT, INSTANCE_NORM
 from zoo.diagnosis.compare import differ, first_difference
 from zoo.diagnosis.recorder import NORMAL, UNIFORM, Recorder, leaves, mapped
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
 from zoo.diagnosis.subject import Subject
 
-SWITCHED = (
-    nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU, nn.modules.instancenorm._InstanceNorm
-)  # fmt: skip
+SWITCHED = (DROPOUT, BATCH_NORM, nn.RReLU, INSTANCE_NORM)
 
 
 def sample_mixing(subject: Subject) -> Finding:

@@ -7,15 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from zoo._torch import BATCH_NORM, INSTANCE_NORM
 from zoo.diagnosis.recorder import Loss
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
 from zoo.diagnosis.subject import Subject
 
 NORMALISING = (
-    nn.modules.batchnorm._BatchNorm,
+    BATCH_NORM,
     nn.LayerNorm,
     nn.GroupNorm,
-    nn.modules.instancenorm._InstanceNorm,
+    INSTANCE_NORM,
     nn.RMSNorm,
 )
 

@@ -140,8 +140,8 @@ def shared_modules(subject: Subject) -> Finding:
         if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
             continue
         names: dict[nn.Module, list[str]] = {}
-        for name, child in parent._modules.items():
-            if child is not None and any(True for _ in child.parameters()):
+        for name, child in parent.named_modules(remove_duplicate=False):
+            if name and "." not in name and any(True for _ in child.parameters()):
                 names.setdefault(child, []).append(f"{path}.{name}".lstrip("."))
         for child, same in names.items():
             if len(same) > 1:

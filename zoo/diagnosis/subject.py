@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from zoo._lightning import batch_to_device, step_arguments
+from zoo._torch import uncompile
 from zoo.callbacks.lr_finder import endless, optimizer_step, remember
 from zoo.callbacks.memory import Memory
 from zoo.callbacks.rates import assign, peaks
@@ -46,7 +48,7 @@ class Subject:
         for optimizer in trainer.optimizers[1:]:
             self.memory.keep(optimizer)
         for part in module.modules():
-            vars(part)["_compiled_call_impl"] = None  # compiling would take longer than all the checks
+            uncompile(part)  # compiling would take longer than all the checks
             if isinstance(part, LightningModule):
                 vars(part).update(log=_silent, log_dict=_silent)
         self.silenced = Memory()
@@ -278,12 +280,10 @@ class Subject:
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     def _transferred(self, raw: Any) -> Any:
-        batch = self.trainer.precision_plugin.convert_input(raw)
-        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        return batch_to_device(self.trainer, raw)
 
-    def _arguments(self, batch: Any, index: int) -> list[Any]:
-        return list(self.trainer.fit_loop.epoch_loop._build_kwargs({}, batch, index).values())
+    def _arguments(self, batch: Any, index: int) -> tuple[Any, ...]:
+        return step_arguments(self.module, batch, index)
 
 
 def _silent(*_: Any, **__: Any) -> None:

@@ -97,7 +97,7 @@ def _batches(trainer: Any, datamodule: Any, split: str) -> Iterator[Any]:
     if not is_overridden(hook, datamodule):
         return
     if split == "train":
-        loaders = trainer.fit_loop._combined_loader.iterables
+        loaders = trainer.train_dataloader
     else:
         try:
             if split == "test":

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo._torch import has_forward_hooks
 from zoo.layers.attention import CausalAttention
 from zoo.layers.decoder import SwiGLU, add_tokens_before
 from zoo.layers.kv_cache import KVCache
@@ -69,7 +70,7 @@ class TokenStep:
         if parts is None or cache.data.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
         strange = {type(module) for module in net.modules()} - PLAIN - parts.own
-        watched = any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+        watched = any(map(has_forward_hooks, net.modules()))
         return None if strange or watched or net.training else cls(parts, cache)
 
     def __init__(self, parts: Parts, cache: KVCache) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo._lightning import trainer_of
 from zoo.layers.alignment import AdditiveAttention, DotAttention, Memory
 from zoo.layers.decoding import Generated, beam_search, greedy_search
 from zoo.layers.padded import EncoderLSTM, LSTMState
@@ -348,7 +349,7 @@ class Seq2SeqTranslator(Translator):
     def _share(self) -> float:
         """A function of the step alone, so that a resumed run goes on as if it had never stopped."""
         schedule, start = self.teacher_forcing_schedule, self.teacher_forcing
-        if schedule == "constant" or self._trainer is None:
+        if schedule == "constant" or trainer_of(self) is None:
             return start
         steps = self.teacher_forcing_steps or self._total_steps()
         return teacher_forcing_ratio(self.trainer.global_step, schedule, start, self.teacher_forcing_end, steps)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import LBFGS, Adam, AdamW, Muon, Optimizer
 
+from zoo._torch import leave_unscaling_to_scaler
 from zoo.optim.anatomy import hidden_matrices, is_decayed, layer_ids, names_of
 from zoo.optim.combined import Combined
 
@@ -221,8 +222,7 @@ def fused_by_default(factory: OptimizerFactory) -> OptimizerFactory:
                     all(p.is_floating_point() and p.device.type in _FUSED_ON for p in group["params"]) or None
                 )
         # A fused optimizer that unscales gradients by itself is one whose gradients Lightning refuses to clip.
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        leave_unscaling_to_scaler(optimizer)
         return optimizer
 
     return build

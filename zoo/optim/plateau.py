@@ -61,8 +61,8 @@ def watched(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
         return named
     if isinstance(schedule, Plateau):
         schedule.monitor = monitor
-        schedule._init_is_better(schedule.chosen_mode or mode, schedule.threshold, schedule.threshold_mode)
-        schedule._reset()
+        schedule.load_state_dict({"mode": schedule.chosen_mode or mode})  # which sets the worst value, too
+        schedule.best = schedule.mode_worse
         return monitor
     if schedule.mode == mode:
         return monitor

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, Rule, build_optimizer, fused_by_default
@@ -60,8 +61,7 @@ class Task(L.LightningModule):
             warnings.simplefilter("ignore")  # on networks and losses among the arguments, which are taken out below
             self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "rules", "init"])
         for name in [k for k, v in self.hparams.items() if not _plain(v)]:
-            del self.hparams[name]  # a network or loss built in Python: the one who loads gives it again
-        self._hparams_initial = {k: v for k, v in self._hparams_initial.items() if k in self.hparams}
+            forget_hyperparameter(self, name)  # a network or loss built in Python: the one who loads gives it again
         self.net, self.loss, self.lr = net, loss, lr
         self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
         self.rules, self.layer_decay = rules, layer_decay
@@ -126,8 +126,7 @@ class Task(L.LightningModule):
     def log_training(self, loss: Tensor, n: float | Tensor) -> None:
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""
         self.report("train", n, loss=loss)
-        # Private: no public name tells whether this micro-batch ends an accumulation window.
-        if self._log_due and not self.trainer.fit_loop._should_accumulate():
+        if self._log_due and not accumulates(self.trainer):
             self._log_meter("train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -157,7 +156,7 @@ class Task(L.LightningModule):
         Lightning divides by the number of micro-batches and DDP by that of processes, right only where all are of one
         size; here every sample (or token) counts the same, so accumulation equals the big batch.
         """
-        if not self._weighted or self.trainer.fit_loop._should_accumulate():
+        if not self._weighted or accumulates(self.trainer):
             return
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         total, self._seen = self._seen, 0.0
@@ -198,7 +197,7 @@ class Task(L.LightningModule):
             checkpoint["train_meter"] = meter.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        if trainer_of(self) is None or self.trainer.state.fn != "fit":
             # All but training itself reads the averages; sharded weights are in the module by now.
             if "state_dict" in checkpoint:
                 checkpoint.update(with_ema(checkpoint))
@@ -208,7 +207,7 @@ class Task(L.LightningModule):
             self._meters["train"] = Meter(**state)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning sets it 40 times a step; nn.Module's way would take 0.1 ms of it
+        if name == HOOK_NAME:  # nn.Module's way would take 0.1 ms of a step
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -223,7 +222,7 @@ class Task(L.LightningModule):
     @property
     def _log_due(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+        return every > 0 and (logged_step(self.trainer) + 1) % every == 0
 
     def _log_meter(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
         meter = self._meters.pop(stage, None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from zoo._lightning import trainer_of
 from zoo.layers.init import InitRule, initialize
 from zoo.tasks.base import need
 from zoo.tasks.language import LanguageModel
@@ -62,7 +63,7 @@ class DecoderLanguageModel(LanguageModel):
     def configure_model(self) -> None:
         """Divide the weights among devices, where the strategy asks for it; give memory to a network without."""
         device = torch.device("cpu")
-        if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
+        if trainer_of(self) is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
             divide(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
             device = self.trainer.strategy.root_device
         if without_memory(self.net):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from zoo._lightning import trainer_of
 from zoo.diffusion import Noise, guided, make_sampler, make_schedule, min_snr_weight, target_of
 from zoo.diffusion.samplers import SamplerName
 from zoo.diffusion.schedules import ScheduleName, Spacing, Target
@@ -154,7 +155,7 @@ class Diffusion(Task):
         """Where between data and noise each sample is looked at, and its noise."""
         if stage == "train":
             return torch.rand(len(x0), device=x0.device), torch.randn_like(x0)
-        world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        world, rank = (1, 0) if trainer_of(self) is None else (self.trainer.world_size, self.trainer.global_rank)
         numbers = [(self._judged + i) * world + rank for i in range(len(x0))]
         self._judged += len(x0)
         u = torch.tensor([(number + 0.5) * GOLDEN % 1 for number in numbers], device=x0.device)
