@@ -54,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def zoo(here: Path, capfd: pytest.CaptureFixture):
     """Run a command in this process, with callbacks of the test's own; return (exit code, stdout, stderr)."""
-    from zoo.cli import main
+    from zoo.cli.lightning_cli import main
 
     def run(*args: object, callbacks: Sequence[L.Callback] = ()) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import zoo.cli  # noqa: F401  (what the fork is to have)
+import zoo.cli.lightning_cli  # noqa: F401  (what the fork is to have)
 from zoo.__main__ import main
 
 

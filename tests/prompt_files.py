@@ -6,7 +6,7 @@ from pathlib import Path
 MERGES = ["a t</w>", "c at</w>", "p h", "ph o", "o f</w>"]
 
 
-def write_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> int:
+def save_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> int:
     """Write it; return the number of tokens."""
     from tokenizers import pre_tokenizers
 

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from zoo.data import Digits
-from zoo.models import AutoencoderTrainer
+from zoo.models import AutoencoderKLModule
 
 
 def trained_autoencoders(folder: Path) -> list[str]:
@@ -14,7 +14,7 @@ def trained_autoencoders(folder: Path) -> list[str]:
     paths = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        module = AutoencoderTrainer(widths=[16, 16], in_channels=1, image_size=8)
+        module = AutoencoderKLModule(channels=[16, 16], in_channels=1, image_size=8)
         trainer = L.Trainer(
             max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, limit_train_batches=2, limit_val_batches=1, default_root_dir=folder,

@@ -1,7 +1,6 @@
 """One sweep over every exported LightningModule: it learns, reloads, keeps samples apart, keeps its keys."""
 
 import inspect
-import re
 from typing import Any
 
 import lightning as L
@@ -32,16 +31,16 @@ OF_TEXT = {"vocab_size": 11, "block_size": 12}
 TINY_BERT = {"dim": 32, "depth": 2, "heads": 2, "max_length": 12, "dropout": 0.0, "vocab_size": 11, "pad_id": 0}
 # Arguments that make a large network small, and facts that it needs otherwise.
 TINY = {
-    "AirbenchClassifier": {"widths": [8, 16, 16]},
-    "AutoencoderTrainer": {"widths": [16, 32], "groups": 8, "latent_channels": 8},
+    "AirbenchClassifier": {"channels": [8, 16, 16]},
+    "AutoencoderKLModule": {"channels": [16, 32], "groups": 8, "latent_channels": 8},
     "BERTClassifier": TINY_BERT,
     "BERTMaskedLM": TINY_BERT,
     "BERTTokenClassifier": TINY_BERT,
-    "EfficientNetClassifier": {"width": 0.25, "depth": 0.3, "dropout": 0.0, "stochastic_depth": 0.0},
+    "EfficientNetClassifier": {"width_mult": 0.25, "depth_mult": 0.3, "dropout": 0.0, "stochastic_depth": 0.0},
     "Seq2SeqTranslator": {"dim": 32, "embed_dim": 16, "pad_id": 0, "bos_id": 2, "eos_id": 3, "max_new_tokens": 7},
     "GPTLanguageModel": {"dim": 32, "depth": 2, "heads": 2},
     "LLaMALanguageModel": {"dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden_dim": 64},
-    "LatentDiffusion": {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16},
+    "LatentDiffusion": {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16},
     "ResNetClassifier": {"stem": "cifar", "width": 8},
     "VGGClassifier": {"depth": 11, "width": 16, "pool": 1, "hidden": 64, "dropout": 0.0, "image_size": 64},
     "ViTClassifier": {"patch_size": 4, "dim": 32, "depth": 2, "heads": 2},

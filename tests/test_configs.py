@@ -25,7 +25,7 @@ SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--train
 RESULT = re.compile(r"\b((?:test|val)/[\w@]+) (>=|<=) (-?[\d.]*\d)")
 MEASURED = re.compile(r"^\s+((?:test|val)/[\w@]+)\s+(\S+)$", re.MULTILINE)
 # How its samples are measured, in the comments of a config.
-OPTION = re.compile(r"(--sample_measures\.\w+) ([^\s`]+)")
+OPTION = re.compile(r"(--generation_metrics\.\w+) ([^\s`]+)")
 
 
 def first_line(config: Path) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from tests.test_configs import FAKES, SHORT, configs, fake_needed, teachers
 from zoo import models, tasks
-from zoo.cli import main
+from zoo.cli.lightning_cli import main
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]

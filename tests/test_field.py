@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.tokens import Sentences, Tagger
-from zoo.callbacks import RunCheckpoints, StepSeed
-from zoo.data import DataModule, TensorSet
+from zoo.callbacks import BestAndLast, DeterministicSteps
+from zoo.data import BatchTensorDataset, DataModule
 from zoo.models import MLPClassifier
-from zoo.optim import Rule
+from zoo.optim import ParamGroupRule
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -50,7 +50,7 @@ X = torch.arange(40.0).unsqueeze(1)
 
 class Forty(DataModule):
     def splits(self):
-        return {"train": TensorSet(X)}
+        return {"train": BatchTensorDataset(X)}
 
 
 def stopped_and_resumed(folder, data, callbacks, **module) -> list[float]:
@@ -78,7 +78,7 @@ def test_resume_in_mid_epoch(tmp_path, estimated):
     )
     assert sorted(lightnings) != X.flatten().tolist(), "Lightning repeats samples and leaves others out"
     ours = stopped_and_resumed(
-        tmp_path / "b", lambda: Forty(batch_size=4), lambda: [StepSeed(0), RunCheckpoints()], schedule=estimated
+        tmp_path / "b", lambda: Forty(batch_size=4), lambda: [DeterministicSteps(0), BestAndLast()], schedule=estimated
     )
     assert sorted(ours) == X.flatten().tolist()
 
@@ -133,7 +133,9 @@ def test_cli_optimizers(tmp_path, monkeypatch):
         LightningCLI(BuiltLate, BoringDataModule, args=args, **options)
 
     monkeypatch.chdir(tmp_path)
-    module = BuiltLateClassifier(hidden=[8], input_dim=1, num_classes=2, rules=[Rule(match="^3", lr_scale=10.0)])
+    module = BuiltLateClassifier(
+        hidden=[8], input_dim=1, num_classes=2, param_groups=[ParamGroupRule(match="^3", lr_scale=10.0)]
+    )
     data = DataLoader(TensorDataset(torch.randn(8, 1), torch.zeros(8, dtype=torch.long)), batch_size=4)
     trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=False, **QUIET)
     trainer.fit(module, data)
@@ -152,7 +154,7 @@ def test_save_last_with_save_top_k_1(tmp_path):
     trainer = L.Trainer(
         max_epochs=3, default_root_dir=tmp_path, num_sanity_val_steps=0, **QUIET,
         callbacks=[ModelCheckpoint(tmp_path / "l", monitor="val/loss", save_top_k=1, save_last=True),
-                   RunCheckpoints(dirpath=str(tmp_path / "z"))],
+                   BestAndLast(dirpath=str(tmp_path / "z"))],
     )  # fmt: skip
     trainer.fit(Worse(), data, data)
 

@@ -46,7 +46,7 @@ def test_first_steps_runs(here):
     assert "activation on outputs" in [finding.name for finding in scope["report"].of("error")]
     assert len(scope["predicted"]["class"]) == len(scope["true"]) == 719
     kept = {path.name for path in (here / scope["folder"]).iterdir()}
-    assert kept >= {"averaged.ckpt", "mistakes.png", "confusion.png", "nan_report.json"}
+    assert kept >= {"averaged.ckpt", "misclassified.png", "confusion_matrix.png", "nan_report.json"}
 
 
 def test_text_and_images_runs(here):

@@ -12,13 +12,13 @@ from PIL import Image
 
 from tests import fake_data
 from tests.conftest import CONFIGS, ROOT
-from tests.prompt_files import write_tokenizer
+from tests.prompt_files import save_tokenizer
 from tests.test_configs import of_ones_own
+from zoo.cli.commands.sample import load
 from zoo.diffusion import make_schedule
 from zoo.models import LatentDiffusion
-from zoo.sample import load
 
-TINY = ["--model.widths", "[32, 64]", "--model.blocks", 1, "--data.image_size", 16]
+TINY = ["--model.channels", "[32, 64]", "--model.blocks", 1, "--data.image_size", 16]
 FINE_TUNING = ROOT / "configs" / "stable_diffusion_15.yaml"
 
 
@@ -39,7 +39,7 @@ def weights(tmp_path_factory) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("sd")
-    size = write_tokenizer(folder / "words")
+    size = save_tokenizer(folder / "words")
     torch.manual_seed(0)
     text = {"vocab_size": size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     sizes = {"block_out_channels": (32, 64), "layers_per_block": 1}
@@ -89,7 +89,9 @@ def test_two_stages_on_a_folder_of_pictures(zoo, pictures):
     made = losses("runs/latent_diffusion_imagefolder/1")
     assert made[-1] < made[0]
     trained = ["--ckpt_path", "runs/latent_diffusion_imagefolder/1/checkpoints/last.ckpt"]
-    code, _, err = zoo("sample", *trained, "--class", "bee", "--n", 3, "--steps", 2, "--guidance", 2, "--out", "bees")
+    code, _, err = zoo(
+        "sample", *trained, "--class", "bee", "--n", 3, "--steps", 2, "--guidance_scale", 2, "--out", "bees"
+    )
     assert (code, err) == (0, "")
     picture = Image.open("bees/002.png")
     assert (picture.size, picture.mode, picture.text["class"]) == ((16, 16), "RGB", "bee")
@@ -112,9 +114,9 @@ def test_fine_tuning_of_stable_diffusion(zoo, pictures, weights):
     assert losses("r")[-1] < 0.9 * losses("r")[0]
     trained = ["--ckpt_path", "r/checkpoints/last.ckpt", "--n", 2, "--steps", 2]
     for prompt in ("a photo of a cat", "a bee"):
-        code, _, err = zoo("sample", *trained, "--prompt", prompt, "--guidance", 3, "--out", prompt.split()[-1])
+        code, _, err = zoo("sample", *trained, "--prompt", prompt, "--guidance_scale", 3, "--out", prompt.split()[-1])
         assert (code, err) == (0, "")
-    assert Image.open("cat/000.png").text.items() >= {"texts": "a photo of a cat", "guidance": "3.0"}.items()
+    assert Image.open("cat/000.png").text.items() >= {"texts": "a photo of a cat", "guidance_scale": "3.0"}.items()
     assert "class" not in Image.open("cat/000.png").text
     assert not np.array_equal(pixels("cat/000.png"), pixels("bee/000.png"))
     module = load(Path("r/checkpoints/last.ckpt"))
@@ -133,9 +135,9 @@ def test_the_noise_is_that_of_stable_diffusion():
     given = yaml.safe_load(FINE_TUNING.read_text())["model"]["init_args"]
     ours = make_schedule(given["schedule"], 1000, False, given["beta_start"], given["beta_end"])
     theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
-    alpha = ours.levels(torch.arange(1000))[0]
+    alpha = ours.alpha_sigma(torch.arange(1000))[0]
     torch.testing.assert_close(alpha.double().square(), theirs.double(), atol=1e-5, rtol=1e-4)
-    assert given["target"] == "epsilon"
+    assert given["prediction_type"] == "epsilon"
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
@@ -183,8 +185,14 @@ def of_another_version(weights: Path, here: Path) -> list[object]:
         (lambda w, _: ["--model.weights", w, "--data.captions", "null"], "texts, as by --data.captions"),
         (lambda w, _: ["--model.weights", w, "--data.captions", "a.csv"], "holds no a.csv, of which captions should"),
         (lambda w, _: ["--model.weights", w, "--data.image_size", 17], "images of 17x17 are not divisible by"),
-        (lambda w, _: ["--model.weights", w, "--model.target", "v"], "was trained for epsilon: that is --model.target"),
-        (lambda w, _: ["--model.weights", w, "--model.widths", "[32, 32]"], "has widths=[32, 64] instead of [32, 32]"),
+        (
+            lambda w, _: ["--model.weights", w, "--model.prediction_type", "v_prediction"],
+            "was trained for epsilon: that is --model.prediction_type",
+        ),
+        (
+            lambda w, _: ["--model.weights", w, "--model.channels", "[32, 32]"],
+            "has channels=[32, 64] instead of [32, 32]",
+        ),
     ],
 )
 def test_mistakes_of_fine_tuning_give_one_line(given, said, zoo, here, pictures, weights):

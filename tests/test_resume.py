@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from zoo import runs
-from zoo.verify import KillAt, compare_runs, difference, in_a_process, resume
+from zoo.cli.commands.verify import KillAt, compare_runs, difference, in_a_process, resume
+from zoo.runs import run_folder
 
 SHORT = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs"]
 
@@ -74,7 +74,7 @@ def test_verify_command(zoo):
 
 
 def test_more_epochs_after_the_end_equal_a_longer_run(here):
-    from zoo.cli import main
+    from zoo.cli.lightning_cli import main
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml"]
     assert main([*short, "--trainer.max_epochs", "2", "--run_dir", "a"]) == 0
@@ -84,7 +84,7 @@ def test_more_epochs_after_the_end_equal_a_longer_run(here):
 
 
 def test_more_steps_after_an_end_within_an_epoch_equal_a_longer_run(here):
-    from zoo.cli import main
+    from zoo.cli.lightning_cli import main
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "-1"]
     assert main([*short, "--trainer.max_steps", "6", "--run_dir", "a"]) == 0
@@ -158,8 +158,8 @@ def test_the_newest_run_is_the_one_that_saved_last(here):
         if time:
             (folder / "last.ckpt").touch()
             os.utime(folder / "last.ckpt", (time, time))
-    assert runs.find(None) == runs.find("a") == Path("runs/a/1")
-    assert runs.find("b") == Path("runs/b/1")
-    assert runs.find("a/3") == Path("runs/a/3"), "named, it is taken at the word"
+    assert run_folder.find(None) == run_folder.find("a") == Path("runs/a/1")
+    assert run_folder.find("b") == Path("runs/b/1")
+    assert run_folder.find("a/3") == Path("runs/a/3"), "named, it is taken at the word"
     with pytest.raises(ValueError, match="none has a checkpoint"):
-        runs.find("c")
+        run_folder.find("c")

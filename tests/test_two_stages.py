@@ -14,11 +14,11 @@ def autoencoders(tmp_path_factory):
 
 
 SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 3, "--trainer.limit_val_batches", 1]
-CONFIG = ["-c", "configs/latent_diffusion_digits.yaml", "--model.widths", "[16,32]", "--model.head_dim", 16, *SHORT]
+CONFIG = ["-c", "configs/latent_diffusion_digits.yaml", "--model.channels", "[16,32]", "--model.head_dim", 16, *SHORT]
 
 
 def test_two_stages_and_samples_of_the_second_alone(zoo, here):
-    first = ["fit", "-c", "configs/autoencoder_digits.yaml", "--model.widths", "[16,16]", "--run_dir", "a", *SHORT]
+    first = ["fit", "-c", "configs/autoencoder_digits.yaml", "--model.channels", "[16,16]", "--run_dir", "a", *SHORT]
     assert zoo(*first)[0] == 0
     one = Path("a/checkpoints/best.ckpt")
     scale = torch.load(one, weights_only=True)["state_dict"]["net.scale"]
@@ -49,7 +49,7 @@ def test_two_stages_and_samples_of_the_second_alone(zoo, here):
         ([], "this LatentDiffusion has none: give it one (--model.autoencoder), or take Digits itself as data"),
         (["--model.autoencoder", "nowhere.ckpt"], "no autoencoder nowhere.ckpt: a checkpoint or a folder"),
         (["--model.autoencoder", "nowhere"], "no autoencoder nowhere: a checkpoint or a folder"),
-        (["--model.autoencoder", "half.ckpt"], "half.ckpt is no whole checkpoint of an AutoencoderTrainer"),
+        (["--model.autoencoder", "half.ckpt"], "half.ckpt is no whole checkpoint of an AutoencoderKLModule"),
         (["--model.autoencoder", "scaled.ckpt"], "was trained on images with mean [0.3] and std [0.4]"),
         (["--model.autoencoder", "A", "--data.data.image_size", 18], "the U-Net halves 9 positions to 1/2"),
         (["--model.autoencoder", "A", "--data.data.image_size", 17], "which images of 17x17 are not divisible by"),
@@ -78,7 +78,7 @@ def test_mistakes_of_a_user(options, said, autoencoders, zoo, here):
 
 def test_what_data_and_model_cannot_do_is_told_before_a_run_folder_is_made(zoo, here, monkeypatch):
     made = []
-    monkeypatch.setattr("zoo.run_start.folder", lambda *args: made.append(args))
+    monkeypatch.setattr("zoo.runs.record.folder", lambda *args: made.append(args))
     code, _, err = zoo("fit", *CONFIG, "--data.cache_dir", "c")
     assert (code, made) == (2, [])
     assert "this LatentDiffusion has none: give it one (--model.autoencoder)" in err

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.data import DataModule, TensorSet
+from zoo.data import BatchTensorDataset, DataModule
 from zoo.tasks import Task
 
 PAD = 0
@@ -20,12 +20,12 @@ class Sentences(DataModule):
         super().__init__(**kwargs)
         self.samples = samples
 
-    def splits(self) -> dict[str, TensorSet]:
+    def splits(self) -> dict[str, BatchTensorDataset]:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(1, 11, (self.samples, 12), generator=generator)
         lengths = torch.randint(1, 13, (self.samples, 1), generator=generator)
         padding = torch.arange(12) >= lengths
-        whole = TensorSet(tokens.masked_fill(padding, PAD), (tokens * 3 % 11).masked_fill(padding, PAD))
+        whole = BatchTensorDataset(tokens.masked_fill(padding, PAD), (tokens * 3 % 11).masked_fill(padding, PAD))
         return {"train": whole, "val": whole}
 
 

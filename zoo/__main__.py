@@ -1,4 +1,4 @@
-"""The command line's front door: answers what needs no torch by itself, and leaves the rest to ``zoo.cli``."""
+"""The command line's front door: answers what needs no torch by itself, and leaves the rest to ``zoo.cli.lightning_cli``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from zoo import __version__
-from zoo.catalog import COMMANDS, KINDS, Catalog, Component, Config, did_you_mean
+from zoo.catalog.components import COMMANDS, KINDS, Catalog, Component, Config, did_you_mean
 
 HELP = """\
 usage: zoo COMMAND [options]
@@ -70,7 +70,7 @@ def dispatch(args: list[str]) -> int | None:
     elif command in COMMANDS:
         if any(arg in ("-h", "--help") or arg.endswith(".help") for arg in args):
             help_without_plots()
-        from zoo.cli import main as cli
+        from zoo.cli.lightning_cli import main as cli
 
         return cli(args)
     elif command.startswith("-"):

@@ -1,7 +1,7 @@
 """What zoo needs of Lightning, jsonargparse and argparse beyond their public names: one function for each private name.
 
 A new version may move any of them. Then the function's test in ``tests/test_lightning_names.py`` fails and says which.
-torch's private names stand in ``zoo/_torch.py``, and the training loop in ``zoo/step_loop.py``.
+torch's private names stand in ``zoo/_torch.py``, and the training loop in ``zoo/runs/fast_epoch_loop.py``.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from zoo.checkpoint_files import fits, hyperparameters, readable_checkpoint
-from zoo.commands import Weights, choose_weights
-from zoo.parsing import UserError, ZooParser
+from zoo.checkpoints import fits, hyperparameters, readable_checkpoint
+from zoo.cli.parser import ZooParser
+from zoo.cli.trainer import Weights, choose_weights
+from zoo.errors import UserError
 
 
 def rebuild(path: Path, weights: Weights = "auto") -> L.LightningModule:

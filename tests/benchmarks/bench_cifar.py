@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from zoo.cli import main as zoo
+from zoo.cli.lightning_cli import main as zoo
 from zoo.data import CIFAR10, ImageFolder
 from zoo.models import SmallCNN
 
@@ -70,7 +70,7 @@ class Watch(L.Callback):
 def ours(root: Path) -> Curve:
     """The config as it is, but for where the data are and what is validated on, and when."""
     watch, before = Watch(), Path.cwd()
-    data = ["--data.root", str(root), "--data.val_share", "0", "--trainer.val_check_interval", "0.5"]
+    data = ["--data.root", str(root), "--data.val_split", "0", "--trainer.val_check_interval", "0.5"]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as err:
         os.chdir(folder)
         code = zoo(["fit", "-c", str(CONFIG), *data], [watch])
@@ -117,7 +117,7 @@ def found(folder: Path, scratch: Path) -> Path | None:
         return folder
     if not all((folder / part).is_dir() for part in ("train", "test")):
         return None
-    images = ImageFolder(str(folder), val_share=0)
+    images = ImageFolder(str(folder), val_split=0)
     out = scratch / "cifar-10-batches-py"
     out.mkdir()
     for part, names in {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}.items():

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.data import PythonDocs, PythonSource, token_cache
-from zoo.data.corpus_files import Text
+from zoo.data import PythonDocs, PythonSource
+from zoo.data.text import token_cache
+from zoo.data.text.corpus_files import Text
 from zoo.text import Tokenizer
 
 MEGABYTE = 1e6
@@ -82,7 +83,7 @@ def tokenising(rounds: int) -> list[dict[str, Any]]:
     units = sum(map(len, texts)) / MEGABYTE
     characters, bpe = (token_cache.train(texts, {"level": level}) for level in ("characters", "bpe"))
     index = {token: i for i, token in enumerate(characters.engine.source)}
-    raw = bpe.engine.own  # type: ignore[attr-defined]
+    raw = bpe.engine.backend  # type: ignore[attr-defined]
     peers: list[tuple[Tokenizer, str, Callable[[str], list[int]], float]] = [
         (characters, "a dict, one text at a time", lambda text: [index[c] for c in text], 1 / 3),
         (bpe, "tokenizers, one text at a time", lambda text: raw.encode(text).ids, 1 / 3),
@@ -94,7 +95,7 @@ def tokenising(rounds: int) -> list[dict[str, Any]]:
 
             def ours(tokenizer: Tokenizer = tokenizer, folder: str = folder, runs: Any = runs) -> float:
                 place = Path(folder) / str(next(runs))  # nothing is found again
-                return timed(partial(token_cache.cached, place, {"train": texts}, tokenizer), units)
+                return timed(partial(token_cache.load_or_build, place, {"train": texts}, tokenizer), units)
 
             name = f"corpus: tokenising a MB, {tokenizer.level}"
             rows.append(in_turn(name, peer, ours, partial(timed, partial(one_by_one, texts, encode), units), rounds,

@@ -30,7 +30,7 @@ def peer_of(module: LatentDiffusion) -> UNet2DModel:
     net = UNet2DModel(
         in_channels=sizes["in_channels"],
         out_channels=sizes["in_channels"],
-        block_out_channels=tuple(sizes["widths"]),
+        block_out_channels=tuple(sizes["channels"]),
         layers_per_block=sizes["blocks"],
         norm_num_groups=sizes["groups"],
         attention_head_dim=sizes["head_dim"],

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models import GPT
-from zoo.tasks.drawing import Sampling
 from zoo.tasks.generation import generate
+from zoo.tasks.token_sampling import SamplingConfig
 
 VOCABULARIES = (98, 50257)
 CONTEXT, DIM, DEPTH, HEADS = 512, 256, 6, 8
@@ -122,14 +122,14 @@ def measure(
     for pair in range(pairs + 1):
         new = total - PROMPT if pair else 16
         began = time.perf_counter()
-        texts = generate(ours, prompt.tolist(), new, Sampling(), CONTEXT)
+        texts = generate(ours, prompt.tolist(), new, SamplingConfig(), CONTEXT)
         seconds = time.perf_counter() - began
         assert [len(text) for text in texts] == [new] * batch
         began = time.perf_counter()
         theirs.generate(prompt, max_new_tokens=new, **options)
         other = time.perf_counter() - began
         began = time.perf_counter()
-        generate(half, prompt.tolist(), new, Sampling(), CONTEXT)
+        generate(half, prompt.tolist(), new, SamplingConfig(), CONTEXT)
         in_half = time.perf_counter() - began
         if pair:
             times["theirs"].append((seconds, other))

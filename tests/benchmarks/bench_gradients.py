@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 
-from zoo.callbacks.gradients import GradientDiagnostics
+from zoo.callbacks.gradients.diagnostics import GradientDiagnostics
 
 TARGET = 1.02
 NEVER = 10**12
@@ -59,14 +59,14 @@ class Turns(pl.LightningModule):
         now = process_time()
         self.times[batch_idx % 4].append(1000 * (now - self.clock))
         turn = (batch_idx + 1) % 4
-        self.spy.every = 1 if turn == 3 else NEVER
+        self.spy.every_n_steps = 1 if turn == 3 else NEVER
         self.trainer.callbacks = [self.spy] if turn in (1, 3) else []
         self.clock = process_time()
 
 
 def compare(name: str, net: nn.Module, batch: tuple[Tensor, Tensor], turns: int) -> dict:
     spy = GradientDiagnostics(heatmap=False)
-    every, module = spy.every, Turns(net, spy)
+    every, module = spy.every_n_steps, Turns(net, spy)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_epochs=1,

@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from tests.fake_data import pictures
-from zoo.data import ImageFolder, ImageSet
+from zoo.data import ImageDataset, ImageFolder
 from zoo.data.augment import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop, RandomRotation
-from zoo.data.images import ImageData
+from zoo.data.images.base import ImageData
 
 MEAN, STD, BATCH = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 128
 
@@ -43,7 +43,7 @@ class InMemory(ImageData):
 
     def splits(self) -> dict[str, Any]:
         x, y = pictures(4096, 10, 32)
-        return {"train": ImageSet(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y))}
+        return {"train": ImageDataset(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y))}
 
 
 class AsPIL(Dataset):
@@ -141,7 +141,7 @@ def from_jpegs(folder: Path, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for workers in (0, 2):
         data = ImageFolder(str(folder / "photos"), image_size=72, augment=steps, mean=MEAN, std=STD, batch_size=BATCH,
-                           val_share=0, test_share=0)  # fmt: skip
+                           val_split=0, test_split=0)  # fmt: skip
         files = torchvision.datasets.ImageFolder(str(folder / "photos"), usual)
         loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
         rows.append(in_turn("input: folder of JPEGs, from the second epoch on", f"ImageFolder, {workers} workers",

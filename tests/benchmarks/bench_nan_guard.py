@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 
-from zoo.callbacks.nan_guard import NaNGuard
+from zoo.callbacks.nan.guard import NaNGuard
 
 TARGET = 1.01
 TURN = ["plain", "guard", "always_on", "guard", "plain", "anomaly"]  # plain and guard twice, in either order

@@ -17,7 +17,7 @@ from timm.optim.muon import Muon as TimmMuon
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from zoo.optim import BatchedMuon, Lion, Rule, build_optimizer, fused_by_default
+from zoo.optim import BatchedMuon, Lion, ParamGroupRule, build_optimizer, fused_by_default
 
 
 class Transformer(nn.Module):
@@ -65,7 +65,7 @@ def muons() -> dict[str, Callable[[nn.Module], Optimizer]]:
     """Muon for the matrices of the blocks, AdamW for the rest; timm's Muon has an AdamW of its own for these."""
 
     def routed(muon: type[Optimizer], adamw: Callable) -> Callable[[nn.Module], Optimizer]:
-        rules = [Rule("blocks", optimizer=partial(muon, weight_decay=0.1), matrices=True)]
+        rules = [ParamGroupRule("blocks", optimizer=partial(muon, weight_decay=0.1), matrices=True)]
         return lambda net: build_optimizer(net, adamw, 1e-3, rules)
 
     def timm(net: nn.Module) -> Optimizer:

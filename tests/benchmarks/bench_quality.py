@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.cli import main
+from zoo.cli.lightning_cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, FrechetDistance
 from zoo.models import LatentDiffusion
@@ -59,7 +59,7 @@ class Judge:
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return LatentDiffusion(preset="pixels-8", widths=[32, 64], in_channels=1, image_size=8, num_classes=10).net
+    return LatentDiffusion(preset="pixels-8", channels=[32, 64], in_channels=1, image_size=8, num_classes=10).net
 
 
 BETAS = torch.linspace(1e-4, 0.02, LEVELS)
@@ -126,7 +126,7 @@ class Clock(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every == 0:
             for guidance, curve in self.curves.items():
-                samples = pl_module.sample(SAMPLES, guidance=guidance)  # type: ignore[operator]
+                samples = pl_module.sample(SAMPLES, guidance_scale=guidance)  # type: ignore[operator]
                 curve.append((trainer.global_step, self.seconds, self.judge(samples)))
 
     def on_validation_end(self, *_: Any) -> None:

@@ -1,6 +1,6 @@
 """What exact resume costs an epoch of the small CNN (20 steps of 64 digits), by clocks inside a real `zoo fit`.
 
-Timed are the sampler while it yields an epoch's batches of indices, what StepSeed and RunCheckpoints do in every step,
+Timed are the sampler while it yields an epoch's batches of indices, what DeterministicSteps and BestAndLast do in every step,
 and the checkpoints at the end of the epoch: `last.ckpt` and, when it improved, `best.ckpt`. The same run has
 Lightning's own ModelCheckpoint twice, one for the best (``save_top_k=1``) and one for the last of every epoch, so that
 each epoch gives a pair.
@@ -25,9 +25,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from zoo.callbacks import RunCheckpoints, StepSeed
-from zoo.cli import main as zoo
-from zoo.data.sampler import Batches
+from zoo.callbacks import BestAndLast, DeterministicSteps
+from zoo.cli.lightning_cli import main as zoo
+from zoo.data.sampler import ResumableBatchSampler
 
 HOOKS = {
     "on_train_batch_start": "step",
@@ -59,7 +59,7 @@ class Clocks(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             for hook, when in HOOKS.items():
-                if isinstance(callback, (RunCheckpoints, StepSeed)):
+                if isinstance(callback, (BestAndLast, DeterministicSteps)):
                     setattr(callback, hook, self.timed(when, getattr(callback, hook)))
                 elif isinstance(callback, ModelCheckpoint):
                     setattr(callback, hook, self.timed("theirs", getattr(callback, hook)))
@@ -75,19 +75,19 @@ class Clocks(L.Callback):
 
 @contextlib.contextmanager
 def timed_order(clocks: Clocks) -> Iterator[None]:
-    plain = Batches.__iter__
+    plain = ResumableBatchSampler.__iter__
 
-    def order(sampler: Batches) -> Iterator:
+    def order(sampler: ResumableBatchSampler) -> Iterator:
         batches = plain(sampler)
         step = clocks.timed("order", lambda: next(batches, None))
         while (item := step()) is not None:
             yield item
 
-    Batches.__iter__ = order  # type: ignore[method-assign]
+    ResumableBatchSampler.__iter__ = order  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Batches.__iter__ = plain  # type: ignore[method-assign]
+        ResumableBatchSampler.__iter__ = plain  # type: ignore[method-assign]
 
 
 def run(epochs: int = 15) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def run(epochs: int = 15) -> list[dict[str, Any]]:
 
     return [
         row("resume: order of the samples", "the epoch", lambda e: e["order"], None),
-        row("resume: StepSeed and RunCheckpoints in every step", "the epoch", lambda e: e["step"], None),
+        row("resume: DeterministicSteps and BestAndLast in every step", "the epoch", lambda e: e["step"], None),
         row("resume: writing best and last", "ModelCheckpoint", lambda e: e["write"], None),
         row("resume: all that Lightning does not pay", "the epoch", beyond, TARGET),
     ]

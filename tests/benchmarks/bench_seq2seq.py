@@ -37,7 +37,7 @@ def one_by_one(module: Seq2SeqTranslator, src: Tensor) -> list[list[int]]:
     net, found = module.net, []
     for row in src:
         states, state, lengths = net.encoder(row[row != module.pad_id].unsqueeze(0))
-        memory, tokens, last = net.decoder.remember(states, lengths), [], module.bos_id
+        memory, tokens, last = net.decoder.build_memory(states, lengths), [], module.bos_id
         while len(tokens) < module.max_new_tokens and last != module.eos_id:
             logits, state, _ = net.decoder(torch.tensor([[last]]), state, memory)
             last = int(logits[0, 0].argmax())

@@ -46,9 +46,9 @@ def ours() -> nn.Module:
 def theirs() -> nn.Module:
     from diffusers import UNet2DModel
 
-    widths = tuple(UNet.preset("pixels-32", in_channels=3).arguments["widths"])
+    channels = tuple(UNet.preset("pixels-32", in_channels=3).arguments["channels"])
     return UNet2DModel(
-        in_channels=3, out_channels=3, block_out_channels=widths, attention_head_dim=64,
+        in_channels=3, out_channels=3, block_out_channels=channels, attention_head_dim=64,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )  # fmt: skip

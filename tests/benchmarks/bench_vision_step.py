@@ -33,8 +33,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.cli import main as zoo
-from zoo.data import DataModule, TensorSet
+from zoo.cli.lightning_cli import main as zoo
+from zoo.data import BatchTensorDataset, DataModule
 from zoo.models import SmallCNN
 
 BATCH, STEPS = 64, 6
@@ -47,11 +47,11 @@ class Noise(DataModule):
 
     num_classes, in_channels, image_size = 10, 3, 32
 
-    def splits(self) -> dict[str, TensorSet]:
+    def splits(self) -> dict[str, BatchTensorDataset]:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(BATCH * STEPS, 3, 32, 32, generator=generator)
         y = torch.randint(0, 10, (len(x),), generator=generator)
-        return {"train": TensorSet(x, y), "val": TensorSet(x[:1], y[:1])}
+        return {"train": BatchTensorDataset(x, y), "val": BatchTensorDataset(x[:1], y[:1])}
 
 
 def resnet18() -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
+from zoo.callbacks.nan.guard import NaNGuard, NonFiniteError
 
 BATCH, TIME, DIM, CLASSES = 4, 6, 8, 3
 SICK_STEP = 2  # the batch, counted from 0, at which a planted fault breaks out

@@ -250,7 +250,9 @@ def two_processes(folder: Path) -> None:
         trainer.save_checkpoint(path / "after.ckpt")
         again, resumed = fit(EMA(decay=0.9), module=module_class(), ckpt_path=path / "step=5.ckpt", **flags())
         again.save_checkpoint(path / "again.ckpt")
-        fit(EMA(decay=0.9, start_step=1, every=2), each_step(path / "options"), module=module_class(), **flags())
+        fit(
+            EMA(decay=0.9, start_step=1, every_n_steps=2), each_step(path / "options"), module=module_class(), **flags()
+        )
         fresh, evaluator = module_class(), make_trainer(EMA(), **flags())
         evaluator.validate(fresh, DataLoader(range(1)), ckpt_path=path / "after.ckpt", verbose=False)
         result = {
@@ -460,7 +462,7 @@ def test_several_optimizers_in_a_batch():
                 optimizer.step()
 
     history = History()
-    ema = EMA(decay=0.9, every=5)  # due at steps 5, 10, ..., 30: seen after batches 3, 5, 8, 10, 13 and 15
+    ema = EMA(decay=0.9, every_n_steps=5)  # due at steps 5, 10, ..., 30: seen after batches 3, 5, 8, 10, 13 and 15
     _, module = fit(ema, history, module=Adversarial())
     assert_equal(weights_of(module), reference([history.weights[batch - 1] for batch in (3, 5, 8, 10, 13, 15)]))
 
@@ -473,7 +475,7 @@ def test_tied_weights_once_buffers_and_metrics_untouched(tmp_path):
     ema = EMA(decay=0.9)
     _, module = fit(ema, each_step(tmp_path / "ema"))
     saved = load(tmp_path / "ema" / "step=16.ckpt")
-    assert len(ema.averages) == len(list(module.parameters())) == len(saved["ema_params"]) - 1
+    assert len(ema.ema_weights) == len(list(module.parameters())) == len(saved["ema_params"]) - 1
     tied = [saved["ema_params"][f"net.{name}.weight"] for name in ("first", "second")]
     assert tied[0].data_ptr() == tied[1].data_ptr()
     assert module.net.first.weight is module.net.second.weight

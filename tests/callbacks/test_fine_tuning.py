@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from zoo.callbacks.fine_tuning import FineTuning
-from zoo.callbacks.phases import Phase, chosen, describe, phase_at, still
-from zoo.optim import Combined, Lion, StepDecay, WarmupCosine
+from zoo.callbacks.phases import Phase, describe_plan, frozen_modules, matching_tensors, phase_at
+from zoo.optim import Lion, MultiOptimizer, StepDecay, WarmupCosine
 
 BATCHES = 4  # an epoch
 
@@ -139,7 +139,7 @@ def test_mistakes_in_a_plan_are_told_in_a_line(make, said):
 
 
 def names(net: nn.Module, train: str | list[str]) -> set[str]:
-    found = chosen(net, Phase(train=train))
+    found = matching_tensors(net, Phase(train=train))
     return {name for name, param in net.named_parameters(remove_duplicate=False) if param in found}
 
 
@@ -152,7 +152,7 @@ def test_names_are_whole_modules_parameters_or_expressions():
     assert names(net, ["conv1.weight", "bn1"]) == {"conv1.weight", "bn1.weight", "bn1.bias"}
     assert names(net, "all") == {n for n, _ in net.named_parameters()}
     with pytest.raises(ValueError, match=r"'layer' matches nothing in ResNet; the nearest names are layer1|layer"):
-        chosen(net, Phase(train="layer"))
+        matching_tensors(net, Phase(train="layer"))
 
 
 @pytest.mark.parametrize(
@@ -182,22 +182,22 @@ def test_a_tied_parameter_counts_under_all_its_names():
     net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False))
     net[2].weight = net[0].weight
     assert names(net, "head") == {"0.weight", "2.weight"}
-    assert not any(module is net[0] for module in still(net, chosen(net, Phase(train="head"))))
+    assert not any(module is net[0] for module in frozen_modules(net, matching_tensors(net, Phase(train="head"))))
 
 
 def test_the_table_tells_what_is_never_trained():
     net = Net()
     net.stem[0].weight.requires_grad_(False)  # by the network's own will: neither trained nor forgotten
-    rows = describe(three_phases(), net, epochs=2)
+    rows = describe_plan(three_phases(), net, epochs=2)
     assert [(r["phase"], r["until"], r["train"], r["parameters"], r["lr_scale"], r["reached"]) for r in rows] == [
         (1, "1 epoch", "head", 27, 1.0, True),
         (2, "10 steps", "layer1, head", 27 + 72, 0.1, True),
         (3, None, "all", 27 + 72 + 16, 1.0, True),
     ]
-    rows = describe(three_phases(), net, epochs=2, steps=9)
+    rows = describe_plan(three_phases(), net, epochs=2, steps=9)
     assert [r["reached"] for r in rows] == [True, True, False, None]
     assert (rows[-1]["phase"], rows[-1]["train"], rows[-1]["parameters"]) == ("never", "stem.1", 16)
-    assert describe([Phase(train=["layer1"])], Module(net))[-1]["train"] == "stem.1, fc"
+    assert describe_plan([Phase(train=["layer1"])], Module(net))[-1]["train"] == "stem.1, fc"
 
 
 # training
@@ -309,14 +309,14 @@ OPTIMIZERS = {
 } | {"Lion": partial(Lion, lr=0.001, weight_decay=0.1)}
 
 
-def muon_and_adamw(params: Any) -> Combined:
+def muon_and_adamw(params: Any) -> MultiOptimizer:
     matrices, rest = [], []
     for param in params:
         (matrices if param.ndim == 2 else rest).append(param)
-    return Combined([torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(rest, lr=0.01)])
+    return MultiOptimizer([torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(rest, lr=0.01)])
 
 
-@pytest.mark.parametrize("make", [*OPTIMIZERS.values(), muon_and_adamw], ids=[*OPTIMIZERS, "Combined"])
+@pytest.mark.parametrize("make", [*OPTIMIZERS.values(), muon_and_adamw], ids=[*OPTIMIZERS, "MultiOptimizer"])
 def test_frozen_again_is_at_rest_with_every_optimizer(make):
     """The head learns, then everything, then the head alone: momentum and decay must not move the rest."""
     watch = Watch()
@@ -369,7 +369,7 @@ def test_flattened_parameters_are_refused():
     trainer, module = fit(max_epochs=1)
     trainer._accelerator_connector.strategy = FSDPStrategy()
     with pytest.raises(ValueError, match="FSDPStrategy flattens"):
-        callback._refuse(trainer, module.net)
+        callback._check_plan(trainer, module.net)
 
 
 def callbacks(*phases: str) -> str:

@@ -31,9 +31,9 @@ from torch.optim.lr_scheduler import (
 )
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.callbacks.lr_finder import LRFinder, spaced, suggest
-from zoo.callbacks.rates import rescale
-from zoo.optim.groups import Rule, build_optimizer
+from zoo.callbacks.learning_rates import rescale
+from zoo.callbacks.lr_finder import LRFinder, lr_grid, suggest
+from zoo.optim.param_groups import ParamGroupRule, build_optimizer
 
 STEPS = 12
 
@@ -49,7 +49,9 @@ def two_groups(module, lr):
 
 def combined(module, lr):
     factory = partial(torch.optim.AdamW, betas=(0.9, 0.95))
-    rules = [Rule("", lr_scale=20.0, optimizer=lambda params, lr: torch.optim.Muon(params, lr=lr), matrices=True)]
+    rules = [
+        ParamGroupRule("", lr_scale=20.0, optimizer=lambda params, lr: torch.optim.Muon(params, lr=lr), matrices=True)
+    ]
     return build_optimizer(module.net, lambda params, lr: factory(params, lr=lr), lr, rules)
 
 
@@ -418,7 +420,7 @@ def test_two_ranks_take_the_same_rate_and_equal_a_run_started_there(processes, o
 
 
 def test_suggestions_on_a_known_curve():
-    lrs = spaced(1e-6, 1.0, 61, "exponential")
+    lrs = lr_grid(1e-6, 1.0, 61, "exponential")
     assert lrs[10] == pytest.approx(1e-5)
     # flat to 1e-4, a smooth fall that is steepest at 1e-3 and ends at 1e-2, then up
     losses = []
@@ -434,7 +436,7 @@ def test_suggestions_on_a_known_curve():
 
 
 def test_suggestions_of_a_linear_sweep_and_of_a_curve_that_wavers():
-    lrs = spaced(1e-3, 1.0, 101, "linear")
+    lrs = lr_grid(1e-3, 1.0, 101, "linear")
     # level to 0.2, down a straight line to 0.6 but steeper from 0.3 to 0.4, then up
     xs = [0.0, 0.2, 0.3, 0.4, 0.6, 1.0]
     losses = np.interp(lrs, xs, [2.0, 2.0, 1.8, 0.8, 0.6, 3.0]).tolist()
@@ -622,7 +624,7 @@ def test_plateau_schedule_starts_at_the_found_rate(tmp_path):
         {"min_lr": 1.0, "max_lr": 0.1},
         {"steps": 3},
         {"smoothing": 1.0},
-        {"diverge": 1.0},
+        {"early_stop_threshold": 1.0},
         {"mode": "cubic"},
         {"suggestion": "best"},
     ],

@@ -53,7 +53,7 @@ def test_every_validation_is_written_and_logged(tmp_path):
 
 
 def test_without_prompts_the_validation_text_begins_them(tmp_path):
-    module, trainer = fit(tmp_path, TextSamples(samples=2, prompt_tokens=9, max_new_tokens=5))
+    module, trainer = fit(tmp_path, TextSamples(num_samples=2, prompt_tokens=9, max_new_tokens=5))
     x, _ = trainer.datamodule.datasets["val"].batch(torch.arange(2))
     text = (tmp_path / "samples" / "000006.txt").read_text()
     for row in x[:, :9].tolist():
@@ -105,7 +105,7 @@ def test_a_logger_of_tables_gets_a_table(tmp_path):
     assert all(texts)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"max_new_tokens": 0}, {"prompts": []}, {"prompts": ["a", ""]}])
+@pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"max_new_tokens": 0}, {"prompts": []}, {"prompts": ["a", ""]}])
 def test_a_wrong_option_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TextSamples(**wrong)
@@ -136,7 +136,7 @@ def one_of_two(rank: int, folder: Path, port: int) -> None:
     trainer = L.Trainer(
         max_steps=2, val_check_interval=1, limit_val_batches=1, logger=False, default_root_dir=folder, devices=2,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        strategy=strategy, callbacks=[TextSamples(samples=2, prompt_tokens=5, max_new_tokens=3)],
+        strategy=strategy, callbacks=[TextSamples(num_samples=2, prompt_tokens=5, max_new_tokens=3)],
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
 

@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests import fake_data
 from zoo.callbacks.whiten import WhitenFirstLayer, patch_moments
-from zoo.cli import main
-from zoo.verify import resume
+from zoo.cli.commands.verify import resume
+from zoo.cli.lightning_cli import main
 
-ARGS = ["fit", "--model", "AirbenchClassifier", "--model.widths", "[8,8,8]", "--model.optimizer", "SGD",
+ARGS = ["fit", "--model", "AirbenchClassifier", "--model.channels", "[8,8,8]", "--model.optimizer", "SGD",
         "--model.lr", "0.1", "--data", "CIFAR10", "--data.augment", "[AlternatingFlip]",
         "--trainer.max_epochs", "2", "--trainer.callbacks", "[WhitenFirstLayer]"]  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from zoo.data import DataModule, Digits, Quadrants, SignOfSum, TensorSet
+from zoo.data import BatchTensorDataset, DataModule, Digits, Quadrants, SignOfSum
 from zoo.data.base import split_indices
 
 
@@ -51,14 +51,14 @@ def test_resumed_augmentation_equals_the_uninterrupted():
 
 def test_tensor_set_indexes_whole_batches():
     x, y = torch.arange(10.0), torch.arange(10)
-    data = TensorSet(x, y)
+    data = BatchTensorDataset(x, y)
     assert len(data) == 10
     assert data[3] == (x[3], y[3])
     bx, by = data.batch(torch.tensor([1, 5]))
     assert torch.equal(bx, x[[1, 5]])
     assert torch.equal(by, y[[1, 5]])
     with pytest.raises(ValueError, match="one length"):
-        TensorSet(x, y[:5])
+        BatchTensorDataset(x, y[:5])
 
 
 @pytest.mark.parametrize("data", [Digits(), Quadrants(), SignOfSum()], ids=lambda d: type(d).__name__)

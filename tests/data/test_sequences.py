@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from zoo.data import AddingProblem, CopyTask, SequenceSet, SyntheticSequences
-from zoo.data.sampler import Batches, BucketBatches
+from zoo.data import AddingProblem, CopyTask, SequenceDataset, SyntheticSequences
+from zoo.data.sampler import BucketBatchSampler, ResumableBatchSampler
 
 LENGTHS = torch.randint(1, 200, (500,), generator=torch.Generator().manual_seed(0))
 
@@ -17,10 +17,10 @@ def drawn(sampler) -> list[list[int]]:
 
 @pytest.mark.parametrize(("n", "batch", "world"), product([7, 9, 33, 65, 100, 500], [1, 4, 8], [1, 2, 3]))
 def test_buckets_lose_and_repeat_nothing(n, batch, world):
-    parts = [BucketBatches(LENGTHS[:n], n, batch, shuffle=True, seed=3, rank=r, world=world) for r in range(world)]
+    parts = [BucketBatchSampler(LENGTHS[:n], n, batch, shuffle=True, seed=3, rank=r, world=world) for r in range(world)]
     batches = [drawn(part) for part in parts]
     assert sorted(i for part in batches for b in part for i in b) == list(range(n))
-    plain = [len(b) for b in drawn(Batches(n, batch, shuffle=True, seed=3, world=world))]
+    plain = [len(b) for b in drawn(ResumableBatchSampler(n, batch, shuffle=True, seed=3, world=world))]
     assert [len(b) for b in batches[0]] == plain, "as many and as large as without buckets"
 
 
@@ -28,37 +28,39 @@ def test_buckets_hold_similar_lengths_and_are_shuffled():
     def padding(sampler) -> int:
         return sum(int(LENGTHS[b].max() * len(b) - LENGTHS[b].sum()) for b in drawn(sampler))
 
-    buckets = BucketBatches(LENGTHS, 500, 16, shuffle=True, seed=0)
-    assert padding(buckets) < padding(Batches(500, 16, shuffle=True, seed=0)) / 10
+    buckets = BucketBatchSampler(LENGTHS, 500, 16, shuffle=True, seed=0)
+    assert padding(buckets) < padding(ResumableBatchSampler(500, 16, shuffle=True, seed=0)) / 10
     first = drawn(buckets)
     means = [float(LENGTHS[b].float().mean()) for b in first]
     assert means != sorted(means)
     assert means != sorted(means, reverse=True)
-    assert drawn(BucketBatches(LENGTHS, 500, 16, shuffle=True, seed=0)) == first
+    assert drawn(BucketBatchSampler(LENGTHS, 500, 16, shuffle=True, seed=0)) == first
     buckets.set_epoch(1)
     assert drawn(buckets) != first
-    assert drawn(BucketBatches(LENGTHS, 500, 16, shuffle=True, seed=1)) != first
+    assert drawn(BucketBatchSampler(LENGTHS, 500, 16, shuffle=True, seed=1)) != first
 
 
 def test_buckets_go_on_behind_what_was_done():
-    whole = list(BucketBatches(LENGTHS, 500, 16, shuffle=True, seed=0))
-    rest = list(BucketBatches(LENGTHS, 500, 16, shuffle=True, seed=0, skip=lambda: 4))
+    whole = list(BucketBatchSampler(LENGTHS, 500, 16, shuffle=True, seed=0))
+    rest = list(BucketBatchSampler(LENGTHS, 500, 16, shuffle=True, seed=0, skip=lambda: 4))
     assert [seed for seed, _ in rest] == [seed for seed, _ in whole[4:]]
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(rest, whole[4:], strict=True))
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_buckets_do_not_depend_on_the_number_of_processes(world):
-    whole = drawn(BucketBatches(LENGTHS[:96], 96, 16, shuffle=True, seed=1))
+    whole = drawn(BucketBatchSampler(LENGTHS[:96], 96, 16, shuffle=True, seed=1))
     sizes = {"shuffle": True, "seed": 1, "world": world}
-    parts = [drawn(BucketBatches(LENGTHS[:96], 96, 16 // world, rank=r, **sizes)) for r in range(world)]
+    parts = [drawn(BucketBatchSampler(LENGTHS[:96], 96, 16 // world, rank=r, **sizes)) for r in range(world)]
     assert [sorted(b) for b in whole] == [sorted(i for part in step for i in part) for step in zip(*parts, strict=True)]
 
 
 def test_what_drop_last_leaves_out_is_not_chosen_by_length():
     left = []
     for seed in range(60):
-        kept = {i for b in drawn(BucketBatches(LENGTHS, 500, 64, shuffle=True, seed=seed, drop_last=True)) for i in b}
+        kept = {
+            i for b in drawn(BucketBatchSampler(LENGTHS, 500, 64, shuffle=True, seed=seed, drop_last=True)) for i in b
+        }
         assert len(kept) == 448
         left += [i for i in range(500) if i not in kept]
     assert abs(LENGTHS[left].float().mean() - LENGTHS.float().mean()) < 5
@@ -66,18 +68,18 @@ def test_what_drop_last_leaves_out_is_not_chosen_by_length():
 
 def test_buckets_need_a_length_for_each_sample():
     with pytest.raises(ValueError, match="500 lengths for 400 samples"):
-        BucketBatches(LENGTHS, 400, 8)
+        BucketBatchSampler(LENGTHS, 400, 8)
 
 
 def test_a_batch_is_padded_to_its_own_longest():
     values, lengths = torch.arange(1, 11), torch.tensor([3, 1, 4, 2])
-    data = SequenceSet(values, lengths, torch.tensor([0, 1, 0, 1]), padding=-1)
+    data = SequenceDataset(values, lengths, torch.tensor([0, 1, 0, 1]), padding=-1)
     (x, n), y = data.batch(torch.tensor([3, 0]))
     assert x.tolist() == [[9, 10, -1], [1, 2, 3]]
     assert (n.tolist(), y.tolist()) == ([2, 3], [1, 0])
     (row, length), label = data[2]
     assert (row.tolist(), int(length), int(label)) == ([5, 6, 7, 8], 4, 0)
-    vectors = SequenceSet(torch.randn(10, 3), lengths)
+    vectors = SequenceDataset(torch.randn(10, 3), lengths)
     ((x, n),) = vectors.batch(torch.tensor([1, 2]))
     assert x.shape == (2, 4, 3)
     assert not x[0, 1:].any()
@@ -86,11 +88,11 @@ def test_a_batch_is_padded_to_its_own_longest():
 
 def test_lengths_must_fit():
     with pytest.raises(ValueError, match="got 10 values, 2 lengths that add up to 9"):
-        SequenceSet(torch.arange(10), torch.tensor([4, 5]))
+        SequenceDataset(torch.arange(10), torch.tensor([4, 5]))
     with pytest.raises(ValueError, match="2 lengths that add up to 10, 3 targets"):
-        SequenceSet(torch.arange(10), torch.tensor([4, 6]), torch.arange(3))
+        SequenceDataset(torch.arange(10), torch.tensor([4, 6]), torch.arange(3))
     with pytest.raises(ValueError, match="sequence 1 is empty"):
-        SequenceSet(torch.arange(4), torch.tensor([4, 0]))
+        SequenceDataset(torch.arange(4), torch.tensor([4, 0]))
 
 
 def test_the_adding_problem():

@@ -9,14 +9,14 @@ import torch
 
 from tests.diffusion.in_float64 import in_float64  # noqa: F401
 from zoo.diffusion import (
-    Discrete,
+    DDPMSchedule,
+    FlowMatching,
     Noise,
-    Straight,
-    guided,
+    classifier_free_guidance,
     make_sampler,
     make_schedule,
+    prediction_target,
     scaled_linear_betas,
-    target_of,
 )
 from zoo.diffusion.samplers import SAMPLERS
 
@@ -28,7 +28,7 @@ THEIRS = {
     "heun": (diffusers.HeunDiscreteScheduler, {}),
     "dpm++": (diffusers.DPMSolverMultistepScheduler, {}),
 }
-NAMES = {"epsilon": "epsilon", "v": "v_prediction"}
+PREDICTION_TYPES = ["epsilon", "v_prediction"]
 
 
 def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -40,10 +40,10 @@ def start() -> torch.Tensor:
     return torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def their_trajectory(name: str, target: str, spacing: str, steps: int, noises: list[torch.Tensor], **given):
+def their_trajectory(name: str, prediction_type: str, spacing: str, steps: int, noises: list[torch.Tensor], **given):
     """Samples after each of diffusers' steps, divided so that their variance is kept as ours is."""
     kind, more = THEIRS[name]
-    scheduler = kind(**BETAS, prediction_type=NAMES[target], timestep_spacing=spacing, **more, **given)
+    scheduler = kind(**BETAS, prediction_type=prediction_type, timestep_spacing=spacing, **more, **given)
     scheduler.set_timesteps(steps)
     scaled = name in ("euler", "heun")
     x, found, drawn = start(), [], iter(noises)
@@ -63,8 +63,8 @@ def their_trajectory(name: str, target: str, spacing: str, steps: int, noises: l
     return found
 
 
-def our_trajectory(name: str, target: str, spacing: str, steps: int, noises: list[torch.Tensor], **given):
-    sampler = make_sampler(name, Discrete(scaled_linear_betas()), target, steps, spacing, **given)
+def our_trajectory(name: str, prediction_type: str, spacing: str, steps: int, noises: list[torch.Tensor], **given):
+    sampler = make_sampler(name, DDPMSchedule(scaled_linear_betas()), prediction_type, steps, spacing, **given)
     x, found, drawn, memory = start(), [], iter(noises), []
     for i in range(steps):
         x = sampler.step(i, answer, x, lambda _: next(drawn), memory)
@@ -81,11 +81,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("target", NAMES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize(("name", "spacing"), CASES)
-def test_steps_and_trajectories_equal_diffusers(name, spacing, target, in_float64):  # noqa: F811
+def test_steps_and_trajectories_equal_diffusers(name, spacing, prediction_type, in_float64):  # noqa: F811
     noises = [torch.randn(3, 2, 4, 4, dtype=torch.float64) for _ in range(20)]
-    ours, theirs = (f(name, target, spacing, 20, noises) for f in (our_trajectory, their_trajectory))
+    ours, theirs = (f(name, prediction_type, spacing, 20, noises) for f in (our_trajectory, their_trajectory))
     if name == "heun":  # which has two of theirs to one of ours, and a single one at the end
         theirs = [*theirs[1::2], theirs[-1]]
     assert len(ours) == len(theirs) == 20
@@ -109,7 +109,7 @@ def test_ddim_with_new_noise_clipped_and_without_data_at_the_end_equals_diffuser
     )
     other.set_timesteps(20)
     schedule = make_schedule("scaled_linear", zero_snr=True)
-    sampler = make_sampler("ddim", schedule, "v", 20, clip=1.0, eta=eta)
+    sampler = make_sampler("ddim", schedule, "v_prediction", 20, clip=1.0, eta=eta)
     ours = theirs = start()
     for i, t in enumerate(other.timesteps):
         noise = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
@@ -134,11 +134,11 @@ def test_flow_euler_equals_diffusers(name, shift, in_float64):  # noqa: F811
     other = diffusers.FlowMatchEulerDiscreteScheduler()
     other.set_shift(shift)
     other.set_timesteps(20)
-    schedule = Straight(1000, shift)
-    sampler = make_sampler(name, schedule, "flow", 20, "linspace")
+    schedule = FlowMatching(1000, shift)
+    sampler = make_sampler(name, schedule, "flow_prediction", 20, "linspace")
     ours = theirs = start()
     for i, t in enumerate(other.timesteps):
-        ours = sampler.step(i, lambda x, t: answer(x, schedule.told(t)), ours, torch.randn_like, [])
+        ours = sampler.step(i, lambda x, t: answer(x, schedule.model_time(t)), ours, torch.randn_like, [])
         theirs = other.step(answer(theirs, t.view(1)), t, theirs).prev_sample
         assert (ours - theirs).abs().max() < (1e-8 if i == 0 else 1e-6)
 
@@ -148,16 +148,16 @@ def test_flow_euler_equals_diffusers(name, shift, in_float64):  # noqa: F811
 WEIGHTS, MEANS, STDS = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [-0.8, 0.5], [0.2, 0.3]))
 
 
-def perfect(schedule, target: str):
+def perfect(schedule, prediction_type: str):
     """What the best of all networks says: the mean of what it is asked for, given a sample."""
 
     def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha, sigma = schedule.levels(t)
+        alpha, sigma = schedule.alpha_sigma(t)
         a, s = alpha.view(-1, 1), sigma.view(-1, 1)
         variance = (a * STDS).square() + s.square()
         share = (WEIGHTS.log() - variance.log() / 2 - (x - a * MEANS).square() / variance / 2).softmax(1)
         x0 = (share * (MEANS + a * STDS.square() * (x - a * MEANS) / variance)).sum(1, keepdim=True)
-        return target_of(target, x0, (x - a * x0) / s, alpha, sigma)
+        return prediction_target(prediction_type, x0, (x - a * x0) / s, alpha, sigma)
 
     return predict
 
@@ -193,12 +193,12 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> float:
 )
 def test_distance_to_a_known_distribution_shrinks_at_the_order(name, schedule, spacing):
     made = make_schedule(schedule, zero_snr=True)
-    target = "flow" if schedule == "flow" else "v"
+    prediction_type = "flow_prediction" if schedule == "flow" else "v_prediction"
     noise, true = quantiles(2001)
     errors = []
     for steps in (10, 160):
-        sampler = make_sampler(name, made, target, steps, spacing)
-        errors.append(distance(sampler(perfect(made, target), noise), true))
+        sampler = make_sampler(name, made, prediction_type, steps, spacing)
+        errors.append(distance(sampler(perfect(made, prediction_type), noise), true))
     assert math.log2(errors[0] / errors[1]) / 4 > sampler.order - 0.1
     assert errors[1] < (5e-3 if sampler.order == 1 else 1e-3)
 
@@ -206,7 +206,7 @@ def test_distance_to_a_known_distribution_shrinks_at_the_order(name, schedule, s
 @pytest.mark.parametrize("schedule", ["flow", "cosine"])
 def test_ddpm_draws_from_a_known_distribution(schedule):
     made = make_schedule(schedule, zero_snr=True)
-    target = "flow" if schedule == "flow" else "v"
+    prediction_type = "flow_prediction" if schedule == "flow" else "v_prediction"
     _, true = quantiles(40_001)
     errors, generator = [], torch.Generator().manual_seed(0)
 
@@ -214,7 +214,9 @@ def test_ddpm_draws_from_a_known_distribution(schedule):
         return torch.randn(like.shape, dtype=like.dtype, generator=generator)
 
     for steps in (10, 40, 160):
-        x = make_sampler("ddpm", made, target, steps)(perfect(made, target), drawn(true.view(-1, 1)), drawn)
+        x = make_sampler("ddpm", made, prediction_type, steps)(
+            perfect(made, prediction_type), drawn(true.view(-1, 1)), drawn
+        )
         errors.append(distance(x, true))
     assert errors[0] > 2.5 * errors[1] > 2.5 * errors[2]
     assert errors[2] < 0.015
@@ -233,7 +235,7 @@ def test_the_first_trained_target_epsilon_reaches_it_too():
 
 @pytest.mark.parametrize("name", ["ddpm", "dpm++"])
 def test_samples_are_the_same_in_batches_of_any_size(name):
-    sampler = make_sampler(name, make_schedule("cosine"), "v", 5)
+    sampler = make_sampler(name, make_schedule("cosine"), "v_prediction", 5)
 
     def drawn(numbers: list[int], seed: int = 3) -> torch.Tensor:
         noise = Noise(seed, numbers)
@@ -255,37 +257,43 @@ def test_guidance():
     x, t = torch.zeros(2, 1), torch.zeros(2)
     for scale, said, calls in ((1, 5.0, [True]), (0, 2.0, [False]), (3, 11.0, [False, True])):
         asked.clear()
-        assert torch.equal(guided(predict, scale)(x, t), torch.full((2, 1), said))
+        assert torch.equal(classifier_free_guidance(predict, scale)(x, t), torch.full((2, 1), said))
         assert asked == calls
 
 
 def test_second_order_goes_on_where_rounding_looks_at_a_time_twice():
     schedule = make_schedule("linear", 20)
-    sampler = make_sampler("dpm++", schedule, "v", 20, "linspace")
-    assert len({point.t for point in sampler.points[:-1]}) == 19
+    sampler = make_sampler("dpm++", schedule, "v_prediction", 20, "linspace")
+    assert len({point.t for point in sampler.timesteps[:-1]}) == 19
     x, _ = quantiles(50)
-    once = sampler(perfect(schedule, "v"), x[:, None])
-    sampler.points = [point for i, point in enumerate(sampler.points) if point not in sampler.points[:i]]
-    sampler.steps = len(sampler.points) - 1
-    assert torch.allclose(once, sampler(perfect(schedule, "v"), x[:, None]), atol=0.05)
+    once = sampler(perfect(schedule, "v_prediction"), x[:, None])
+    sampler.timesteps = [point for i, point in enumerate(sampler.timesteps) if point not in sampler.timesteps[:i]]
+    sampler.steps = len(sampler.timesteps) - 1
+    assert torch.allclose(once, sampler(perfect(schedule, "v_prediction"), x[:, None]), atol=0.05)
 
 
 def test_progress_is_told_after_each_step():
     told = []
-    make_sampler("ddim", make_schedule("cosine"), "v", 4)(answer, start(), done=told.append)
+    make_sampler("ddim", make_schedule("cosine"), "v_prediction", 4)(answer, start(), done=told.append)
     assert told == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: make_sampler("plms", make_schedule("cosine"), "v"), "sampler='plms': there are ddpm, ddim"),
-        (lambda: make_sampler("ddim", make_schedule("cosine"), "v", 2000), "steps=2000: a sampler takes 1 to 1000"),
-        (lambda: make_sampler("dpm++", make_schedule("linear"), "v", 1000, "leading"), "leading .* at most 999"),
-        (lambda: make_sampler("ddim", make_schedule("cosine"), "v", eta=2.0), "eta is from 0 to 1"),
+        (lambda: make_sampler("plms", make_schedule("cosine"), "v_prediction"), "sampler='plms': there are ddpm, ddim"),
+        (
+            lambda: make_sampler("ddim", make_schedule("cosine"), "v_prediction", 2000),
+            "steps=2000: a sampler takes 1 to 1000",
+        ),
+        (
+            lambda: make_sampler("dpm++", make_schedule("linear"), "v_prediction", 1000, "leading"),
+            "leading .* at most 999",
+        ),
+        (lambda: make_sampler("ddim", make_schedule("cosine"), "v_prediction", eta=2.0), "eta is from 0 to 1"),
         (
             lambda: make_sampler("ddim", make_schedule("cosine", zero_snr=True), "epsilon"),
-            "target epsilon does not go with zero_snr",
+            "prediction_type epsilon does not go with zero_snr",
         ),
     ],
 )

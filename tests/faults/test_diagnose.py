@@ -126,9 +126,9 @@ def test_a_step_that_fails_is_named_and_the_rest_skipped():
     report = diagnose(Module(nets.mlp(features=9)), Data(*nets.table()))
     (failure,) = report.of("error")
     assert failure.name == "training step"
-    assert "net.0 (Linear)" in failure.verdict
-    assert "8" in failure.verdict
-    assert "9" in failure.verdict
+    assert "net.0 (Linear)" in failure.message
+    assert "8" in failure.message
+    assert "9" in failure.message
     assert len(report.of("skipped")) > 15
 
 
@@ -160,19 +160,19 @@ def test_rates_are_judged_at_a_warmup_s_peak():
 
     report = diagnose(Warm(nets.mlp()), Data(*nets.table()), overfit_steps=60)
     assert not report.of("error") + report.of("warning"), str(report)
-    assert "lr is 0.003" in next(f.verdict for f in report.findings if f.name == "learning rate")
+    assert "lr is 0.003" in next(f.message for f in report.findings if f.name == "learning rate")
 
 
 @pytest.mark.parametrize("seed", [0, 1])  # of the first, Adam learns the samples in the same time
 def test_a_machine_that_is_too_slow_is_no_fault_of_the_module(seed, monkeypatch):
     torch.manual_seed(seed)
     clock = SimpleNamespace(monotonic=itertools.count(0, 3.0).__next__)
-    monkeypatch.setattr("zoo.diagnosis.subject.time", clock)  # three seconds a step
+    monkeypatch.setattr("zoo.diagnosis.probe.time", clock)  # three seconds a step
     report = diagnose(Module(nets.mlp()), Data(*nets.table()), overfit_steps=60)
     overfit = next(f for f in report.findings if f.name == "overfit")
     assert overfit.status == "skipped"
-    assert "in 4 steps" in overfit.verdict
-    assert "the time was too short" in overfit.verdict
+    assert "in 4 steps" in overfit.message
+    assert "the time was too short" in overfit.message
 
 
 def test_wrong_arguments_and_empty_data_are_named():
@@ -190,8 +190,8 @@ def test_wrong_arguments_and_empty_data_are_named():
 def test_a_batch_of_one_sample_is_no_reason_to_fail():
     report = diagnose(Module(nets.mlp()), Data(*nets.table(100), batch_size=1), overfit_steps=20)
     mixing = next(f for f in report.findings if f.name == "sample mixing")
-    assert (mixing.status, mixing.verdict) == ("skipped", "the batch has one sample only")
-    assert not [f for f in report.of("skipped") if "the check failed" in f.verdict]
+    assert (mixing.status, mixing.message) == ("skipped", "the batch has one sample only")
+    assert not [f for f in report.of("skipped") if "the check failed" in f.message]
 
 
 def test_a_module_without_a_known_loss_is_checked_as_far_as_it_goes():
@@ -200,6 +200,6 @@ def test_a_module_without_a_known_loss_is_checked_as_far_as_it_goes():
 
     report = diagnose(Module(nets.mlp(), odd), Data(*nets.table()), overfit_steps=100)
     assert report.ok, str(report)
-    skipped = {f.name: f.verdict for f in report.of("skipped")}
+    skipped = {f.name: f.message for f in report.of("skipped")}
     assert "outputs and targets are unknown" in skipped["initial loss"]
     assert F.mse_loss.__name__ not in str(report)

@@ -21,9 +21,9 @@ from tests.conftest import CONFIGS
 from tests.faults import faults_in_data, faults_in_networks, faults_in_training, sound_oddities, sound_tasks  # noqa: F401
 from tests.faults.corpus import FAULTS, SOUND, Fault
 from tests.test_configs import of_ones_own
-from zoo.data.base import FACTS
+from zoo.data.base import SPEC_FIELDS
 from zoo.diagnosis import Finding, Report, diagnose, run
-from zoo.diagnosis.examiner import CHECKS
+from zoo.diagnosis.runner import CHECKS
 
 
 def alarms(report: Report) -> list[Finding]:
@@ -31,14 +31,14 @@ def alarms(report: Report) -> list[Finding]:
 
 
 def crashed(report: Report) -> list[Finding]:
-    return [f for f in report.of("skipped") if "the check failed" in f.verdict]
+    return [f for f in report.of("skipped") if "the check failed" in f.message]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_planted_bug_is_named(fault: Fault):
     torch.manual_seed(0)
     report = diagnose(*fault.build(), overfit_steps=60)
-    verdicts = [f.verdict for f in alarms(report) if f.name == fault.check]
+    verdicts = [f.message for f in alarms(report) if f.name == fault.check]
     named = any(word in verdict for verdict in verdicts for word in fault.words)
     assert named, str(report)
     assert not crashed(report), str(report)
@@ -61,13 +61,13 @@ def built(key: str, base: type, config: dict[str, Any]) -> Any:
 
 
 def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDataModule]:
-    """Build what a config says, the model given the facts of the data."""
+    """Build what a config says, the model given the data spec."""
     config = yaml.safe_load(path.read_text())
     model, data = ({"class_path": p} if isinstance(p, str) else p for p in (config["model"], config["data"]))
     datamodule = built("data", L.LightningDataModule, data)
     cls = getattr(zoo.models, model["class_path"], None) or getattr(zoo.tasks, model["class_path"])
     takes = {name for c in cls.__mro__ for name in inspect.signature(c.__init__).parameters}
-    facts = {f: value for f in FACTS if f in takes and (value := getattr(datamodule, f, None)) is not None}
+    facts = {f: value for f in SPEC_FIELDS if f in takes and (value := getattr(datamodule, f, None)) is not None}
     module = built("model", L.LightningModule, model | {"init_args": facts | model.get("init_args", {})})
     options = {k: v for k, v in config.get("trainer", {}).items() if k != "callbacks"}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
@@ -108,7 +108,7 @@ def test_rate_far_off_is_named(name, factor, status, words, here, monkeypatch):
         monkeypatch.delitem(CHECKS, check)
     (finding,) = run(trainer, module, data).findings
     assert finding.status == status
-    assert words in finding.verdict
+    assert words in finding.message
 
 
 def test_the_corpus_covers_every_check():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.layers.image_blocks import Downsample, NormSiLU, ResBlock, Stage, Upsample
+from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, Stage, Upsample
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -25,7 +25,7 @@ def gradients(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("groups", [1, 4, 12])
 def test_normalisation_and_silu_in_one(layout, groups):
-    norm = NormSiLU(groups, 12).double()
+    norm = GroupNormSiLU(groups, 12).double()
     for p in norm.parameters():
         nn.init.normal_(p)
     x = (torch.randn(3, 12, 5, 4, dtype=torch.float64) * 3 + 1).to(memory_format=layout)
@@ -39,7 +39,7 @@ def test_normalisation_and_silu_in_one(layout, groups):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["mixed", "half"])
 def test_normalisation_and_silu_in_half_precision(layout, weights):
-    norm = NormSiLU(4, 16)
+    norm = GroupNormSiLU(4, 16)
     for p in norm.parameters():
         nn.init.normal_(p)
     x = torch.randn(2, 16, 8, 8).to(torch.bfloat16, memory_format=layout)
@@ -64,7 +64,7 @@ def test_a_stage_ends_at_its_next_resolution():
 
 
 def test_parts_of_other_tensors_are_normalised_as_any():
-    norm, whole = NormSiLU(2, 4).double(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    norm, whole = GroupNormSiLU(2, 4).double(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
     for layout in LAYOUTS:
         part = whole.to(memory_format=layout)[:, 2:6, 1:5]
         for mine, other in zip(gradients(norm, norm, part), gradients(norm, norm, part.contiguous()), strict=True):

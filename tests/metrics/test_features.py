@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.conftest import ROOT
-from zoo.cli import main
+from zoo.cli.lightning_cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, InceptionFeatures
 from zoo.rebuild import rebuild

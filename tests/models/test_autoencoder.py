@@ -6,10 +6,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.callbacks import EMA
-from zoo.models import AutoencoderKL, AutoencoderTrainer
-from zoo.models.autoencoder_kl import Gaussian
+from zoo.models import AutoencoderKL, AutoencoderKLModule
+from zoo.models.autoencoder_kl import DiagonalGaussian
 
-TINY = {"widths": [8, 16], "groups": 4, "in_channels": 1}
+TINY = {"channels": [8, 16], "groups": 4, "in_channels": 1}
 
 
 def images(n: int = 40) -> torch.Tensor:
@@ -32,11 +32,11 @@ def test_kl_is_that_of_torch():
     mean, logvar = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     normal = torch.distributions.Normal(mean, (0.5 * logvar).exp())
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum((1, 2, 3))
-    torch.testing.assert_close(Gaussian(mean, logvar).kl(), expected)
+    torch.testing.assert_close(DiagonalGaussian(mean, logvar).kl(), expected)
 
 
 def test_samples_have_the_mean_and_deviation():
-    latents = Gaussian(torch.full((20000, 1, 1, 1), 3.0), torch.full((20000, 1, 1, 1), -1.0))
+    latents = DiagonalGaussian(torch.full((20000, 1, 1, 1), 3.0), torch.full((20000, 1, 1, 1), -1.0))
     drawn = latents.sample(torch.Generator().manual_seed(0))
     assert drawn.mean() == pytest.approx(3, abs=0.02)
     assert drawn.std() == pytest.approx(0.6065, abs=0.02)
@@ -47,7 +47,7 @@ def test_samples_have_the_mean_and_deviation():
 @pytest.mark.parametrize("val", [False, True])
 def test_scale_is_that_of_the_training_images_and_is_saved(tmp_path, ema, val):
     torch.manual_seed(0)
-    module = AutoencoderTrainer(**TINY, lr=1e-2)
+    module = AutoencoderKLModule(**TINY, lr=1e-2)
     trainer = fit(module, tmp_path, [EMA(decay=0.9)] if ema else [], val)
     with torch.no_grad():
         latents = module.eval().net.encode(images()[:32])
@@ -64,7 +64,7 @@ def test_scale_is_that_of_the_training_images_and_is_saved(tmp_path, ema, val):
 
 
 def test_it_logs_loss_reconstruction_and_kl(tmp_path):
-    module = AutoencoderTrainer(**TINY, kl_weight=0.1)
+    module = AutoencoderKLModule(**TINY, kl_weight=0.1)
     metrics = fit(module, tmp_path).callback_metrics
     for stage in ("train", "val"):
         parts = [float(metrics[f"{stage}/{name}"]) for name in ("loss", "reconstruction", "kl")]
@@ -75,14 +75,14 @@ def test_more_weight_on_the_kl_brings_latents_nearer_to_normal(tmp_path):
     found = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        module = AutoencoderTrainer(**TINY, kl_weight=weight, lr=1e-2)
+        module = AutoencoderKLModule(**TINY, kl_weight=weight, lr=1e-2)
         found.append(float(fit(module, tmp_path, epochs=10).callback_metrics["val/kl"]))
     assert found[1] < found[0] / 2
 
 
 @pytest.mark.parametrize(("reconstruction", "distance"), [("l1", torch.nn.L1Loss()), ("l2", torch.nn.MSELoss())])
 def test_reconstruction_is_what_it_says(reconstruction, distance):
-    module, x = AutoencoderTrainer(**TINY, reconstruction=reconstruction, kl_weight=0).eval(), images(4)
+    module, x = AutoencoderKLModule(**TINY, reconstruction=reconstruction, kl_weight=0).eval(), images(4)
     with torch.no_grad():
         assert float(module.step((x, None), "val")) == pytest.approx(float(distance(module(x), x)))
         columns = module.predict_step((x, None), 0)
@@ -112,12 +112,12 @@ def test_a_decoder_that_overflows_goes_on_in_float32(capsys):
         ({"groups": 3}, "groups=3 does not divide the width 8"),
         ({"reconstruction": "l3"}, "l1 or l2, got 'l3'"),
         ({"kl_weight": -1.0}, "kl_weight must be 0 or more"),
-        ({"in_channels": None}, "AutoencoderTrainer needs in_channels"),
+        ({"in_channels": None}, "AutoencoderKLModule needs in_channels"),
     ],
 )
 def test_mistakes_give_one_line(arguments, said):
     with pytest.raises(ValueError, match=said):
-        AutoencoderTrainer(**{**TINY, **arguments})
+        AutoencoderKLModule(**{**TINY, **arguments})
 
 
 def test_images_of_another_size_give_one_line():

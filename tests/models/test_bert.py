@@ -18,14 +18,14 @@ from zoo.models import (
     BERT,
     BERTClassifier,
     BERTEmbedder,
+    BERTForMaskedLM,
+    BERTForSequenceClassification,
+    BERTForTokenClassification,
     BERTMaskedLM,
     BERTTokenClassifier,
-    MaskedBERT,
-    SequenceBERT,
-    TokenBERT,
 )
-from zoo.packages import model_folder
 from zoo.text import Tokenizer
+from zoo.weights.packages import model_folder
 
 TEXTS = ["the film was good", "a bad , bad meal", "not a good book at all", "what a wonderful garden"] * 3
 TINY = {"dim": 16, "depth": 1, "heads": 2, "max_length": 32, "vocab_size": 50, "pad_id": 0}
@@ -142,7 +142,7 @@ def test_head_of_other_classes_is_replaced_and_that_is_said(tmp_path, capsys):
 
 def test_classes_on_a_file_that_learned_hidden_tokens(tmp_path, capsys):
     folder = fake_data.bert_folder(tmp_path / "hub", TEXTS, "Bert", "ForMaskedLM")
-    net = SequenceBERT.from_pretrained(folder, num_classes=4)
+    net = BERTForSequenceClassification.from_pretrained(folder, num_classes=4)
     said = capsys.readouterr().err
     assert "it has no head, so one starts fresh" in said
     assert "it has no pooler, so one starts fresh" in said
@@ -194,9 +194,9 @@ def test_what_learned_hidden_words_goes_on_to_classes(zoo, here):
 def test_hidden_words_are_filled_in(folder):
     module = BERTMaskedLM(weights=str(folder))
     with pytest.raises(ValueError, match="knows no tokenizer yet"):
-        module.fill("the [MASK]")
+        module.fill_mask("the [MASK]")
     module.tokenizer = Tokenizer.load(folder)
-    found = module.fill("the [MASK] was [MASK]", top_k=3)
+    found = module.fill_mask("the [MASK] was [MASK]", top_k=3)
     assert [len(row) for row in found] == [3, 3]
     theirs = hf.BertForMaskedLM.from_pretrained(folder).eval()
     words = hf.AutoTokenizer.from_pretrained(folder)
@@ -237,10 +237,10 @@ def test_other_folders_are_no_bert(folder):
     ):
         (folder / "config.json").write_text(json.dumps({**content, **change}))
         with pytest.raises(ValueError, match=said):
-            MaskedBERT.from_pretrained(folder)
+            BERTForMaskedLM.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json"):
-        MaskedBERT.from_pretrained(folder)
+        BERTForMaskedLM.from_pretrained(folder)
 
 
 def test_heads_have_to_divide_the_width_and_texts_to_fit_the_positions():
@@ -300,7 +300,7 @@ def test_classes_that_weights_number_otherwise_get_the_numbers_of_the_data(tmp_p
     x = torch.randint(1, 50, (2, 7))
     assert torch.equal(again(x), module(x)[:, :, [1, 2, 0]])
     again.save_pretrained(tmp_path / "again")
-    assert TokenBERT.from_pretrained(tmp_path / "again").class_names == names
+    assert BERTForTokenClassification.from_pretrained(tmp_path / "again").class_names == names
 
 
 def test_token_classes_are_kept_in_the_files(tmp_path):
@@ -309,10 +309,10 @@ def test_token_classes_are_kept_in_the_files(tmp_path):
     module.save_pretrained(tmp_path / "ner")
     theirs = hf.BertForTokenClassification.from_pretrained(tmp_path / "ner")
     assert theirs.config.id2label == dict(enumerate(names))
-    again = TokenBERT.from_pretrained(tmp_path / "ner")
+    again = BERTForTokenClassification.from_pretrained(tmp_path / "ner")
     assert again.class_names == names
     again.save_pretrained(tmp_path / "again")
-    other = TokenBERT.from_pretrained(tmp_path / "ner", num_classes=2)
+    other = BERTForTokenClassification.from_pretrained(tmp_path / "ner", num_classes=2)
     other.save_pretrained(tmp_path / "other")
     assert (tmp_path / "ner/config.json").read_bytes() == (tmp_path / "again/config.json").read_bytes()
     assert hf.BertForTokenClassification.from_pretrained(tmp_path / "other").config.num_labels == 2

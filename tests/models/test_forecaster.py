@@ -216,7 +216,7 @@ def windows() -> tuple:
 
 def evaluate(module: Forecaster, batch: tuple, stage: str = "test") -> dict:
     module.step(batch, stage)
-    return {k: float(v) for k, v in module.end_of_evaluation(stage).items()}
+    return {k: float(v) for k, v in module.compute_metrics(stage).items()}
 
 
 def test_metrics_are_in_the_targets_own_units_and_skip_what_was_not_observed():
@@ -245,7 +245,7 @@ def test_loss_and_count_take_observed_targets_only():
     module = Forecaster(Fixed(), horizon=3)
     keep = about["observed"]
     assert module.step(batch, "train") == nn.MSELoss()(past[:, -3:, 0][keep], y[keep])
-    assert module.count(batch) == pytest.approx(int(keep.sum()) / 3)
+    assert module.num_items(batch) == pytest.approx(int(keep.sum()) / 3)
     wild = y.masked_fill(~keep, 1e9)
     assert torch.equal(module.step(((past,), wild, about), "train"), module.step(batch, "train"))
     assert evaluate(module, batch) == pytest.approx(evaluate(Forecaster(Fixed(), horizon=3), ((past,), wild, about)))
@@ -262,7 +262,7 @@ def test_quantiles_that_cross_are_sorted():
     module.step(batch, "val")
     coverage = ((out[..., 0] <= y) & (y <= out[..., 2]))[about["observed"]].float().mean()
     total = float(coverage) * int(about["observed"].sum())
-    assert float(module._meters["val"].sums["coverage"]) == pytest.approx(total)
+    assert float(module._running_means["val"].sums["coverage"]) == pytest.approx(total)
     columns = module.predict_step(((past,), y, about), 0)
     assert columns["forecast"] == columns["q0.5"]
     assert all(a < b < c for a, b, c in zip(columns["q0.1"], columns["q0.5"], columns["q0.9"], strict=True))
@@ -272,7 +272,7 @@ def test_a_plain_batch_is_enough():
     module = LSTMForecaster(dim=4, horizon=3, input_dim=1)
     (past,), y, _ = windows()
     assert torch.isfinite(module.step((past, y), "val"))
-    assert set(module.end_of_evaluation("val")) == {"mae", "rmse", "mase", "smape"}
+    assert set(module.compute_metrics("val")) == {"mae", "rmse", "mase", "smape"}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_linear_forecast_is_ridge_regression_on_differences_from_the_last_value(
 
 def test_learns_and_beats_naive_forecasts(tmp_path, capfd):
     """Through the command line, on the series of a real file: a noisy season of 12 with a trend, in two series."""
-    from zoo.cli import main
+    from zoo.cli.lightning_cli import main
 
     generator, t = np.random.default_rng(0), np.arange(420)
     with open(tmp_path / "s.csv", "w", newline="") as file:

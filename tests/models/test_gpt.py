@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from zoo.models import GPT, GPTLanguageModel, LLaMA, LLaMALanguageModel
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights import folders, llama_files
-from zoo.weights.huggingface import HuggingFaceNet
+from zoo.weights import folders
+from zoo.weights.formats import llama as llama_format
+from zoo.weights.formats.huggingface import HuggingFaceNet
 
 MODERN = {
     "positions": "rotary",
@@ -30,7 +31,7 @@ NETS = {
     "LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **kw),
     "grouped LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **{"kv_heads": 2, "tied": True, **kw}),
 }
-SCALED = dict(zip(llama_files.SCALING, (8.0, 1.0, 4.0, 32), strict=True))
+SCALED = dict(zip(llama_format.SCALING, (8.0, 1.0, 4.0, 32), strict=True))
 every_net = pytest.mark.parametrize("kind", NETS)
 
 
@@ -175,12 +176,12 @@ def test_token_shift_adds_what_was_before(n):
 
 
 def test_rotary_scores_depend_on_distance_alone():
-    from zoo.layers.rotary import Rotary, rotate
+    from zoo.layers.rotary import RotaryEmbedding, apply_rotary
 
-    rotary, q, k = Rotary(16), *torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
+    rotary, q, k = RotaryEmbedding(16), *torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
     q, k = (x.expand(1, 40, 1, 16) for x in (q, k))
     tables = rotary(0, q.flatten(2))
-    scores = (rotate(q, *tables).squeeze() @ rotate(k, *tables).squeeze().T).detach()
+    scores = (apply_rotary(q, *tables).squeeze() @ apply_rotary(k, *tables).squeeze().T).detach()
     for distance in range(-20, 20):
         diagonal = scores.diagonal(distance)
         assert (diagonal - diagonal[0]).abs().max() < 1e-12
@@ -359,9 +360,9 @@ def test_another_tokenizer_than_that_of_the_weights(folder, kind, tmp_path):
         module.on_save_checkpoint(saved)
         torch.save(saved, weights)
     module = load(weights)
-    module.take_tokenizer(own)
+    module.set_tokenizer(own)
     with pytest.raises(ValueError, match="differently from those of the weights"):
-        module.take_tokenizer(other)
+        module.set_tokenizer(other)
     assert module.tokenizer is own
 
 

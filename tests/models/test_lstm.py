@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.data import CopyTask, DataModule, SequenceSet, SyntheticSequences
+from zoo.data import CopyTask, DataModule, SequenceDataset, SyntheticSequences
 from zoo.diagnosis import diagnose
 from zoo.layers.recurrent import initialize_recurrent
 from zoo.models import GRU, LSTM, GRUClassifier, LSTMClassifier, LSTMRegressor, LSTMTagger
@@ -82,7 +82,7 @@ def test_a_tagger_counts_the_steps_that_are_asked_for(tmp_path):
     data = CopyTask(samples=200, symbols=2, kinds=3, pause=2, batch_size=50)
     module = LSTMTagger(dim=32, embed_dim=8, lr=2e-2, vocab_size=5, num_classes=3)
     batch = next(iter(data.train_dataloader()))
-    assert module.count(batch) == 100, "two of seven steps in each of 50 samples"
+    assert module.num_items(batch) == 100, "two of seven steps in each of 50 samples"
     x, y = batch
     logits = module(x)
     assert logits.shape == (50, 7, 3)
@@ -109,7 +109,7 @@ def test_a_batch_with_lengths_goes_through_step_count_and_predict():
     x, lengths, y = torch.randn(4, 6, 3), torch.tensor([6, 1, 3, 2]), torch.tensor([0, 1, 1, 0])
     module = LSTMClassifier(dim=8, input_dim=3, num_classes=2).eval()
     assert inputs_of(((x, lengths), y)) == (x, lengths)
-    assert module.count(((x, lengths), y)) == 4
+    assert module.num_items(((x, lengths), y)) == 4
     assert torch.allclose(module.step(((x, lengths), y), "val"), F.cross_entropy(module(x, lengths), y))
     assert module.predict_step(((x, lengths),), 0)["class"] == module(x, lengths).argmax(1).tolist()
     regressor = LSTMRegressor(dim=8, input_dim=3, output_dim=1, target_mean=5.0, target_std=2.0).eval()
@@ -134,7 +134,7 @@ class Ragged(DataModule):
         generator = torch.Generator().manual_seed(0)
         lengths = torch.randint(3, 9, (64,), generator=generator)
         values, y = torch.randn(int(lengths.sum()), 4, generator=generator), torch.arange(64) % 2
-        return {name: SequenceSet(values + i, lengths, y) for i, name in enumerate(("train", "val", "test"))}
+        return {name: SequenceDataset(values + i, lengths, y) for i, name in enumerate(("train", "val", "test"))}
 
 
 def test_diagnose_understands_lengths(tmp_path):
@@ -146,4 +146,4 @@ def test_diagnose_understands_lengths(tmp_path):
     bad = diagnose(Classifier(IgnoresLengths(), num_classes=2, lr=1e-2), Ragged(batch_size=16), overfit_steps=60)
     found = next(f for f in bad.findings if f.name == "padding")
     assert found.status == "error"
-    assert "what stands in the padding changes the outputs" in found.verdict
+    assert "what stands in the padding changes the outputs" in found.message

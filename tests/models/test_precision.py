@@ -20,7 +20,7 @@ def test_bf16_is_as_accurate_as_float32(config, zoo):
                 "fit", "-c", f"configs/{config}.yaml", "--seed_everything", seed, "--run_dir", run, *args
             )
             assert (code, err) == (0, "")
-            _, out, _ = zoo("test", "--ckpt_path", f"{run}/checkpoints/last.ckpt", "--pictures", "false")
+            _, out, _ = zoo("test", "--ckpt_path", f"{run}/checkpoints/last.ckpt", "--plots", "false")
             accuracies[kind].append(float(re.search(r"test/accuracy\s+([\d.]+)", out)[1]))
     print(config, accuracies)
     spread = max(accuracies["float32"]) - min(accuracies["float32"])

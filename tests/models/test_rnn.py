@@ -6,7 +6,7 @@ from torch import nn
 
 from zoo.layers.recurrent import initialize_recurrent
 from zoo.models import VanillaRNN, VanillaRNNClassifier, VanillaRNNRegressor, VanillaRNNTagger
-from zoo.models.rnn import VanillaLayer, _smallest
+from zoo.models.rnn import VanillaLayer, _flush_below
 
 
 def test_both_paths_share_their_parameters_and_learn_the_same():
@@ -57,7 +57,7 @@ def test_a_vanished_gradient_is_zero_where_it_would_be_denormal():
     assert sizes[0] == 0
     smallest = x.grad[x.grad != 0].abs().min()
     assert smallest > torch.finfo(torch.float32).tiny
-    assert _smallest(torch.zeros(1, dtype=torch.float16)) == 0, "no number of half precision is that small"
+    assert _flush_below(torch.zeros(1, dtype=torch.float16)) == 0, "no number of half precision is that small"
 
 
 def test_initialisation():

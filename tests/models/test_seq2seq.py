@@ -121,7 +121,7 @@ def test_whole_target_in_one_call_equals_step_by_step(attention, depth):
     weight = torch.randn(3, 5, TOKENS)
     whole = net(src, tgt)
     states, state, lengths = net.encoder(src)
-    memory, steps = net.decoder.remember(states, lengths), []
+    memory, steps = net.decoder.build_memory(states, lengths), []
     for t in range(5):
         logits, state, _ = net.decoder(tgt[:, t : t + 1], state, memory)
         steps.append(logits)
@@ -217,7 +217,7 @@ def test_search_stops_when_all_have_ended():
 def test_beam_of_width_1_equals_greedy(attention):
     net, src = likely_to_end(make(attention), 1.0), sources([6, 2, 4, 5, 3, 6, 1, 2])
     states, state, lengths = net.encoder(src)
-    start = (state, net.decoder.remember(states, lengths))
+    start = (state, net.decoder.build_memory(states, lengths))
     first = torch.full((8,), BOS)
     greedy = greedy_search(net._step, start, first, EOS, 0, 12)
     beam = beam_search(net._step, start, first, reorder, EOS, 0, 12, 1, early_stopping=True)
@@ -372,7 +372,7 @@ def test_a_resumed_run_forces_as_if_never_stopped(tmp_path):
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from zoo.callbacks import StepSeed
+    from zoo.callbacks import DeterministicSteps
 
     src, tgt = sources([5] * 12, 9), sources([4] * 12, 9)
     data = [((src, tgt), tgt)]
@@ -384,7 +384,7 @@ def test_a_resumed_run_forces_as_if_never_stopped(tmp_path):
                    teacher_forcing_steps=6).double()  # fmt: skip
         m.net.register_forward_pre_hook(lambda _, args: shares.append(args[3]))
         trainer = L.Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-                            enable_progress_bar=False, enable_model_summary=False, callbacks=[StepSeed()],
+                            enable_progress_bar=False, enable_model_summary=False, callbacks=[DeterministicSteps()],
                             default_root_dir=tmp_path)  # fmt: skip
         trainer.fit(m, DataLoader(data, batch_size=None), ckpt_path=ckpt, weights_only=True if ckpt else None)
         trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")

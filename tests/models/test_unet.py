@@ -49,8 +49,8 @@ def test_checkpointed_activations_take_less_memory():
 
 def test_checkpointing_is_an_option_of_the_task_and_for_training_only():
     module = LatentDiffusion(
-        "pixels-8", widths=[16], attention=[False], groups=4, head_dim=16, activation_checkpointing=True, in_channels=1,
-        image_size=8, num_classes=2,
+        "pixels-8", channels=[16], attention=[False], groups=4, head_dim=16, activation_checkpointing=True,
+        in_channels=1, image_size=8, num_classes=2,
     )  # fmt: skip
     net, calls = module.net, []
     net.mid_block.resnets[0].register_forward_pre_hook(lambda *args: calls.append(1))  # type: ignore[union-attr,index]

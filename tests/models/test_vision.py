@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from zoo.callbacks.phases import Phase, chosen
+from zoo.callbacks.phases import Phase, matching_tensors
 from zoo.models import VGG, EfficientNet, ResNet, ViT
-from zoo.optim.anatomy import layer_ids
+from zoo.optim.param_kinds import layer_ids
 
 # Network, and the layer by name: 0 is the stem, the largest number the head.
 CASES = {
@@ -49,6 +49,6 @@ def test_depth_for_layer_decay(name):
 def test_the_head_of_a_plan_is_all_that_replaces_it(name):
     with torch.device("meta"):
         net = type(CASES[name][0]())(**{**CASES[name][0]().arguments, "head": "mlp"})
-    head = net.head_names[0]
-    named = {k for k, p in net.named_parameters() if p in chosen(net, Phase(train="head"))}
+    head = net.classifier_names[0]
+    named = {k for k, p in net.named_parameters() if p in matching_tensors(net, Phase(train="head"))}
     assert named == {f"{head}.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")}

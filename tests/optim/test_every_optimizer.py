@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn, optim
 
-from zoo.optim import BatchedMuon, Lion, Rule, build_optimizer, fused_by_default
+from zoo.optim import BatchedMuon, Lion, ParamGroupRule, build_optimizer, fused_by_default
 
-MUON = [Rule("", optimizer=partial(optim.Muon, adjust_lr_fn="match_rms_adamw"), matrices=True)]
+MUON = [ParamGroupRule("", optimizer=partial(optim.Muon, adjust_lr_fn="match_rms_adamw"), matrices=True)]
 CASES = {
     "SGD": (partial(optim.SGD, momentum=0.9, nesterov=True), 0.05, None),
     "Adam": (optim.Adam, 0.01, None),

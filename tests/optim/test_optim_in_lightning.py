@@ -11,10 +11,10 @@ from torch import nn
 from torch.optim import SGD, AdamW, Muon
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.cli import main
+from zoo.cli.lightning_cli import main
+from zoo.cli.parser import explain
 from zoo.models import MLPClassifier
-from zoo.optim import Combined, Rule, WarmupCosine, build_optimizer, fused_by_default
-from zoo.parsing import explain
+from zoo.optim import MultiOptimizer, ParamGroupRule, WarmupCosine, build_optimizer, fused_by_default
 
 
 class Module(LightningModule):
@@ -31,7 +31,7 @@ class Module(LightningModule):
         assert 0 < nn.utils.get_total_norm([p.grad for p in self.parameters()]) < 0.1001
 
     def configure_optimizers(self):
-        rules = [Rule("", 10.0, optimizer=Muon, matrices=True)]
+        rules = [ParamGroupRule("", 10.0, optimizer=Muon, matrices=True)]
         optimizer = build_optimizer(self.net, fused_by_default(AdamW), 1e-2, rules)
         schedule = WarmupCosine(optimizer, int(self.trainer.estimated_stepping_batches), warmup=2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": schedule.interval}}
@@ -42,7 +42,7 @@ class Rates(Callback):
         self.used = []
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
-        assert isinstance(optimizer, Combined)
+        assert isinstance(optimizer, MultiOptimizer)
         self.used.append([group["lr"] for group in optimizer.param_groups])
 
 

@@ -12,13 +12,13 @@ from torch import nn
 from torch.optim import SGD, Adagrad, AdamW, Muon, RMSprop
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from zoo.callbacks import RunCheckpoints
+from zoo.callbacks import BestAndLast
 from zoo.data import Quadrants
 from zoo.models import MLPClassifier
 from zoo.optim import (
-    Combined,
     Constant,
     Lion,
+    MultiOptimizer,
     OneCycle,
     Plateau,
     StepDecay,
@@ -27,8 +27,8 @@ from zoo.optim import (
     WarmupStableDecay,
     build_optimizer,
 )
-from zoo.optim.curves import anneal, steps_of
-from zoo.optim.plateau import watched
+from zoo.optim.curves import anneal, to_steps
+from zoo.optim.plateau import plateau_monitor
 
 TOTAL = 40
 
@@ -175,9 +175,9 @@ def test_one_cycle_has_torchs_numbers(total, cls, more):
 
 
 def test_one_cycle_moves_the_momenta_that_there_are():
-    """In Combined, whose members differ, and beside an optimizer without any, where torch's gives up."""
+    """In MultiOptimizer, whose members differ, and beside an optimizer without any, where torch's gives up."""
     matrix, vector, other = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    optimizer = Combined([Muon([matrix], 0.1), AdamW([vector], 0.1), Adagrad([other], 0.1)])
+    optimizer = MultiOptimizer([Muon([matrix], 0.1), AdamW([vector], 0.1), Adagrad([other], 0.1)])
     schedule = OneCycle(optimizer, 10)
     for step in range(10):
         assert momenta(optimizer) == [schedule.momentum(step), (schedule.momentum(step), 0.999), None]
@@ -245,10 +245,10 @@ def test_group_ratios_survive_build_optimizer_and_one_cycle():
 
 
 def test_shares_and_counts():
-    assert [steps_of(amount, 200) for amount in (0, 0.0, 0.05, 1, 500, 500.0)] == [0, 0, 10, 1, 500, 500]
+    assert [to_steps(amount, 200) for amount in (0, 0.0, 0.05, 1, 500, 500.0)] == [0, 0, 10, 1, 500, 500]
     for wrong in (1.0, 1.5, -0.1, -3):
         with pytest.raises(ValueError, match="must be a share of the run"):
-            steps_of(wrong, 200)
+            to_steps(wrong, 200)
 
 
 # Every schedule in every run whose length it has to find by itself; an epoch has 10 batches.
@@ -280,7 +280,7 @@ def fit(folder, build, checkpoint=None, **flags):
     used = Rates()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     flags = {"accelerator": "cpu", **quiet, **flags}
-    trainer = Trainer(callbacks=[used, RunCheckpoints(dirpath=str(folder))], **flags)
+    trainer = Trainer(callbacks=[used, BestAndLast(dirpath=str(folder))], **flags)
     data = Quadrants(samples=256, batch_size=20, drop_last=True)
     trainer.fit(module, data, ckpt_path=checkpoint)
     return used.used, trainer
@@ -316,14 +316,14 @@ def test_trace_of_a_run_resumed_with_more_epochs(tmp_path, case):
 )
 def test_what_a_plateau_schedule_watches(schedule, task, watches, mode):
     built = schedule(make_optimizer())
-    assert (watched(built, *task), built.mode) == (watches, mode)
+    assert (plateau_monitor(built, *task), built.mode) == (watches, mode)
     assert built.best == (math.inf if mode == "min" else -math.inf), "anything is better at first"
 
 
 def test_mistakes():
     optimizer = make_optimizer()
     with pytest.raises(ValueError, match="mode max, but val/loss is better low"):
-        watched(ReduceLROnPlateau(optimizer, mode="max"), "val/loss", "min")
+        plateau_monitor(ReduceLROnPlateau(optimizer, mode="max"), "val/loss", "min")
     with pytest.raises(ValueError, match="factor is 1"):
         Plateau(optimizer, factor=1)
     with pytest.raises(ValueError, match="WarmupCosine needs total_steps"):

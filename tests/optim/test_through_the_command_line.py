@@ -6,11 +6,13 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 import zoo.optim
-from zoo.cli import main
-from zoo.optim import Combined
+from zoo.cli.lightning_cli import main
+from zoo.optim import MultiOptimizer
 
 IRIS = ["-c", "configs/mlp_iris.yaml"]
-MUON = "--model.rules=[{match: '', matrices: true, optimizer: {class_path: Muon, init_args: {weight_decay: 0.0}}}]"
+MUON = (
+    "--model.param_groups=[{match: '', matrices: true, optimizer: {class_path: Muon, init_args: {weight_decay: 0.0}}}]"
+)
 # short name: learning rate, and what else to say
 OPTIMIZERS = {
     "SGD": (0.3, ["--model.optimizer.momentum", 0.9, "--model.optimizer.nesterov", "true"]),
@@ -80,7 +82,7 @@ def test_an_optimizer_by_its_short_name_trains(here, name):
 @pytest.mark.parametrize(("rest", "lr"), [("AdamW", 0.03), ("Lion", 0.01)])
 def test_muon_by_rule_beside_another_optimizer_trains(here, rest, lr):
     watch = fit(*IRIS, "--trainer.max_epochs", 4, "--model.lr", lr, "--model.optimizer", rest, MUON)
-    assert isinstance(watch.optimizer, Combined)
+    assert isinstance(watch.optimizer, MultiOptimizer)
     assert [type(member).__name__ for member in watch.optimizer.optimizers] == ["Muon", rest]
     assert mean(watch.losses[-4:]) < 0.7 * watch.losses[0]
     saved = torch.load(here / "runs/mlp_iris/1/checkpoints/last.ckpt", weights_only=True)
@@ -101,11 +103,11 @@ def test_a_short_name_means_zoos_class_or_torchs_whatever_else_is_imported(here)
 
 
 MISTAKES = {
-    "--model.optimizer Combined": "an optimizer is built from parameters and a learning rate",
+    "--model.optimizer MultiOptimizer": "an optimizer is built from parameters and a learning rate",
     "--model.optimizer LBFGS --trainer.accumulate_grad_batches 2": "LBFGS cannot accumulate",
-    "--model.rules [{match:'3',optimizer:Muon}]": "rule '3': Muon is for hidden matrices, not for 3.bias",
-    "--model.rules [{match:'3',optimizer:{class_path:SGD,init_args:{lr:1}}}]": "--model.lr, times the rule's lr_scale",
-    "--model.rules [{match:nothing}]": "rule 'nothing' matches no parameter",
+    "--model.param_groups [{match:'3',optimizer:Muon}]": "rule '3': Muon is for hidden matrices, not for 3.bias",
+    "--model.param_groups [{match:'3',optimizer:{class_path:SGD,init_args:{lr:1}}}]": "--model.lr, times the rule's lr_scale",
+    "--model.param_groups [{match:nothing}]": "rule 'nothing' matches no parameter",
     "--model.lr_scheduler StepLR": "StepLR needs step_size",
     "--model.lr_scheduler Plateau --model.lr_scheduler.factor 2": "factor is 2.0, but must be between 0 and 1",
     "--model.lr_scheduler Plateau --model.lr_scheduler.monitor val/acc": "val/accuracy",
@@ -236,7 +238,7 @@ WarmupLinear, the learning rate of each group:
         ["-c", "configs/small_cnn_digits.yaml", "--model.lr", 0.001, "--trainer.max_epochs", 2,
          "--model.stages", "[[8],[16]]", "--model.hidden", 32, "--model.optimizer", "SGD",
          "--model.optimizer.weight_decay", 0.1, "--model.lr_scheduler", "StepDecay",
-         "--model.rules", "[{match: '^features.0', lr_scale: 0.05}, {match: '^features', lr_scale: 0.1}]"],
+         "--model.param_groups", "[{match: '^features.0', lr_scale: 0.05}, {match: '^features', lr_scale: 0.1}]"],
         """\
                    name  optimizer  tensors  parameters      lr  lr_scale  weight_decay
             ^features.0        SGD        1          72   5e-05      0.05           0.1
@@ -263,7 +265,7 @@ StepDecay, the learning rate of each group:
     "transformer with Muon and layer decay": (
         ["--model", "Classifier", "--model.net", "own_transformer.Net", "--data", "Digits", "--trainer.max_epochs", 2,
          "--model.optimizer", "Lion", "--model.lr", 0.001, "--model.layer_decay", 0.5,
-         "--model.rules", "[{match: encoder, matrices: true, lr_scale: 20, optimizer: Muon}]",
+         "--model.param_groups", "[{match: encoder, matrices: true, lr_scale: 20, optimizer: Muon}]",
          "--model.lr_scheduler", "Plateau"],
         """\
                          name  optimizer  tensors  parameters        lr  lr_scale  weight_decay

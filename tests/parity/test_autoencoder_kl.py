@@ -8,11 +8,11 @@ from tests.parity.compare import assert_near, on_meta, randomize, shapes
 from zoo.models import AutoencoderKL
 
 
-def reference(widths, blocks, groups, latent_channels=4) -> Reference:
-    n = len(widths)
+def reference(channels, blocks, groups, latent_channels=4) -> Reference:
+    n = len(channels)
     return Reference(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * n,
-        up_block_types=("UpDecoderBlock2D",) * n, block_out_channels=widths, layers_per_block=blocks,
+        up_block_types=("UpDecoderBlock2D",) * n, block_out_channels=channels, layers_per_block=blocks,
         latent_channels=latent_channels, norm_num_groups=groups,
     )  # fmt: skip
 
@@ -29,9 +29,9 @@ def run(net, encode, decode):
     return {"mean": latents.mean, "logvar": latents.logvar, "kl": latents.kl(), "image": out}, grads
 
 
-@pytest.mark.parametrize(("widths", "factor"), [((8, 16), 2), ((8, 8, 16), 4), ((8, 8, 16, 16), 8)])
-def test_equals_diffusers(widths, factor):
-    expected, net = reference(widths, 1, 4), AutoencoderKL(3, widths, 1, 4, 4)
+@pytest.mark.parametrize(("channels", "factor"), [((8, 16), 2), ((8, 8, 16), 4), ((8, 8, 16, 16), 8)])
+def test_equals_diffusers(channels, factor):
+    expected, net = reference(channels, 1, 4), AutoencoderKL(3, channels, 1, 4, 4)
     assert net.factor == factor
     randomize(expected)
     net.load_state_dict({**expected.state_dict(), "scale": torch.tensor(0.5)})

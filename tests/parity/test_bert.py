@@ -8,7 +8,7 @@ import transformers as hf
 from torch import Tensor
 
 from tests.parity.compare import assert_near, randomize
-from zoo.models import BERT, MaskedBERT, SequenceBERT, TokenBERT
+from zoo.models import BERT, BERTForMaskedLM, BERTForSequenceClassification, BERTForTokenClassification
 from zoo.models.bert import SIZES
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
@@ -16,9 +16,9 @@ DISTIL = {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 40}
 LENGTHS = torch.tensor([9, 4, 1, 7])
 HEADS = {
     "Model": BERT,
-    "ForMaskedLM": MaskedBERT,
-    "ForSequenceClassification": SequenceBERT,
-    "ForTokenClassification": TokenBERT,
+    "ForMaskedLM": BERTForMaskedLM,
+    "ForSequenceClassification": BERTForSequenceClassification,
+    "ForTokenClassification": BERTForTokenClassification,
 }
 both = pytest.mark.parametrize("family", ["Bert", "DistilBert"])
 heads = pytest.mark.parametrize("head", HEADS)
@@ -88,7 +88,7 @@ def test_outputs_and_gradients_in_padded_batches(family, head, tmp_path):
 def test_pairs_of_texts_without_padding(dtype, tmp_path):
     theirs = reference("Bert", "ForSequenceClassification", hidden_act="gelu_new")
     theirs.save_pretrained(tmp_path)
-    ours = SequenceBERT.from_pretrained(tmp_path)
+    ours = BERTForSequenceClassification.from_pretrained(tmp_path)
     assert ours.arguments["activation"] == "gelu_tanh"
     assert_same(ours.to(dtype), theirs.to(dtype), padded=False, types=True)
 
@@ -112,7 +112,7 @@ def test_dropout_is_where_transformers_has_it(family, tmp_path, monkeypatch):
     off = {"attention_probs_dropout_prob": 0.0} if family == "Bert" else {"attention_dropout": 0.0}
     theirs = reference(family, "ForSequenceClassification", **rates, **off)
     theirs.save_pretrained(tmp_path)
-    ours = SequenceBERT.from_pretrained(tmp_path)
+    ours = BERTForSequenceClassification.from_pretrained(tmp_path)
     assert ours.head.dropout.p == (0.5 if family == "Bert" else 0.2)
     monkeypatch.setattr(
         torch.nn.functional, "dropout", lambda x, p, training, inplace=False: x * (1 - p * x.sin() * training)
@@ -164,7 +164,7 @@ def test_sizes_have_as_many_parameters_as_published(size, given):
             if given is None
             else hf.BertModel(hf.BertConfig(**given))
         )
-        ours = SequenceBERT(30522, 2, **SIZES[size]) if given is None else BERT(30522, **SIZES[size])
+        ours = BERTForSequenceClassification(30522, 2, **SIZES[size]) if given is None else BERT(30522, **SIZES[size])
     expected = {name: tuple(p.shape) for name, p in theirs.named_parameters()}
     names = {
         n: p.shape[0] // (len(e.names)) for e, p in zip(ours.entries(), ours.parameters(), strict=True) for n in e.names
@@ -187,11 +187,11 @@ def test_old_files(tmp_path):
     assert "cls.predictions.decoder.weight" in state
     (tmp_path / "model.safetensors").unlink()
     torch.save(state, tmp_path / "pytorch_model.bin")
-    assert_same(MaskedBERT.from_pretrained(tmp_path).double(), theirs.double())
+    assert_same(BERTForMaskedLM.from_pretrained(tmp_path).double(), theirs.double())
     state["cls.predictions.decoder.weight"] = torch.ones(50, 24)
     torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is not the embedding"):
-        MaskedBERT.from_pretrained(tmp_path)
+        BERTForMaskedLM.from_pretrained(tmp_path)
 
 
 def test_checkpointed_activations_change_nothing(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.parity.compare import assert_near, on_meta, randomize, shapes
-from zoo.models import TextEncoder
+from zoo.models import CLIPTextEncoder
 
 SMALL = {"vocab_size": 50, "dim": 32, "depth": 3, "heads": 4, "hidden": 48, "max_length": 11}
 
@@ -34,36 +34,39 @@ def run(net, states):
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("skip", [0, 1])
-def test_equals_transformers(activation, skip):
-    expected, net = reference(activation=activation, **SMALL), TextEncoder(activation=activation, skip=skip, **SMALL)
+@pytest.mark.parametrize("clip_skip", [0, 1])
+def test_equals_transformers(activation, clip_skip):
+    expected, net = (
+        reference(activation=activation, **SMALL),
+        CLIPTextEncoder(activation=activation, clip_skip=clip_skip, **SMALL),
+    )
     randomize(expected)
     net.load_state_dict(expected.state_dict())
 
     def states(model, ids):
-        if not skip:
+        if not clip_skip:
             return model(ids).last_hidden_state
-        hidden = model(ids, output_hidden_states=True).hidden_states[-1 - skip]
+        hidden = model(ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
         return model.final_layer_norm(hidden)
 
     (out, grads), (right, theirs) = run(net.double(), lambda m, ids: m(ids)), run(expected.double(), states)
     assert_near("states", out, right, torch.float64)
     assert grads.keys() == theirs.keys()
-    assert len(grads) == len(dict(net.named_parameters())) - 16 * skip  # what is skipped is not trained
+    assert len(grads) == len(dict(net.named_parameters())) - 16 * clip_skip  # what is skipped is not trained
     for name in grads:
         assert_near(name, grads[name], theirs[name], torch.float64)
 
 
 @pytest.mark.parametrize("preset", ["sd-1.5", "sd-2.1"])
 def test_stable_diffusion_has_the_same_names_and_shapes(preset):
-    net = on_meta(lambda: TextEncoder.preset(preset))
+    net = on_meta(lambda: CLIPTextEncoder.preset(preset))
     told = {k: net.arguments[k] for k in ("dim", "depth", "heads", "hidden", "activation")}
     assert shapes(net) == shapes(on_meta(lambda: reference(**told)))
     assert sum(p.numel() for p in net.parameters()) in (123_060_480, 340_387_840)
 
 
 def test_later_tokens_do_not_matter():
-    net = TextEncoder(**SMALL).eval()
+    net = CLIPTextEncoder(**SMALL).eval()
     ids = torch.randint(0, 50, (1, 9))
     changed = torch.cat([ids[:, :5], (ids[:, 5:] + 1) % 50], 1)
     same = (net(ids) - net(changed)).abs().amax(2)[0] < 1e-6
@@ -75,11 +78,11 @@ def test_later_tokens_do_not_matter():
     [
         ({"heads": 5}, "dim=32 is not divisible by heads=5"),
         ({"activation": "relu"}, "gelu or quick_gelu"),
-        ({"skip": 3}, "0 to 2 of 3 layers"),
+        ({"clip_skip": 3}, "0 to 2 of 3 layers"),
     ],
 )
 def test_mistakes_give_one_line(arguments, said):
     with pytest.raises(ValueError, match=said):
-        TextEncoder(**{**SMALL, **arguments})
+        CLIPTextEncoder(**{**SMALL, **arguments})
     with pytest.raises(ValueError, match="at most 11 tokens, got 12"):
-        TextEncoder(**SMALL)(torch.zeros(1, 12, dtype=torch.long))
+        CLIPTextEncoder(**SMALL)(torch.zeros(1, 12, dtype=torch.long))

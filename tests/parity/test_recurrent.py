@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.layers.recurrent import valid
+from zoo.layers.recurrent import length_mask
 from zoo.models import GRU, LSTM, VanillaRNN
 from zoo.models.rnn import VanillaLayer
 
@@ -210,7 +210,7 @@ def test_padding_and_the_order_of_the_batch_change_nothing(kind, pooling):
     torch.manual_seed(0)
     both = {} if kind is VanillaRNN else {"bidirectional": True, "depth": 2}
     net = kind(4, 6, input_dim=3, pooling=pooling, **both).double()
-    mask, results, order = valid(LENGTHS, 7), [], torch.tensor([3, 0, 4, 1, 2])
+    mask, results, order = length_mask(LENGTHS, 7), [], torch.tensor([3, 0, 4, 1, 2])
     for filling, more, permuted in ((0.0, 0, False), (torch.inf, 0, False), (torch.nan, 3, False), (5.0, 0, True)):
         x = torch.full((5, 7 + more, 3), filling, dtype=torch.float64)
         x[:, :7][mask] = drawn(5, 7, 3)[mask]
@@ -229,6 +229,6 @@ def test_tokens_without_lengths_end_where_padding_begins(kind):
     net = kind(4, 6, vocab_size=9, embed_dim=5, pad_id=2).double()
     x = torch.randint(3, 9, (5, 7), generator=torch.Generator().manual_seed(0))
     x[0, 1] = 2  # a padding token within the sequence is not its end
-    x[~valid(LENGTHS, 7)] = 2
+    x[~length_mask(LENGTHS, 7)] = 2
     assert torch.equal(net(x), net(x, LENGTHS))
     assert (net(x) - net.to(torch.float64)(x[:, :7], torch.full((5,), 7))).abs().max() > 1e-3

@@ -10,7 +10,7 @@ from diffusers.models import embeddings
 from tests.parity.compare import assert_near, on_meta, randomize, shapes
 from zoo.models import UNet
 
-SMALL = {"widths": (8, 16), "groups": 4, "blocks": 1, "in_channels": 3}
+SMALL = {"channels": (8, 16), "groups": 4, "blocks": 1, "in_channels": 3}
 DIFFUSERS = {
     "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1,
     "num_class_embeds": 4,
@@ -121,7 +121,7 @@ def test_no_label_is_the_class_behind_the_last():
         ({"groups": 3}, {}, "groups=3 does not divide the width 8"),
         ({"head_dim": 5}, {}, "head_dim=5 does not divide the width 16"),
         ({"heads": 2, "head_dim": 4}, {}, "not both"),
-        ({"attention": (True,)}, {}, "a value for each of the 2 widths"),
+        ({"attention": (True,)}, {}, "a value for each of the 2 stages"),
     ],
 )
 def test_mistakes_give_one_line(arguments, inputs, said):

@@ -88,7 +88,7 @@ def test_training_loss_is_the_mean_over_samples(tmp_path):
 
 
 def test_training_loss_is_logged_where_lightning_logs(tmp_path):
-    from zoo.loggers import MetricsCSV
+    from zoo.runs.loggers import MetricsCSV
 
     logger = MetricsCSV(tmp_path)
     module = MLPClassifier(hidden=[8], input_dim=2, num_classes=4)

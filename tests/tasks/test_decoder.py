@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
 
 from zoo.models import GPTLanguageModel, LLaMALanguageModel
-from zoo.tasks.decoder import divide
+from zoo.tasks.decoder import shard
 
 KINDS = {
     "GPT": lambda: GPTLanguageModel(dim=32, depth=2, heads=4, vocab_size=11, block_size=12),
@@ -44,7 +44,7 @@ def work(rank: int, folder: str, kind: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     module, tokens = build(kind)
     whole = sum(p.numel() for p in module.parameters())
-    divide(module.net, dist.device_mesh.init_device_mesh("cpu", (2,)))
+    shard(module.net, dist.device_mesh.init_device_mesh("cpu", (2,)))
     assert all(isinstance(part, FSDPModule) for part in (module.net, *module.net.blocks))
     assert sum(p.to_local().numel() for p in module.parameters()) < 0.51 * whole
     found = losses(module, tokens.chunk(2)[rank])

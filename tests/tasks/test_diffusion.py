@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from tests.parity.compare import randomize
-from tests.prompt_files import write_tokenizer
-from zoo.callbacks import EMA, SampleGrid
+from tests.prompt_files import save_tokenizer
+from zoo.callbacks import EMA, ImageSamples
 from zoo.data import Digits
 from zoo.diffusion import Noise
-from zoo.models import AutoencoderKL, AutoencoderTrainer, LatentDiffusion, TextEncoder, UNet
+from zoo.models import AutoencoderKL, AutoencoderKLModule, CLIPTextEncoder, LatentDiffusion, UNet
 from zoo.tasks import Diffusion
-from zoo.weights.diffusers import save_pipeline, save_single_file
+from zoo.weights.formats.diffusers import save_pipeline, save_single_file
 
 FACTS = {"in_channels": 1, "image_size": 8, "num_classes": 10}
-SMALL = {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16}
+SMALL = {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16}
 
 
 def small(**kwargs) -> LatentDiffusion:
@@ -43,17 +43,17 @@ def trainer(folder, epochs: int = 1, **kwargs) -> L.Trainer:
 # The loss -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["epsilon", "v", "flow"])
-def test_loss_is_that_of_a_loop_with_diffusers(target):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "flow_prediction"])
+def test_loss_is_that_of_a_loop_with_diffusers(prediction_type):
     """Times and noise are drawn in this order; what is predicted is as diffusers' schedulers have it."""
     import diffusers
 
-    module, (x, y) = small(target=target, drop_condition=0.0), images()
+    module, (x, y) = small(prediction_type=prediction_type, cond_drop_prob=0.0), images()
     torch.manual_seed(5)
     loss = module.step((x, y), "train")
     torch.manual_seed(5)
     u, eps = torch.rand(len(x)), torch.randn_like(x)
-    if target == "flow":
+    if prediction_type == "flow_prediction":
         t = u.view(-1, 1, 1, 1)
         said = module.net((1 - t) * x + t * eps, 1000 * u, y)
         wanted = eps - x
@@ -61,12 +61,12 @@ def test_loss_is_that_of_a_loop_with_diffusers(target):
         other = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
         t = (1000 * u).long()
         said = module.net(other.add_noise(x, eps, t), t, y)
-        wanted = eps if target == "epsilon" else other.get_velocity(x, eps, t)
+        wanted = eps if prediction_type == "epsilon" else other.get_velocity(x, eps, t)
     assert torch.allclose(loss, (said - wanted).square().mean(), atol=1e-5)
 
 
 def test_min_snr_weighs_the_loss():
-    plain, weighted = small(target="epsilon"), small(target="epsilon", min_snr=5.0)
+    plain, weighted = small(prediction_type="epsilon"), small(prediction_type="epsilon", min_snr_gamma=5.0)
     losses = [module.losses(images(), "val").detach() for module in (plain, weighted)]
     ratio = losses[1] / losses[0]
     assert float(ratio.max()) <= 1 + 1e-6
@@ -108,7 +108,7 @@ class Pixels(Diffusion):
 
 @pytest.mark.parametrize("drop", [0.0, 0.25])
 def test_share_of_dropped_conditions(drop):
-    module = Pixels(Told(), num_classes=3, drop_condition=drop)
+    module = Pixels(Told(), num_classes=3, cond_drop_prob=drop)
     torch.manual_seed(0)
     x, y = torch.rand(4000, 1, 2, 2) - 0.5, torch.arange(4000) % 3
     module.step((x, y), "train")
@@ -131,12 +131,12 @@ def test_no_condition_tells_nothing():
 def test_guidance_1_is_conditional_and_0_unconditional():
     module = small()
     options = {"n": 4, "steps": 4, "labels": 7, "seed": 1}
-    plain, without, far = (module.sample(guidance=g, **options) for g in (1.0, 0.0, 4.0))
+    plain, without, far = (module.sample(guidance_scale=g, **options) for g in (1.0, 0.0, 4.0))
     by_hand = module.sample(4, steps=4, labels=[7, 7, 7, 7], seed=1)
     assert torch.equal(plain, by_hand)
     with torch.no_grad():
         module.net.class_embedding.weight[7] = module.net.class_embedding.weight[10]  # no class
-    assert torch.equal(module.sample(guidance=1.0, **options), without)
+    assert torch.equal(module.sample(guidance_scale=1.0, **options), without)
     assert not torch.allclose(plain, without, atol=1e-3)
     assert not torch.allclose(plain, far, atol=1e-3)
 
@@ -206,7 +206,7 @@ def weights_of(module: L.LightningModule) -> dict[str, torch.Tensor]:
 
 def test_pictures_do_not_disturb_training_and_show_the_averages(tmp_path):
     found = []
-    for callbacks in ([], [SampleGrid(n=10, steps=2, sampler="ddpm", dirpath=str(tmp_path))]):
+    for callbacks in ([], [ImageSamples(n=10, steps=2, sampler="ddpm", dirpath=str(tmp_path))]):
         module = small(lr=3e-3, dropout=0.1)
         L.seed_everything(0)
         limits = {"limit_train_batches": 4, "limit_val_batches": 1}
@@ -229,23 +229,25 @@ def test_sample_grid_draws_with_averages(tmp_path, monkeypatch):
     monkeypatch.setattr(LatentDiffusion, "sample", sample)
     module, average = small(lr=3e-3), EMA(0.9, warmup=False)
     limits = {"limit_train_batches": 4, "limit_val_batches": 1, "num_sanity_val_steps": 0}
-    trainer(tmp_path, callbacks=[average, SampleGrid(n=2, dirpath=str(tmp_path))], **limits).fit(
+    trainer(tmp_path, callbacks=[average, ImageSamples(n=2, dirpath=str(tmp_path))], **limits).fit(
         module, Digits(mean=[0.5], std=[0.5])
     )
     (drawn,) = seen
     names = [names[0] for names in average._names.values()]
-    assert all(torch.allclose(drawn[n], a) for n, a in zip(names, average.averages, strict=True))
-    assert not all(torch.equal(drawn[n], r) for n, r in zip(names, average._raw, strict=True))
+    assert all(torch.allclose(drawn[n], a) for n, a in zip(names, average.ema_weights, strict=True))
+    assert not all(torch.equal(drawn[n], r) for n, r in zip(names, average._raw_weights, strict=True))
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
-    from zoo.callbacks import StepSeed
+    from zoo.callbacks import DeterministicSteps
 
     def run(epochs: int, **kwargs) -> LatentDiffusion:
         module = small(lr=3e-3, dropout=0.1)
         L.seed_everything(7)
         ckpt = kwargs.pop("ckpt_path", None)
-        run = trainer(tmp_path, epochs, callbacks=[StepSeed()], limit_train_batches=3, limit_val_batches=1, **kwargs)
+        run = trainer(
+            tmp_path, epochs, callbacks=[DeterministicSteps()], limit_train_batches=3, limit_val_batches=1, **kwargs
+        )
         run.fit(module, Digits(mean=[0.5], std=[0.5]), ckpt_path=ckpt, weights_only=True if ckpt else None)
         run.save_checkpoint(tmp_path / f"{epochs}.ckpt")
         return module
@@ -265,7 +267,7 @@ def autoencoders(tmp_path_factory):
     folder, paths = tmp_path_factory.mktemp("autoencoders"), []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        module = AutoencoderTrainer(widths=[16, 16], in_channels=1, image_size=8)
+        module = AutoencoderKLModule(channels=[16, 16], in_channels=1, image_size=8)
         run = trainer(folder, limit_train_batches=2, limit_val_batches=1)
         run.fit(module, Digits(mean=[0.5], std=[0.5]))
         paths.append(str(folder / f"{seed}.ckpt"))
@@ -311,12 +313,12 @@ def test_another_autoencoder_is_refused(autoencoders, tmp_path):
 def pipeline(tmp_path_factory):
     """Stable Diffusion at a tiny size with random weights, in diffusers' folder."""
     folder = tmp_path_factory.mktemp("sd")
-    size = write_tokenizer(folder / "tokenizer")
+    size = save_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
     made = {
         "unet": UNet(4, (32, 64), blocks=1, attention=(True, False), heads=8, text_dim=64),
         "vae": AutoencoderKL(3, (32, 64), scale=0.31),
-        "text_encoder": TextEncoder(size, dim=64, depth=1, heads=2, hidden=48),
+        "text_encoder": CLIPTextEncoder(size, dim=64, depth=1, heads=2, hidden=48),
     }
     randomize(made["unet"])
     made["unet"].config = {"sample_size": 8}
@@ -328,7 +330,12 @@ def test_a_pipeline_of_diffusers_makes_its_pictures(pipeline):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     ours = LatentDiffusion.from_pretrained(pipeline)
-    assert (ours.target, ours.schedule.steps, ours.shape, ours.condition) == ("epsilon", 1000, (4, 8, 8), "text")
+    assert (ours.prediction_type, ours.schedule.steps, ours.shape, ours.condition) == (
+        "epsilon",
+        1000,
+        (4, 8, 8),
+        "text",
+    )
     theirs = StableDiffusionPipeline.from_pretrained(pipeline)
     config = {**theirs.scheduler.config, "timestep_spacing": "trailing"}
     theirs.scheduler = DPMSolverMultistepScheduler.from_config(config)
@@ -336,7 +343,7 @@ def test_a_pipeline_of_diffusers_makes_its_pictures(pipeline):
     noise = torch.cat([Noise(3, [i]).normal(4, 8, 8) for i in range(2)])
     texts = ["a photo of a cat", "2 cats"]
     image = theirs(texts, num_inference_steps=4, guidance_scale=3.0, latents=noise, output_type="pt").images
-    own = ours.sample(2, steps=4, guidance=3.0, texts=texts, seed=3)
+    own = ours.sample(2, steps=4, guidance_scale=3.0, texts=texts, seed=3)
     assert own.std() > 0.05
     assert torch.allclose(own, image, atol=2e-3)
 
@@ -368,7 +375,7 @@ def test_a_scheduler_that_is_not_known_is_named(pipeline, scheduler_says, said):
 
 
 def test_training_with_texts_and_its_checkpoint(pipeline, tmp_path):
-    module = LatentDiffusion.from_pretrained(pipeline, drop_condition=0.5)
+    module = LatentDiffusion.from_pretrained(pipeline, cond_drop_prob=0.5)
     x, texts = torch.rand(4, 3, 16, 16) * 2 - 1, ["a cat", "a photo", "", "cats"]
     loss = module.train().step((x, texts), "train")
     loss.backward()
@@ -377,13 +384,13 @@ def test_training_with_texts_and_its_checkpoint(pipeline, tmp_path):
     run.fit(module, torch.utils.data.DataLoader([(x, texts)], batch_size=None))
     run.save_checkpoint(tmp_path / "a.ckpt")
     again = LatentDiffusion.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    wishes = {"steps": 2, "texts": "a cat", "guidance": 2.0}
+    wishes = {"steps": 2, "texts": "a cat", "guidance_scale": 2.0}
     assert torch.equal(again.sample(2, **wishes), module.sample(2, **wishes))
 
 
 def test_weights_of_another_target_are_refused(pipeline):
     with pytest.raises(ValueError, match="was trained for epsilon: that is"):
-        LatentDiffusion.from_pretrained(pipeline, target="v")
+        LatentDiffusion.from_pretrained(pipeline, prediction_type="v_prediction")
 
 
 def test_weights_of_other_noise_are_told(pipeline, capsys):
@@ -397,21 +404,21 @@ def test_weights_of_other_noise_are_told(pipeline, capsys):
 
 
 def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path):
-    nets = {"unet": UNet, "vae": AutoencoderKL, "text_encoder": TextEncoder}
+    nets = {"unet": UNet, "vae": AutoencoderKL, "text_encoder": CLIPTextEncoder}
     path, folder = tmp_path / "sd.safetensors", str(pipeline)
     save_single_file(path, {part: cls.from_pretrained(pipeline) for part, cls in nets.items()})
-    facts = {"condition": "text", "target": "epsilon", "in_channels": 3, "image_size": 16}
-    sizes = {"widths": [32, 64], "blocks": 1, "attention": [True, False], "heads": 8, "groups": 32}
+    facts = {"condition": "text", "prediction_type": "epsilon", "in_channels": 3, "image_size": 16}
+    sizes = {"channels": [32, 64], "blocks": 1, "attention": [True, False], "heads": 8, "groups": 32}
     tuned = LatentDiffusion(**facts, **sizes, weights=str(path), tokenizer=folder)
     whole = LatentDiffusion.from_pretrained(pipeline)
     for module in (tuned, LatentDiffusion.from_pretrained(path, tokenizer=folder, image_size=16)):
-        assert torch.equal(module.read(["a cat"]), whole.read(["a cat"]))
+        assert torch.equal(module.encode_text(["a cat"]), whole.encode_text(["a cat"]))
         assert torch.equal(module.net.conv_in.weight, whole.net.conv_in.weight)
         assert torch.equal(module.autoencoder.scale, whole.autoencoder.scale)
         assert (module.hparams.weights, module.hparams.tokenizer) == (None, None), "checkpoints need neither"
     with pytest.raises(ValueError, match="is a file and so holds no tokenizer: give a folder that does"):
         LatentDiffusion.from_pretrained(path)
-    small_one = TextEncoder(20, dim=64, depth=1, heads=2, hidden=48)
+    small_one = CLIPTextEncoder(20, dim=64, depth=1, heads=2, hidden=48)
     small_one.save_pretrained(tmp_path / "text_encoder")
     with pytest.raises(ValueError, match="tokens, and the text encoder knows 20"):
         LatentDiffusion.from_pretrained(pipeline, text_encoder=str(tmp_path), tokenizer=folder)
@@ -423,10 +430,13 @@ def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path)
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: small(schedule="linear", target="flow"), "the target flow and the schedule flow go together"),
-        (lambda: small(zero_snr=True, target="epsilon"), "target epsilon does not go with zero_snr"),
-        (lambda: small(drop_condition=1.0), "drop_condition is a share"),
-        (lambda: small(min_snr=0.0), "min_snr must be above 0"),
+        (
+            lambda: small(schedule="linear", prediction_type="flow_prediction"),
+            "prediction_type flow_prediction and schedule flow go together",
+        ),
+        (lambda: small(zero_snr=True, prediction_type="epsilon"), "prediction_type epsilon does not go with zero_snr"),
+        (lambda: small(cond_drop_prob=1.0), "cond_drop_prob is a share"),
+        (lambda: small(min_snr_gamma=0.0), "min_snr_gamma must be above 0"),
         (lambda: small(image_size=9), "images of 9 pixels: the U-Net halves 9 positions to 1/2, which leaves 1 over"),
         (lambda: small(preset="huge"), "there is no UNet preset 'huge'"),
         (lambda: small(class_names=["a"]), "1 class_names for num_classes=10"),
@@ -441,11 +451,11 @@ def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path)
         (lambda: small().sample(4, steps=1001), "steps=1001: a sampler takes 1 to 1000 steps, as many as were trained"),
         (lambda: small().sample(4, sampler="magic"), "sampler='magic': there are ddpm"),
         (lambda: small().sample(4, eta=0.5), "eta is for the sampler ddim, got dpm"),
-        (lambda: small().sample(4, guidance=-1), "guidance is 0 or more"),
-        (lambda: small().sample(4, guidance=float("nan")), "guidance is 0 or more, got nan"),
-        (lambda: small().sample(4, guidance=float("inf")), "guidance is 0 or more, got inf"),
-        (lambda: small(drop_condition=0.0).sample(4, guidance=3), "was trained with drop_condition 0"),
-        (lambda: small(condition="none").sample(4, guidance=3), "has no condition, so it cannot be guided"),
+        (lambda: small().sample(4, guidance_scale=-1), "guidance_scale is 0 or more"),
+        (lambda: small().sample(4, guidance_scale=float("nan")), "guidance_scale is 0 or more, got nan"),
+        (lambda: small().sample(4, guidance_scale=float("inf")), "guidance_scale is 0 or more, got inf"),
+        (lambda: small(cond_drop_prob=0.0).sample(4, guidance_scale=3), "was trained with cond_drop_prob 0"),
+        (lambda: small(condition="none").sample(4, guidance_scale=3), "has no condition, so it cannot be guided"),
         (lambda: small(condition="none").sample(4, labels=1), "this model knows no classes"),
         (
             lambda: small().step((4 * images()[0], images()[1]), "train"),

@@ -7,15 +7,15 @@ import random
 import pytest
 import torch
 
-from zoo.tasks.entities import EntityScores
+from zoo.tasks.entities import EntityF1
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
-def scores(true: list[str], found: list[str]) -> EntityScores:
+def scores(true: list[str], found: list[str]) -> EntityF1:
     """Of sentences, each a string of tags, in which - is a word that is not asked for."""
     width = max(len(row.split()) for row in true)
-    metric = EntityScores(NAMES)
+    metric = EntityF1(NAMES)
 
     def numbers(rows: list[str], gap: int) -> torch.Tensor:
         padded = [row.split() + ["-"] * (width - len(row.split())) for row in rows]
@@ -62,7 +62,7 @@ def spans(tags: list[str]) -> set[tuple[str, int, int]]:
 
 def test_random_tags_against_a_loop():
     rng = random.Random(0)
-    metric, right, n_found, n_true = EntityScores(NAMES), 0, 0, 0
+    metric, right, n_found, n_true = EntityF1(NAMES), 0, 0, 0
     for _ in range(5):
         lengths = [rng.randint(1, 12) for _ in range(40)]
         true, found = ([[rng.choice(NAMES) for _ in range(n)] for n in lengths] for _ in range(2))

@@ -10,17 +10,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.generation import logits_process as theirs
 
 from zoo.models import GPT
-from zoo.tasks import drawing, generation
-from zoo.tasks.drawing import Sampling
+from zoo.tasks import generation, token_sampling
 from zoo.tasks.generation import TextStream, generate, window_start
+from zoo.tasks.token_sampling import SamplingConfig
 from zoo.text.tokenizer import Tokenizer
 
 VOCAB, BLOCK = 11, 12
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5]]
 OPTIONS = {
-    "greedy": Sampling(temperature=0),
-    "plain": Sampling(),
-    "all": Sampling(0.7, top_k=5, top_p=0.9, min_p=0.05, repetition_penalty=1.3),
+    "greedy": SamplingConfig(temperature=0),
+    "plain": SamplingConfig(),
+    "all": SamplingConfig(0.7, top_k=5, top_p=0.9, min_p=0.05, repetition_penalty=1.3),
 }
 
 
@@ -37,17 +37,17 @@ def net(positions="learned", dtype=torch.float64):
 
 
 PROCESSORS = {
-    "penalty": (Sampling(repetition_penalty=1.7), [theirs.RepetitionPenaltyLogitsProcessor(1.7)]),
-    "reward": (Sampling(repetition_penalty=0.6), [theirs.RepetitionPenaltyLogitsProcessor(0.6)]),
-    "temperature": (Sampling(0.6), [theirs.TemperatureLogitsWarper(0.6)]),
-    "top_k": (Sampling(top_k=7), [theirs.TopKLogitsWarper(7)]),
-    "top_k of more than there are": (Sampling(top_k=70), [theirs.TopKLogitsWarper(70)]),
-    "top_p": (Sampling(top_p=0.8), [theirs.TopPLogitsWarper(0.8)]),
-    "top_p tiny": (Sampling(top_p=1e-6), [theirs.TopPLogitsWarper(1e-6)]),
-    "min_p": (Sampling(min_p=0.2), [theirs.MinPLogitsWarper(0.2)]),
-    "min_p of 1": (Sampling(min_p=1.0), [theirs.MinPLogitsWarper(1.0)]),
+    "penalty": (SamplingConfig(repetition_penalty=1.7), [theirs.RepetitionPenaltyLogitsProcessor(1.7)]),
+    "reward": (SamplingConfig(repetition_penalty=0.6), [theirs.RepetitionPenaltyLogitsProcessor(0.6)]),
+    "temperature": (SamplingConfig(0.6), [theirs.TemperatureLogitsWarper(0.6)]),
+    "top_k": (SamplingConfig(top_k=7), [theirs.TopKLogitsWarper(7)]),
+    "top_k of more than there are": (SamplingConfig(top_k=70), [theirs.TopKLogitsWarper(70)]),
+    "top_p": (SamplingConfig(top_p=0.8), [theirs.TopPLogitsWarper(0.8)]),
+    "top_p tiny": (SamplingConfig(top_p=1e-6), [theirs.TopPLogitsWarper(1e-6)]),
+    "min_p": (SamplingConfig(min_p=0.2), [theirs.MinPLogitsWarper(0.2)]),
+    "min_p of 1": (SamplingConfig(min_p=1.0), [theirs.MinPLogitsWarper(1.0)]),
     "all": (
-        Sampling(0.8, 20, 0.9, 0.05, 1.2),
+        SamplingConfig(0.8, 20, 0.9, 0.05, 1.2),
         [
             theirs.RepetitionPenaltyLogitsProcessor(1.2),
             theirs.TemperatureLogitsWarper(0.8),
@@ -68,7 +68,7 @@ def test_filters_equal_those_of_transformers(case):
     ids = torch.randint(50, (200, 9), generator=generator)
     seen = torch.zeros(200, 50, dtype=torch.bool).scatter_(1, ids, True)
     expected = theirs.LogitsProcessorList(processors)(ids, logits.clone())
-    assert torch.equal(drawing.shape(logits, sampling, seen), expected)
+    assert torch.equal(token_sampling.process_logits(logits, sampling, seen), expected)
     assert not torch.equal(expected, logits) or case == "top_k of more than there are"
 
 
@@ -83,47 +83,49 @@ def test_filters_come_in_the_order_of_transformers():
     out = model.generate(ids, do_sample=True, pad_token_id=0, **given)
     seen = torch.zeros(1, 40, dtype=torch.bool).scatter_(1, ids, True)
     logits = model(ids).logits[:, -1].detach()
-    torch.testing.assert_close(drawing.shape(logits, Sampling(**options), seen), out.scores[0])
+    torch.testing.assert_close(token_sampling.process_logits(logits, SamplingConfig(**options), seen), out.scores[0])
 
 
-LARGE = 3 * drawing.LARGE + 17  # tokens, which the last part does not have full
+LARGE = 3 * token_sampling.LARGE + 17  # tokens, which the last part does not have full
 
 
 @pytest.mark.parametrize("scale", [0.01, 4.0, 8.0])
-@pytest.mark.parametrize("sampling", [Sampling(top_p=0.9), Sampling(top_k=40, top_p=0.9), Sampling(top_p=1e-6)])
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(top_p=0.9), SamplingConfig(top_k=40, top_p=0.9), SamplingConfig(top_p=1e-6)]
+)
 def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_order(sampling, scale, monkeypatch):
     """Whether its part is enough (as where few tokens are probable) or not (as where all are alike)."""
     logits = torch.randn(40, LARGE, generator=torch.Generator().manual_seed(0)) * scale
     logits[::2] = logits[::2].round(decimals=1)  # many alike
-    found = [drawing.shape(row[None], sampling) for row in logits]
-    together = drawing.shape(logits, sampling)
+    found = [token_sampling.process_logits(row[None], sampling) for row in logits]
+    together = token_sampling.process_logits(logits, sampling)
     assert torch.equal(together, torch.cat(found))
-    monkeypatch.setattr(drawing, "_least_of_top_p", lambda *args: None)
-    assert torch.equal(together, drawing.shape(logits, sampling))
+    monkeypatch.setattr(token_sampling, "_least_of_top_p", lambda *args: None)
+    assert torch.equal(together, token_sampling.process_logits(logits, sampling))
     processors = [theirs.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     processors.append(theirs.TopPLogitsWarper(sampling.top_p))
     expected = theirs.LogitsProcessorList(processors)(torch.zeros(40, 1, dtype=torch.long), logits.clone())
     kept = [found.isfinite().sum(1) for found in (together, expected)]
     assert (kept[0] - kept[1]).abs().max() <= (1 if scale > 1 else 3)  # their sums are in float32
-    assert (kept[0] > drawing.CANDIDATES).any() == (scale < 1 and sampling.top_p == 0.9)
+    assert (kept[0] > token_sampling.CANDIDATES).any() == (scale < 1 and sampling.top_p == 0.9)
 
 
 def test_the_part_of_top_p_is_taken_where_it_may_be_and_only_there():
     logits = torch.randn(8, LARGE, generator=torch.Generator().manual_seed(0)) * 8
-    assert drawing._least_of_top_p(logits, logits.softmax(1), 0.9) is not None
+    assert token_sampling._least_of_top_p(logits, logits.softmax(1), 0.9) is not None
     for wrong in (logits * 0.01, torch.zeros(1, LARGE), torch.cat([logits, logits[:1] * 0.01])):
-        assert drawing._least_of_top_p(wrong, wrong.softmax(1), 0.9) is None
+        assert token_sampling._least_of_top_p(wrong, wrong.softmax(1), 0.9) is None
     even = torch.full((1, LARGE), -torch.inf)
     even[0, :4] = torch.tensor([2.0, 1.0, 1.0, 0.5])
     weights = even.exp()
-    assert drawing._least_of_top_p(even, weights / weights.sum(), 0.6) is None, "two alike, one of them kept"
-    assert drawing._least_of_top_p(even, weights / weights.sum(), 0.8) is not None
+    assert token_sampling._least_of_top_p(even, weights / weights.sum(), 0.6) is None, "two alike, one of them kept"
+    assert token_sampling._least_of_top_p(even, weights / weights.sum(), 0.8) is not None
     half = torch.full((1, LARGE), -torch.inf)
     half[0, :2] = 0.0
-    assert drawing._least_of_top_p(half, half.softmax(1), 0.5) is None, "on the edge"
+    assert token_sampling._least_of_top_p(half, half.softmax(1), 0.5) is None, "on the edge"
 
 
-@pytest.mark.parametrize("size", [VOCAB, drawing.LARGE, drawing.LARGE + 1, LARGE])
+@pytest.mark.parametrize("size", [VOCAB, token_sampling.LARGE, token_sampling.LARGE + 1, LARGE])
 def test_a_number_draws_the_token_in_whose_share_it_falls(size):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(300, size, generator=generator, dtype=torch.float64) * 3
@@ -131,27 +133,27 @@ def test_a_number_draws_the_token_in_whose_share_it_falls(size):
     uniform = torch.rand(300, 1, generator=generator, dtype=torch.float64)
     uniform[:5, 0] = torch.tensor([0.0, 1 - 2**-53, 0.5, 1e-12, 1 - 1e-12], dtype=torch.float64)
     expected = (logits.softmax(1).cumsum(1) <= uniform).sum(1).clamp(max=size - 1)
-    assert torch.equal(drawing.draw(logits, uniform), expected)
+    assert torch.equal(token_sampling.sample_tokens(logits, uniform), expected)
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
     n = 10_000
-    found = generate(Fixed(), [[0]] * n, 1, Sampling(), BLOCK, cache=False, seed=1)
+    found = generate(Fixed(), [[0]] * n, 1, SamplingConfig(), BLOCK, cache=False, seed=1)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=VOCAB).double()
     expected = Fixed.logits.double().softmax(0) * n
     chi2 = ((counts - expected) ** 2 / expected).sum()
     assert chi2 < 29.6, f"{chi2:.1f}: by chance in one of 1,000 for 10 degrees of freedom"
     # and those of one row, drawn one after the other
-    (row,) = generate(Fixed(), [[0]], n, Sampling(), BLOCK, cache=False, seed=2)
+    (row,) = generate(Fixed(), [[0]], n, SamplingConfig(), BLOCK, cache=False, seed=2)
     counts = torch.bincount(torch.tensor(row), minlength=VOCAB).double()
     assert ((counts - expected) ** 2 / expected).sum() < 29.6
 
 
 def test_draws_after_filters_have_their_probabilities():
-    sampling = Sampling(temperature=0.8, top_k=6, top_p=0.9, min_p=0.02)
+    sampling = SamplingConfig(temperature=0.8, top_k=6, top_p=0.9, min_p=0.02)
     found = generate(Fixed(), [[0]] * 10_000, 1, sampling, BLOCK, cache=False, seed=3)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=VOCAB).double()
-    expected = drawing.shape(Fixed.logits[None].double(), sampling)[0].softmax(0) * 10_000
+    expected = token_sampling.process_logits(Fixed.logits[None].double(), sampling)[0].softmax(0) * 10_000
     kept = expected > 0
     assert 2 < kept.sum() < 7
     assert counts[~kept].sum() == 0
@@ -161,7 +163,9 @@ def test_draws_after_filters_have_their_probabilities():
 def test_a_number_at_the_very_end_draws_a_token_that_can_be():
     logits = torch.tensor([[0.3, 1.0, -torch.inf, -torch.inf]])
     for uniform in (0.0, 1 - 2**-53):
-        assert drawing.draw(logits, torch.tensor([[uniform]], dtype=torch.float64)).item() == int(uniform > 0.5)
+        assert token_sampling.sample_tokens(logits, torch.tensor([[uniform]], dtype=torch.float64)).item() == int(
+            uniform > 0.5
+        )
 
 
 class Fixed(nn.Module):
@@ -189,7 +193,7 @@ class Fixed(nn.Module):
 )
 def test_a_wrong_option_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Sampling(**wrong)
+        SamplingConfig(**wrong)
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -209,16 +213,16 @@ def test_cached_equals_uncached(positions, options):
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_cached_logits_are_those_without(positions, monkeypatch):
     model, said = net(positions), []
-    original = generation._Texts.next_logits
+    original = generation._GenerationState.next_logits
 
     def spy(self):
         logits = original(self)
         said.append(logits.clone())
         return logits
 
-    monkeypatch.setattr(generation._Texts, "next_logits", spy)
+    monkeypatch.setattr(generation._GenerationState, "next_logits", spy)
     for cache in (True, False):
-        generate(model, PROMPTS, 30, Sampling(temperature=0), BLOCK, cache=cache)
+        generate(model, PROMPTS, 30, SamplingConfig(temperature=0), BLOCK, cache=cache)
     half = len(said) // 2
     for cached, plain in zip(said[:half], said[half:], strict=True):
         torch.testing.assert_close(cached, plain, rtol=0, atol=1e-13)
@@ -234,7 +238,7 @@ def test_greedy_equals_transformers(tmp_path):
     for penalty in (1.0, 1.5):
         options = {"max_new_tokens": 40, "repetition_penalty": penalty, "pad_token_id": 0, "eos_token_id": None}
         expected = model.generate(ids, do_sample=False, **options)[:, 5:].tolist()
-        sampling = Sampling(temperature=0, repetition_penalty=penalty)
+        sampling = SamplingConfig(temperature=0, repetition_penalty=penalty)
         assert generate(ours, ids.tolist(), 40, sampling, 48) == expected
 
 
@@ -247,7 +251,7 @@ def test_a_row_does_not_depend_on_the_others(options):
 
 def test_of_a_long_prompt_the_end_counts():
     long = [i % VOCAB for i in range(40)]
-    texts = [generate(net(), [prompt], 20, Sampling(), BLOCK) for prompt in (long, long[-BLOCK:])]
+    texts = [generate(net(), [prompt], 20, SamplingConfig(), BLOCK) for prompt in (long, long[-BLOCK:])]
     assert texts[0] == texts[1]
 
 
@@ -263,9 +267,9 @@ def test_the_window_keeps_the_last_half():
 
 
 def test_a_row_ends_at_the_end_of_text_or_when_told():
-    plain = generate(net(), PROMPTS, 30, Sampling(), BLOCK)
+    plain = generate(net(), PROMPTS, 30, SamplingConfig(), BLOCK)
     eos = plain[0][6]
-    ended = generate(net(), PROMPTS, 30, Sampling(), BLOCK, eos_ids=[eos])
+    ended = generate(net(), PROMPTS, 30, SamplingConfig(), BLOCK, eos_ids=[eos])
     assert ended == [row[: row.index(eos)] if eos in row else row for row in plain]
     told = []
 
@@ -273,7 +277,7 @@ def test_a_row_ends_at_the_end_of_text_or_when_told():
         told.append((row, token))
         return row == 1 and sum(r == 1 for r, _ in told) == 4
 
-    stopped = generate(net(), PROMPTS, 30, Sampling(), BLOCK, on_token=on_token)
+    stopped = generate(net(), PROMPTS, 30, SamplingConfig(), BLOCK, on_token=on_token)
     assert stopped == [plain[0], plain[1][:4], plain[2]]
     assert [[t for r, t in told if r == row] for row in range(3)] == stopped
 
@@ -304,35 +308,35 @@ def test_of_a_prompt_the_last_logits_alone_are_computed():
     model, shapes = net(), []
     model.lm_head.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
     for cache in (True, False):
-        generate(model, [[1, 2, 3, 4]] * 2, 20, Sampling(), BLOCK, cache=cache)
+        generate(model, [[1, 2, 3, 4]] * 2, 20, SamplingConfig(), BLOCK, cache=cache)
     assert set(shapes) == {(2, 1, VOCAB)}
 
 
 def test_seeds_decide_and_torch_s_own_numbers_are_left_alone():
     model = net()
     before = torch.get_rng_state()
-    texts = [generate(model, PROMPTS, 20, Sampling(), BLOCK, seed=seed) for seed in (1, 1, 2)]
+    texts = [generate(model, PROMPTS, 20, SamplingConfig(), BLOCK, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    assert texts[0][0] != generate(model, [PROMPTS[0]] * 2, 20, Sampling(), BLOCK, seed=1)[1], "rows differ"
+    assert texts[0][0] != generate(model, [PROMPTS[0]] * 2, 20, SamplingConfig(), BLOCK, seed=1)[1], "rows differ"
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_network_without_a_cache_writes_without_one():
-    assert generate(Fixed(), PROMPTS, 5, Sampling(), BLOCK) == generate(
-        Fixed(), PROMPTS, 5, Sampling(), BLOCK, cache=False
+    assert generate(Fixed(), PROMPTS, 5, SamplingConfig(), BLOCK) == generate(
+        Fixed(), PROMPTS, 5, SamplingConfig(), BLOCK, cache=False
     )
 
 
 def test_tokens_without_a_name_are_not_drawn():
     model = Fixed()
-    (row,) = generate(model, [[0]], 500, Sampling(), BLOCK, vocab_size=4, cache=False)
+    (row,) = generate(model, [[0]], 500, SamplingConfig(), BLOCK, vocab_size=4, cache=False)
     assert set(row) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
 def test_an_empty_prompt_is_refused(prompts):
     with pytest.raises(ValueError, match="no tokens"):
-        generate(net(), prompts, 3, Sampling(), BLOCK)
+        generate(net(), prompts, 3, SamplingConfig(), BLOCK)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_loss_is_the_mean_over_tokens():
     module, (x, y) = model(), batch()
     expected = F.cross_entropy(module.net(x).flatten(0, 1), y.flatten())
     torch.testing.assert_close(module.step((x, y), "train"), expected)
-    assert module.count((x, y)) == y.numel()
+    assert module.num_items((x, y)) == y.numel()
 
 
 @pytest.mark.parametrize("loss", [None, nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2, V)), FocalLoss(2.0)])
@@ -47,7 +47,7 @@ def test_ignored_tokens_count_for_nothing(loss):
     kept = y != -100
     torch.testing.assert_close(module.step((x, y), "train"), module.loss(module.net(x)[kept], y[kept]))
     weight = None if loss is None else getattr(loss, "weight", None)
-    assert module.count((x, y)) == pytest.approx(float(kept.sum() if weight is None else weight[y[kept]].sum()))
+    assert module.num_items((x, y)) == pytest.approx(float(kept.sum() if weight is None else weight[y[kept]].sum()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo.data import MaskedText
-from zoo.data.masked_text import FIRST, FURTHER, SPECIAL, mask_tokens
+from zoo.data.text.masked_text import FIRST, FURTHER, SPECIAL, mask_tokens
 from zoo.models import BERTMaskedLM
 
 MASK, ORDINARY = 1, torch.arange(5, 105)
@@ -32,17 +32,17 @@ def masked(**kwargs) -> tuple[torch.Tensor, ...]:
     return x, kinds, hidden, y
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
-def test_shares_are_those_of_the_paper(whole_words):
+@pytest.mark.parametrize("whole_word_mask", [False, True])
+def test_shares_are_those_of_the_paper(whole_word_mask):
     """Within four standard deviations of 100,000 tokens."""
-    x, kinds, hidden, y = masked(whole_words=whole_words)
+    x, kinds, hidden, y = masked(whole_word_mask=whole_word_mask)
     chosen = y >= 0
     n = int((kinds != SPECIAL).sum())
 
     def near(count, of, share, spread=1.0):
         assert abs(int(count) / of - share) < 4 * spread * math.sqrt(share * (1 - share) / of)
 
-    near(chosen.sum(), n, 0.15, spread=2.0 if whole_words else 1.0)  # pieces of a word come and go together
+    near(chosen.sum(), n, 0.15, spread=2.0 if whole_word_mask else 1.0)  # pieces of a word come and go together
     of = int(chosen.sum())
     near((hidden[chosen] == MASK).sum(), of, 0.8)
     near(((hidden != MASK) & (hidden != x) & chosen).sum(), of, 0.1 * 0.99)  # one in a hundred draws itself
@@ -61,7 +61,7 @@ def test_only_chosen_tokens_of_the_text_change():
 
 
 def test_whole_words_are_hidden_whole():
-    _, kinds, _, y = masked(whole_words=True)
+    _, kinds, _, y = masked(whole_word_mask=True)
     further = kinds == FURTHER
     assert torch.equal((y >= 0)[further], (y >= 0).roll(1, 1)[further]), "a piece goes with the piece before it"
     _, _, _, y = masked()
@@ -134,7 +134,7 @@ def test_accumulated_batches_equal_the_big_one():
     """Texts have different numbers of hidden tokens; every one of them counts the same."""
     found = []
     for size, windows in ((64, 1), (16, 4)):
-        data = MaskedText(vocab_size=300, batch_size=size, buckets=False)
+        data = MaskedText(vocab_size=300, batch_size=size, bucket_by_length=False)
         data.datasets["train"].seed = 3  # the same tokens hidden, however they come in batches
         run = trainer(max_steps=3, accumulate_grad_batches=windows, precision="64-true", limit_val_batches=0)
         net = module(optimizer=torch.optim.SGD, lr=0.5)
@@ -149,7 +149,7 @@ def test_head_sees_hidden_tokens_only():
     net = module().eval().net
     x, lengths = torch.randint(5, 300, (3, 9)), torch.tensor([9, 4, 6])
     chosen = (torch.rand(3, 9) < 0.4) & (torch.arange(9) < lengths.view(-1, 1))
-    assert torch.allclose(net(x, lengths, chosen=chosen), net(x, lengths)[chosen], atol=1e-6)
+    assert torch.allclose(net(x, lengths, positions=chosen), net(x, lengths)[chosen], atol=1e-6)
 
 
 def test_files_and_mistakes(tmp_path):
@@ -161,7 +161,7 @@ def test_files_and_mistakes(tmp_path):
     assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [32, 4, 4]
     for kwargs, said in (
         ({"path": str(tmp_path / "none.txt")}, "no file or folder"),
-        ({"mask_share": 1.5}, "mask_share is a share"),
+        ({"mlm_probability": 1.5}, "mlm_probability is a share"),
         ({"max_length": 2}, "max_length must be 3 or more"),
         ({"tokenizer": "bpe"}, "has no mask or no padding token"),
         ({"tokenizer": "words"}, "has no mask or no padding token"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zoo.losses import BatchTripletLoss, RankingLoss
 from zoo.models import MLP
-from zoo.tasks.metric_learning import MetricLearner, mate_ranks, recall_at_k
+from zoo.tasks.metric_learning import MetricLearner, nearest_match_ranks, recall_at_k
 
 
 def by_definition(embeddings: Tensor, labels: Tensor, k: int) -> float:
@@ -27,20 +27,20 @@ def test_recall_equals_its_definition_in_blocks_of_any_size(k, numbers):
     labels[-1] = 99  # without a mate: it does not count
     embeddings = torch.randn(100, 3)[labels] + torch.randn(60, 3) + 5
     assert 0.1 < by_definition(embeddings, labels, k) < 0.9
-    ours = recall_at_k(mate_ranks(embeddings, labels, numbers), k)
+    ours = recall_at_k(nearest_match_ranks(embeddings, labels, numbers), k)
     assert float(ours) == pytest.approx(by_definition(embeddings, labels, k))
 
 
 def test_recall_by_hand():
     embeddings, labels = torch.tensor([[0.0], [1.0], [3.0], [3.5], [9.0]]), torch.tensor([0, 1, 0, 1, 2])
-    assert mate_ranks(embeddings, labels).tolist() == [2, 3, 3, 2, 0]
+    assert nearest_match_ranks(embeddings, labels).tolist() == [2, 3, 3, 2, 0]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e4, float("nan")])
 def test_embeddings_all_alike_have_no_recall(value):
     """Sorted by class, as validation data may be, the first of equal neighbours would be of the right class."""
     labels = torch.arange(10).repeat_interleave(20)
-    assert recall_at_k(mate_ranks(torch.full((200, 16), value), labels), 5) == 0
+    assert recall_at_k(nearest_match_ranks(torch.full((200, 16), value), labels), 5) == 0
 
 
 @pytest.mark.parametrize("loss", [None, BatchTripletLoss(0.5), BatchTripletLoss(0.5, "all"), RankingLoss()])
@@ -51,12 +51,12 @@ def test_each_loss_pulls_classes_apart(loss):
     x = torch.cat([centres[labels], noise], 1)
     module = MetricLearner(MLP(38, [32], 4), loss=loss)
     optimizer = torch.optim.Adam(module.parameters(), 0.01)
-    before = recall_at_k(mate_ranks(module(x).detach(), labels), 1)
+    before = recall_at_k(nearest_match_ranks(module(x).detach(), labels), 1)
     for _ in range(100):
         optimizer.zero_grad()
         module.step((x, labels), "train").backward()
         optimizer.step()
-    after = recall_at_k(mate_ranks(module(x).detach(), labels), 1)
+    after = recall_at_k(nearest_match_ranks(module(x).detach(), labels), 1)
     assert before < 0.7
     assert after == 1
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from zoo.callbacks import AttentionPicture
-from zoo.callbacks.attention_picture import draw
-from zoo.data.translation import SPECIALS
+from zoo.callbacks import AttentionMaps
+from zoo.callbacks.plots.attention_maps import plot_attention
+from zoo.data.text.translation import SPECIALS
 from zoo.layers.decoding import Generated
 from zoo.losses import FocalLoss
 from zoo.models import Seq2SeqTranslator
@@ -58,8 +58,8 @@ def test_loss_is_the_mean_over_tokens_of_targets(loss):
         for t in range(len(target) + 1)
     ]
     assert float(m.step(data, "train").detach()) == pytest.approx(float((sum(each) / len(each)).detach()), rel=1e-5)
-    assert m.count(data) == len(each) == 16
-    accuracy = float(m._meters["train"].means(L.Trainer(logger=False, accelerator="cpu"))["token_accuracy"])
+    assert m.num_items(data) == len(each) == 16
+    accuracy = float(m._running_means["train"].compute(L.Trainer(logger=False, accelerator="cpu"))["token_accuracy"])
     right = [
         int(logits[i, t].argmax()) == int(data[1][i, t]) for i, (_, b) in enumerate(PAIRS) for t in range(len(b) + 1)
     ]
@@ -72,7 +72,7 @@ def test_other_losses_of_classes_work():
     torch.testing.assert_close(plain.step(data, "train"), focal.step(data, "train"), rtol=1e-5, atol=1e-6)
     weight = torch.tensor([1.0, 1, 1, 3, 1, 1, 2, 1])
     weighted = module(loss=nn.CrossEntropyLoss(weight=weight))
-    assert weighted.count(data) == float(weight[data[1][data[1] >= 0]].sum())
+    assert weighted.num_items(data) == float(weight[data[1][data[1] >= 0]].sum())
     with pytest.raises(ValueError, match="MSELoss cannot learn multiclass labels"):
         module(loss=nn.MSELoss())
 
@@ -208,10 +208,10 @@ def test_the_picture_shows_weights_and_tokens(tmp_path):
     m = module()
     m._take((TOKENIZER, TOKENIZER))
     loader = DataLoader([batch(*PAIRS), batch(("d", "d"))], batch_size=None)
-    trainer(tmp_path, AttentionPicture(samples=3)).validate(m, loader, verbose=False)
+    trainer(tmp_path, AttentionMaps(num_samples=3)).validate(m, loader, verbose=False)
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     alignment = (["a", " ", "$"], ["b", "<eos>"], torch.tensor([[0.1, 0.2, 0.7], [0.0, 1.0, 0.0]]))
-    axes = draw([alignment]).axes[0]
+    axes = plot_attention([alignment]).axes[0]
     assert axes.images[0].get_array().tolist() == pytest.approx(alignment[2].numpy())
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "\u2423", r"\$"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "<eos>"]
@@ -220,9 +220,9 @@ def test_the_picture_shows_weights_and_tokens(tmp_path):
 def test_picture_without_attention_says_so(tmp_path):
     loader = DataLoader([batch(*PAIRS)], batch_size=None)
     with pytest.raises(ValueError, match="Seq2SeqTranslator has no attention to draw"):
-        trainer(tmp_path, AttentionPicture()).validate(module(attention="none"), loader)
-    with pytest.raises(ValueError, match="AttentionPicture draws translators, and LightningModule is none"):
-        AttentionPicture().setup(trainer(tmp_path), L.LightningModule(), "fit")
+        trainer(tmp_path, AttentionMaps()).validate(module(attention="none"), loader)
+    with pytest.raises(ValueError, match="AttentionMaps draws translators, and LightningModule is none"):
+        AttentionMaps().setup(trainer(tmp_path), L.LightningModule(), "fit")
 
 
 # Through the command line ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import nn
 from zoo.layers.decoding import Generated
 from zoo.models import GPTLanguageModel
 from zoo.tasks import Classifier, LanguageModel, MaskedLanguageModel, Translator
-from zoo.tasks.means import Meter, quotient
+from zoo.tasks.running_mean import RunningMean, quotient
 from zoo.tasks.tagging import Tagger
 
 V, BLOCK = 11, 8
@@ -56,13 +56,13 @@ def test_a_step_of_training_asks_for_no_value(make, loss):
     batch = (inputs, y.to("meta"))
     with pytest.raises(RuntimeError, match="meta"):
         int(y.to("meta").sum())
-    mean, n = module.step(batch, "train"), module.count(batch)
+    mean, n = module.step(batch, "train"), module.num_items(batch)
     for _ in range(2):
-        module.report("train", n, loss=mean)
+        module.log_mean("train", n, loss=mean)
     (mean * n).backward()
     factor = quotient(2, n + n, torch.float32)
     torch._foreach_mul_([p.grad for p in module.parameters() if p.grad is not None], factor)
-    assert {t.device.type for t in (mean, n, factor, *module._meters["train"].sums.values())} == {"meta"}
+    assert {t.device.type for t in (mean, n, factor, *module._running_means["train"].sums.values())} == {"meta"}
 
 
 @pytest.mark.parametrize("make", [language_model, translator, lambda loss=None: MaskedLanguageModel(Embed(), loss=loss),
@@ -73,20 +73,20 @@ def test_what_is_counted_is_what_the_loss_divides_by(make, skipped):
     """Padding counts for nothing, whatever else the loss skips, and class weights as what they are."""
     (x, y), kept = tokens(), tokens()[1] >= 0
     assert int(kept.sum()) == 11
-    assert int(make().count((x, y))) == 11
+    assert int(make().num_items((x, y))) == 11
     weight = WEIGHTED.weight
     options = {} if skipped is None else {"ignore_index": skipped}
     if skipped is not None:
         y[0, :2] = skipped
         kept = (y >= 0) & (y != skipped)
-        assert int(make(nn.CrossEntropyLoss(**options)).count((x, y))) == int(kept.sum()) < 11
+        assert int(make(nn.CrossEntropyLoss(**options)).num_items((x, y))) == int(kept.sum()) < 11
     weighted = make(nn.CrossEntropyLoss(weight=weight.clone(), **options))
-    assert float(weighted.count((x, y))) == pytest.approx(float(weight[y[kept]].sum()))
+    assert float(weighted.num_items((x, y))) == pytest.approx(float(weight[y[kept]].sum()))
 
 
 def test_class_weights_of_a_classifier_are_not_waited_for():
     module = Classifier(nn.Linear(3, V), num_classes=V, loss=copy.deepcopy(WEIGHTED)).to("meta")
-    assert module.count((torch.zeros(5, 3, device="meta"), torch.zeros(5, dtype=torch.long, device="meta"))).is_meta
+    assert module.num_items((torch.zeros(5, 3, device="meta"), torch.zeros(5, dtype=torch.long, device="meta"))).is_meta
 
 
 def trainer() -> L.Trainer:
@@ -95,28 +95,28 @@ def trainer() -> L.Trainer:
 
 def test_means_of_numbers_and_tensors_are_the_same():
     values, counts = [1.5, -2.0, 4.0], [3, 1, 6]
-    meters = Meter(), Meter()
+    meters = RunningMean(), RunningMean()
     for value, n in zip(values, counts, strict=True):
         both = {"a": torch.tensor(value), "b": torch.tensor(2 * value)}
-        meters[0].add(n, both)
-        meters[1].add(torch.tensor(n), both)
+        meters[0].update(n, both)
+        meters[1].update(torch.tensor(n), both)
     right = sum(v * n for v, n in zip(values, counts, strict=True)) / sum(counts)
     for meter in meters:
-        found = meter.means(trainer())
+        found = meter.compute(trainer())
         assert (float(found["a"]), float(found["b"])) == pytest.approx((right, 2 * right))
 
 
 def test_sums_of_a_checkpoint_go_on_where_the_batches_are():
     """A checkpoint is read to the CPU, and what it says of an epoch begun is no in-place matter."""
-    meter = Meter()
-    meter.add(torch.tensor(3), {"loss": torch.tensor(2.0)})
+    meter = RunningMean()
+    meter.update(torch.tensor(3), {"loss": torch.tensor(2.0)})
     state = meter.state_dict()
-    again = Meter(**state)
-    again.add(torch.ones((), dtype=torch.long, device="meta"), {"loss": torch.ones((), device="meta")})
+    again = RunningMean(**state)
+    again.update(torch.ones((), dtype=torch.long, device="meta"), {"loss": torch.ones((), device="meta")})
     assert again.sums["loss"].is_meta
     assert again.counts["loss"].is_meta
     assert (float(state["sums"]["loss"]), int(state["counts"]["loss"])) == (6.0, 3)
-    meter.add(torch.tensor(1), {"loss": torch.tensor(6.0)})
+    meter.update(torch.tensor(1), {"loss": torch.tensor(6.0)})
     assert (float(state["sums"]["loss"]), int(state["counts"]["loss"])) == (6.0, 3), "a checkpoint is a copy"
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from tests.prompt_files import write_tokenizer
-from zoo.text.prompts import Prompts
+from tests.prompt_files import save_tokenizer
+from zoo.text.prompts import PromptTokenizer
 
 TEXTS = ["a photo of a CAT!", "it's  2 cafés\n<|endoftext|> of cat", "", "naïve 日本 x"]
 
@@ -18,22 +18,22 @@ def reference(folder):
 
 @pytest.mark.parametrize("form", ["vocab.json", "tokenizer.json"])
 def test_equals_transformers(tmp_path, form, capsys):
-    write_tokenizer(tmp_path / "tokenizer")
+    save_tokenizer(tmp_path / "tokenizer")
     theirs = reference(tmp_path / "tokenizer")
     expected = theirs(TEXTS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     if form == "tokenizer.json":
         theirs.save_pretrained(tmp_path / "new")
         assert not (tmp_path / "new" / "merges.txt").exists()
-    prompts = Prompts.load(tmp_path if form == "vocab.json" else tmp_path / "new")
+    prompts = PromptTokenizer.load(tmp_path if form == "vocab.json" else tmp_path / "new")
     assert torch.equal(prompts(TEXTS), expected)
     assert capsys.readouterr().err == ""
 
 
 def test_a_long_prompt_is_cut_and_said(tmp_path, capsys):
-    write_tokenizer(tmp_path / "t")
+    save_tokenizer(tmp_path / "t")
     text = "cat " * 80 + "photo"
     expected = reference(tmp_path / "t")([text], truncation=True, max_length=77, return_tensors="pt").input_ids
-    prompts = Prompts.load(tmp_path / "t")
+    prompts = PromptTokenizer.load(tmp_path / "t")
     assert torch.equal(prompts([text, text]), expected.expand(2, -1))
     assert capsys.readouterr().err == (
         "zoo: the prompt has 83 tokens, of which 75 are read, without its end: 'cat cat cat cat cat photo'\n"
@@ -44,21 +44,21 @@ def test_a_long_prompt_is_cut_and_said(tmp_path, capsys):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_how_many_prompts_are_cut_is_said_once(tmp_path, capsys, before):
-    write_tokenizer(tmp_path / "t")
-    texts, prompts = ["cat", "cat " * 90, "", "photo " * 80, "cat " * 90], Prompts.load(tmp_path / "t")
-    prompts.look_at(texts) if before else prompts(texts)
+    save_tokenizer(tmp_path / "t")
+    texts, prompts = ["cat", "cat " * 90, "", "photo " * 80, "cat " * 90], PromptTokenizer.load(tmp_path / "t")
+    prompts.check_lengths(texts) if before else prompts(texts)
     said = capsys.readouterr().err
     assert said.startswith("zoo: 2 of 4 prompts are longer than the 75 tokens that are read: their ends are left out, ")
     assert said.endswith(" of the first (of 90 tokens) 'cat cat cat cat cat cat cat cat cat cat cat cat cat cat cat'\n")
     prompts(texts)
-    other = Prompts.load(tmp_path / "t")
-    other.look_at(texts[:1])
+    other = PromptTokenizer.load(tmp_path / "t")
+    other.check_lengths(texts[:1])
     assert capsys.readouterr().err == ""
 
 
 def test_the_second_version_fills_up_with_exclamation_marks(tmp_path):
-    write_tokenizer(tmp_path / "t", pad="!")
-    prompts = Prompts.load(tmp_path / "t")
+    save_tokenizer(tmp_path / "t", pad="!")
+    prompts = PromptTokenizer.load(tmp_path / "t")
     ids = prompts(["cat"])[0]
     table = json.loads((tmp_path / "t" / "vocab.json").read_text())
     assert ids[:3].tolist() == [table["<|startoftext|>"], table["cat</w>"], table["<|endoftext|>"]]
@@ -74,8 +74,8 @@ def test_the_second_version_fills_up_with_exclamation_marks(tmp_path):
     ],
 )
 def test_no_tokenizer_gives_one_line(tmp_path, spoil, said):
-    write_tokenizer(tmp_path / "t")
+    save_tokenizer(tmp_path / "t")
     spoil(tmp_path / "t")
     with pytest.raises(ValueError, match=said) as error:
-        Prompts.load(tmp_path / "t")
+        PromptTokenizer.load(tmp_path / "t")
     assert "\n" not in str(error.value)

@@ -1,42 +1,42 @@
 """Callbacks that work on any LightningModule."""
 
-from zoo.callbacks.attention_picture import AttentionPicture
-from zoo.callbacks.checkpoints import RunCheckpoints
+from zoo.callbacks.best_and_last import BestAndLast
+from zoo.callbacks.deterministic_steps import DeterministicSteps
 from zoo.callbacks.early_stopping import EarlyStopping
 from zoo.callbacks.ema import EMA
-from zoo.callbacks.embedding_picture import EmbeddingPicture
 from zoo.callbacks.fine_tuning import FineTuning
-from zoo.callbacks.gradients import GradientDiagnostics
+from zoo.callbacks.generation_metrics import GenerationMetrics
+from zoo.callbacks.gradients.diagnostics import GradientDiagnostics
 from zoo.callbacks.lr_finder import LRFinder
-from zoo.callbacks.mistake_pictures import MistakePictures
-from zoo.callbacks.nan_guard import NaNGuard, NonFiniteError
+from zoo.callbacks.nan.guard import NaNGuard, NonFiniteError
 from zoo.callbacks.phases import Phase
-from zoo.callbacks.predictions import PredictionsFile
+from zoo.callbacks.plots.attention_maps import AttentionMaps
+from zoo.callbacks.plots.embedding_plot import EmbeddingPlot
+from zoo.callbacks.plots.image_samples import ImageSamples
+from zoo.callbacks.plots.misclassified_images import MisclassifiedImages
+from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.callbacks.progress import Progress
-from zoo.callbacks.sample_grid import SampleGrid
-from zoo.callbacks.sample_measures import SampleMeasures
-from zoo.callbacks.step_seed import StepSeed
 from zoo.callbacks.text_samples import TextSamples
 from zoo.callbacks.whiten import WhitenFirstLayer
 
 __all__ = [
-    "AttentionPicture",
+    "AttentionMaps",
     "EMA",
     "EarlyStopping",
-    "EmbeddingPicture",
+    "EmbeddingPlot",
     "FineTuning",
     "GradientDiagnostics",
     "LRFinder",
     "NaNGuard",
     "NonFiniteError",
     "Phase",
-    "PredictionsFile",
+    "PredictionWriter",
     "Progress",
-    "RunCheckpoints",
-    "SampleGrid",
-    "SampleMeasures",
-    "StepSeed",
+    "BestAndLast",
+    "ImageSamples",
+    "GenerationMetrics",
+    "DeterministicSteps",
     "TextSamples",
-    "MistakePictures",
+    "MisclassifiedImages",
     "WhitenFirstLayer",
 ]

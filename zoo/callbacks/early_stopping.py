@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning.pytorch.callbacks as callbacks
 
-from zoo.metric_names import better, names
+from zoo.optim.metric_mode import metric_mode, names
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -32,7 +32,7 @@ class EarlyStopping(callbacks.EarlyStopping):
             raise ValueError(f"patience must be 1 or more validations, got {patience}")
         super().__init__(
             monitor=monitor,
-            mode=mode or better(monitor),
+            mode=mode or metric_mode(monitor),
             patience=patience,
             min_delta=min_delta,
             stopping_threshold=stopping_threshold,

@@ -70,7 +70,7 @@ class EMA(L.Callback):
         decay: share of the old average kept at each update, in [0, 1); 0.999 looks back over about 1,000 updates.
         warmup: begin with `(1 + t) / (10 + t)` at update t while that is less than `decay`.
         start_step: optimizer steps before averaging begins; until then the trained weights are used everywhere.
-        every: optimizer steps from one update to the next.
+        every_n_steps: optimizer steps from one update to the next.
         device: where averages are kept, for instance `cpu` to spare GPU memory; null for beside the weights.
     """
 
@@ -79,27 +79,35 @@ class EMA(L.Callback):
         decay: float = 0.999,
         warmup: bool = True,
         start_step: int = 0,
-        every: int = 1,
+        every_n_steps: int = 1,
         device: str | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and less than 1, not {decay}")
         if start_step < 0:
             raise ValueError(f"start_step must be at least 0, not {start_step}")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
         try:
             torch.device(device or "cpu")
         except RuntimeError:
             raise ValueError(f"device must be a torch device like cpu or cuda:0, not {device!r}") from None
-        self.decay, self.warmup, self.start_step, self.every, self.device = decay, warmup, start_step, every, device
-        self._names: dict[nn.Parameter, list[str]] = {}  # several names where tied
-        self._forget()
+        self.decay, self.warmup, self.start_step, self.every_n_steps, self.device = (
+            decay,
+            warmup,
+            start_step,
+            every_n_steps,
+            device,
+        )
+        self._param_names: dict[nn.Parameter, list[str]] = {}  # several names where tied
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.updates = 0
-        self.averages: list[Tensor] | None = None  # this rank's shards, in the order of _names; None before an update
-        self._raw: list[Tensor] | None = None  # the trained weights while the averages stand in for them
+        self.ema_weights: list[Tensor] | None = (
+            None  # this rank's shards, in the order of _param_names; None before an update
+        )
+        self._raw_weights: list[Tensor] | None = None  # the trained weights while the averages stand in for them
         self._step = 0  # the optimizer step last looked at
 
     # fit
@@ -112,33 +120,33 @@ class EMA(L.Callback):
             raise ValueError(f"EMA cannot average what {name} shards: use ModelParallelStrategy with fully_shard")
         if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
             rank_zero_warn("save_weights_only=True: these checkpoints will hold the trained weights, not the averages.")
-        continues = trainer.global_step > 0 and any(p in self._names for p in pl_module.parameters())
+        continues = trainer.global_step > 0 and any(p in self._param_names for p in pl_module.parameters())
         if not continues:
-            self._forget()
+            self._reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore(pl_module)  # fitted before: go on from the trained weights
-        self._collect(pl_module)
-        self._settle()
+        self._swap_out(pl_module)  # fitted before: go on from the trained weights
+        self._collect_params(pl_module)
+        self._move_to_weights()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self._advance(trainer)
+        self._update_if_due(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # elsewhere the module holds what it should
-            self._apply(pl_module)
+            self._swap_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self._restore(pl_module)
+            self._swap_out(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self._restore(pl_module)
+            self._swap_out(pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._settle()  # Lightning has moved the module off the GPU
-        self._apply(pl_module)
+        self._move_to_weights()  # Lightning has moved the module off the GPU
+        self._swap_in(pl_module)
 
     # checkpoints
 
@@ -149,94 +157,94 @@ class EMA(L.Callback):
         self.updates = state_dict["updates"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._advance(trainer)  # another callback may be saving before our on_train_batch_end
-        if self.averages is None:
+        self._update_if_due(trainer)  # another callback may be saving before our on_train_batch_end
+        if self.ema_weights is None:
             return
         checkpoint["callbacks"][self.state_key] = self.state_dict()
-        checkpoint["ema_params"] = self._named(self.averages, gather=True, keep=trainer.is_global_zero)
-        if self._raw is not None:
+        checkpoint["ema_params"] = self._by_name(self.ema_weights, gather=True, keep=trainer.is_global_zero)
+        if self._raw_weights is not None:
             state = checkpoint["state_dict"]
             sharded = any(isinstance(value, DTensor) for value in state.values())
-            raw = self._named(self._raw, gather=not sharded, keep=sharded or trainer.is_global_zero)
+            raw = self._by_name(self._raw_weights, gather=not sharded, keep=sharded or trainer.is_global_zero)
             state.update({name: tensor for name, tensor in raw.items() if name in state})
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._forget()
+        self._reset()
         averages = checkpoint.get("ema_params")
         if trainer.state.fn != TrainerFn.FITTING:
             load_ema(pl_module, averages or {})
             return
         self._step = checkpoint["global_step"]
         if averages:
-            self._collect(pl_module)
-            self.averages = [
-                self._shadow(_shard(averages[names[0]], parameter) if names[0] in averages else _local(parameter))
-                for parameter, names in self._names.items()
+            self._collect_params(pl_module)
+            self.ema_weights = [
+                self._ema_copy(_shard(averages[names[0]], parameter) if names[0] in averages else _local(parameter))
+                for parameter, names in self._param_names.items()
             ]
 
     # the averages
 
-    def _collect(self, module: nn.Module) -> None:
+    def _collect_params(self, module: nn.Module) -> None:
         _reshard(module)
-        self._names = {}
+        self._param_names = {}
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if parameter.is_floating_point() or parameter.is_complex():
-                self._names.setdefault(parameter, []).append(name)
+                self._param_names.setdefault(parameter, []).append(name)
 
     def _weights(self) -> list[Tensor]:
-        return [_local(p) if isinstance(p, DTensor) else p for p in self._names]
+        return [_local(p) if isinstance(p, DTensor) else p for p in self._param_names]
 
-    def _shadow(self, weight: Tensor) -> Tensor:
+    def _ema_copy(self, weight: Tensor) -> Tensor:
         # bfloat16 would round away every update of a slow average
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return weight.to(self.device or weight.device, dtype, copy=True)
 
-    def _settle(self) -> None:
+    def _move_to_weights(self) -> None:
         """Brings the averages to where the weights are by now."""
-        if self.averages is not None:
-            pairs = zip(self.averages, self._weights(), strict=True)
-            self.averages = [average.to(self.device or weight.device) for average, weight in pairs]
+        if self.ema_weights is not None:
+            pairs = zip(self.ema_weights, self._weights(), strict=True)
+            self.ema_weights = [average.to(self.device or weight.device) for average, weight in pairs]
 
     @torch.no_grad()
-    def _advance(self, trainer: L.Trainer) -> None:
+    def _update_if_due(self, trainer: L.Trainer) -> None:
         """Updates the averages if the optimizer has stepped since the last look."""
         step, last = trainer.global_step, self._step
         if step <= last:
             return
         self._step = step
-        # not `step % every`: several optimizers in one batch advance the count by more than one
-        if step <= self.start_step or step // self.every == last // self.every:
+        # not `step % every_n_steps`: several optimizers in one batch advance the count by more than one
+        if step <= self.start_step or step // self.every_n_steps == last // self.every_n_steps:
             return
-        if self.averages is None:
-            self.averages, self.updates = [self._shadow(weight) for weight in self._weights()], 0
+        if self.ema_weights is None:
+            self.ema_weights, self.updates = [self._ema_copy(weight) for weight in self._weights()], 0
         else:
-            ema_update(self.averages, self._weights(), ema_decay(self.updates, self.decay, self.warmup))
+            ema_update(self.ema_weights, self._weights(), ema_decay(self.updates, self.decay, self.warmup))
         self.updates += 1
 
     @torch.no_grad()
-    def _apply(self, module: nn.Module) -> None:
-        if self.averages is None or self._raw is not None:
+    def _swap_in(self, module: nn.Module) -> None:
+        if self.ema_weights is None or self._raw_weights is not None:
             return
         _reshard(module)
         weights = self._weights()
         # A copy, taken before any weight changes, and not an exchange: Ctrl-C at any point leaves both whole. It takes
         # the memory of the gradients, which Lightning has freed by now, and lies beside the averages.
-        self._raw = [w.to(a.device, copy=True) for w, a in zip(weights, self.averages, strict=True)]
-        torch._foreach_copy_(weights, self.averages)
+        self._raw_weights = [w.to(a.device, copy=True) for w, a in zip(weights, self.ema_weights, strict=True)]
+        torch._foreach_copy_(weights, self.ema_weights)
 
     @torch.no_grad()
-    def _restore(self, module: nn.Module) -> None:
-        if self._raw is None:
+    def _swap_out(self, module: nn.Module) -> None:
+        if self._raw_weights is None:
             return
         _reshard(module)
-        torch._foreach_copy_(self._weights(), self._raw)
-        self._raw = None
+        torch._foreach_copy_(self._weights(), self._raw_weights)
+        self._raw_weights = None
 
-    def _named(self, tensors: Sequence[Tensor], gather: bool, keep: bool) -> dict[str, Tensor]:
+    def _by_name(self, tensors: Sequence[Tensor], gather: bool, keep: bool) -> dict[str, Tensor]:
         """The tensors under every name they have in a state_dict; all ranks call it, those that save keep them."""
         named = {}
-        for (parameter, names), tensor in zip(self._names.items(), tensors, strict=True):
+        for (parameter, names), tensor in zip(self._param_names.items(), tensors, strict=True):
             if isinstance(parameter, DTensor):
                 tensor = DTensor.from_local(
                     tensor.to(parameter.device),

@@ -32,7 +32,7 @@ class Sweep:
         return self.lrs[: len(self.lrs) - lag], self.smoothed[lag:]
 
 
-def spaced(first: float, last: float, steps: int, mode: Mode) -> list[float]:
+def lr_grid(first: float, last: float, steps: int, mode: Mode) -> list[float]:
     space = np.geomspace if mode == "exponential" else np.linspace
     return space(first, last, steps).tolist()
 
@@ -56,7 +56,7 @@ def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -
     }
 
 
-def falls(result: Sweep) -> bool:
+def loss_decreases(result: Sweep) -> bool:
     """Whether the smoothed loss falls below where it began by more than the noise of single batches."""
     start = np.mean(result.losses[: max(1, len(result.losses) // 10)])
     noise = np.median(np.abs(np.subtract(result.losses, result.smoothed)))
@@ -71,7 +71,7 @@ def write_csv(result: Sweep, path: Path) -> None:
             writer.writerow([lr / result.base, lr, loss, smoothed])
 
 
-def picture(result: Sweep) -> Any:
+def plot_sweep(result: Sweep) -> Any:
     """The curve as a matplotlib figure, suggestions marked."""
     from matplotlib.figure import Figure
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from zoo._lightning import batch_to_device, step_arguments, training_batches
 from zoo._torch import forget_iterator
-from zoo.callbacks.lr_curve import Mode, Suggestion, Sweep, falls, picture, spaced, suggest, write_csv
-from zoo.callbacks.memory import Memory
-from zoo.callbacks.rates import assign, main_lr, peaks, rescaled, set_lr
+from zoo.callbacks.learning_rates import main_lr, peak_lrs, rescaled_lrs, set_lr, set_value
+from zoo.callbacks.lr_curve import Mode, Suggestion, Sweep, loss_decreases, lr_grid, plot_sweep, suggest, write_csv
+from zoo.callbacks.state_snapshot import StateSnapshot
 
 
 class LRFinder(Callback):
@@ -41,7 +41,7 @@ class LRFinder(Callback):
         suggestion: which rate is taken: `steepest` (where the loss falls fastest), `valley` (midway between those
             where a tenth and nine tenths of the fall are done) or `minimum/10` (a tenth of that with the least loss).
         smoothing: weight of the past in the running mean of the loss, from 0 (none) to below 1.
-        diverge: the sweep ends once the smoothed loss exceeds this many times its least value.
+        early_stop_threshold: the sweep ends once the smoothed loss exceeds this many times its least value.
         apply: whether the rate is set; if not, the sweep only reports.
         dirpath: folder for the two files; by default the logger's, or else the trainer's `default_root_dir`.
     """
@@ -54,7 +54,7 @@ class LRFinder(Callback):
         mode: Mode = "exponential",
         suggestion: Suggestion = "steepest",
         smoothing: float = 0.9,
-        diverge: float = 4.0,
+        early_stop_threshold: float = 4.0,
         apply: bool = True,
         dirpath: str | None = None,
     ) -> None:
@@ -64,15 +64,15 @@ class LRFinder(Callback):
             raise ValueError(f"steps={steps}: at least 10 are needed to see a curve")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing={smoothing}: 0 <= smoothing < 1 is needed")
-        if diverge <= 1:
-            raise ValueError(f"diverge={diverge}: must be above 1")
+        if early_stop_threshold <= 1:
+            raise ValueError(f"early_stop_threshold={early_stop_threshold}: must be above 1")
         if mode not in Mode.__args__:
             raise ValueError(f"mode={mode!r}: must be one of {', '.join(Mode.__args__)}")
         if suggestion not in Suggestion.__args__:
             raise ValueError(f"suggestion={suggestion!r}: must be one of {', '.join(Suggestion.__args__)}")
         self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
         self.mode: Mode = mode
-        self.suggestion, self.smoothing, self.diverge = suggestion, smoothing, diverge
+        self.suggestion, self.smoothing, self.early_stop_threshold = suggestion, smoothing, early_stop_threshold
         self.apply, self.dirpath = apply, dirpath
         self.result: Sweep | None = None
 
@@ -80,8 +80,8 @@ class LRFinder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path or trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
-        rates = spaced(self.min_lr, self.max_lr, self.steps, self.mode)
-        result = self.result = sweep(trainer, pl_module, rates, self.mode, self.smoothing, self.diverge)
+        rates = lr_grid(self.min_lr, self.max_lr, self.steps, self.mode)
+        result = self.result = sweep(trainer, pl_module, rates, self.mode, self.smoothing, self.early_stop_threshold)
         folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
         if not result.suggestions:
             rank_zero_warn(
@@ -102,11 +102,11 @@ class LRFinder(Callback):
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(result, folder / "lr_find.csv")
-            picture(result).savefig(folder / "lr_find.png", dpi=120)
+            plot_sweep(result).savefig(folder / "lr_find.png", dpi=120)
 
 
 def sweep(
-    trainer: Any, module: LightningModule, rates: list[float], mode: Mode, smoothing: float, diverge: float
+    trainer: Any, module: LightningModule, rates: list[float], mode: Mode, smoothing: float, early_stop_threshold: float
 ) -> Sweep:
     """One optimizer step at each main rate until the loss diverges; afterwards everything is as it was.
 
@@ -118,26 +118,26 @@ def sweep(
     if not module.automatic_optimization:
         raise ValueError(f"LRFinder needs automatic optimisation, {name} steps its optimizer by itself")
     groups = trainer.optimizers[0].param_groups
-    tops = peaks(trainer)
-    base = main_lr(groups, tops)
+    peaks = peak_lrs(trainer)
+    base = main_lr(groups, peaks)
     # half the weight of the running mean lies on what is older than this
     lag = round(math.log(0.5, smoothing)) if smoothing else 0
     result, mean = Sweep(base, mode, lag), 0.0
-    memory = Memory()
+    snapshot = StateSnapshot()
     callbacks, loggers = trainer.callbacks, trainer.loggers
     progress = trainer.fit_loop.epoch_loop.batch_progress.current
     ready = progress.ready
     with isolate_rng():
         try:
-            remember(memory, trainer, module)
+            snapshot_training_state(snapshot, trainer, module)
             trainer.callbacks, trainer.loggers = [], [DummyLogger() for _ in loggers]
             for part in module.modules():
                 if isinstance(part, LightningModule):
-                    vars(part).update(log=_silent, log_dict=_silent)
-            batches = endless(trainer)
+                    vars(part).update(log=_no_log, log_dict=_no_log)
+            batches = cycle_batches(trainer)
             for step, lr in enumerate(rates):
-                for group, rate in zip(groups, rescaled(groups, tops, base, lr), strict=True):
-                    assign(group, "lr", rate)
+                for group, rate in zip(groups, rescaled_lrs(groups, peaks, base, lr), strict=True):
+                    set_value(group, "lr", rate)
                 loss = optimizer_step(trainer, module, batches, step)
                 if loss is None:
                     continue
@@ -152,22 +152,22 @@ def sweep(
                 result.smoothed.append(smoothed)
                 least = min(result.smoothed)
                 # abs: likelihoods may be negative
-                if smoothed > least + (diverge - 1) * abs(least):
+                if smoothed > least + (early_stop_threshold - 1) * abs(least):
                     break
         finally:
-            memory.restore()
+            snapshot.restore()
             trainer.callbacks, trainer.loggers = callbacks, loggers
             progress.ready = ready
     if not result.lrs:
         raise ValueError(f"LRFinder: training_step of {name} never returned a loss")
     if len(result.lrs) < 3:
         raise ValueError(f"LRFinder: the loss diverged within {len(result.lrs)} steps; lower min_lr={rates[0]:.2g}")
-    if falls(result):
+    if loss_decreases(result):
         result.suggestions = suggest(*result.curve, mode)
     return result
 
 
-def _silent(*_: Any, **__: Any) -> None:
+def _no_log(*_: Any, **__: Any) -> None:
     """Stands in for `log` during the sweep."""
 
 
@@ -212,7 +212,7 @@ def forward_backward(
     return loss
 
 
-def endless(trainer: Any) -> Iterator[Any]:
+def cycle_batches(trainer: Any) -> Iterator[Any]:
     """Training batches from iterators of our own, begun again whenever they end."""
     loader = training_batches(trainer)
     while True:
@@ -223,10 +223,10 @@ def endless(trainer: Any) -> Iterator[Any]:
             raise ValueError("LRFinder: the training data cannot be read twice; give a loader, not an iterator")
 
 
-def remember(memory: Memory, trainer: Any, module: LightningModule) -> None:
-    memory.keep(module)
-    memory.keep(trainer.optimizers[0])
-    memory.keep(getattr(trainer.precision_plugin, "scaler", None))
+def snapshot_training_state(snapshot: StateSnapshot, trainer: Any, module: LightningModule) -> None:
+    snapshot.add(module)
+    snapshot.add(trainer.optimizers[0])
+    snapshot.add(getattr(trainer.precision_plugin, "scaler", None))
     for loader in CombinedLoader(trainer.train_dataloader, "sequential").flattened:
         if hasattr(loader, "__next__"):
             raise ValueError("LRFinder: the training data cannot be read twice; give a loader, not an iterator")
@@ -234,6 +234,6 @@ def remember(memory: Memory, trainer: Any, module: LightningModule) -> None:
         parts = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
         for part in [*parts, getattr(loader, "dataset", None)]:
             if hasattr(part, "__dict__"):
-                memory.keep(vars(part), deep=False)
+                snapshot.add(vars(part), deep=False)
         # persistent workers: an iterator that exists would be rewound instead of a new one begun
         forget_iterator(loader)

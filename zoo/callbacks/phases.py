@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.optim.anatomy import output_head
+from zoo.optim.param_kinds import output_head
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Phase:
             raise ValueError(f"until is a number of epochs or steps, such as '2 epochs', got {self.until!r}")
         return match[2], int(match[1])
 
-    def over(self, epoch: float, step: float) -> bool:
+    def is_over(self, epoch: float, step: float) -> bool:
         return self.end is not None and (epoch if self.end[0] == "epoch" else step) >= self.end[1]
 
 
@@ -68,8 +68,8 @@ def check_plan(plan: list[Phase]) -> None:
     reached: dict[str, int] = {}
     for i, phase in enumerate(plan, 1):
         if (phase.end is None) != (i == len(plan)):
-            said = f"'{phase.until}' in the last phase" if phase.until else f"missing in phase {i} of {len(plan)}"
-            raise ValueError(f"every phase but the last says until when; until is {said}")
+            until = f"'{phase.until}' in the last phase" if phase.until else f"missing in phase {i} of {len(plan)}"
+            raise ValueError(f"every phase but the last says until when; until is {until}")
         unit, number = phase.end or ("", 0)
         if phase.end and number <= reached.get(unit, 0):
             raise ValueError(f"phase {i} lasts until {phase.until}, but that is over when it begins")
@@ -84,34 +84,34 @@ def phase_at(plan: list[Phase], epoch: float, step: float) -> int:
         epoch: epochs done.
         step: updates of the weights done.
     """
-    return next(i for i, phase in enumerate(plan) if not phase.over(epoch, step))
+    return next(i for i, phase in enumerate(plan) if not phase.is_over(epoch, step))
 
 
-def chosen(net: nn.Module, phase: Phase) -> set[Tensor]:
+def matching_tensors(net: nn.Module, phase: Phase) -> set[Tensor]:
     """Return the parameters and buffers that a phase names; a tied parameter counts under all its names."""
     tensors = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
     everything: set[Tensor] = set()
     for pattern in phase.patterns:
-        found = {tensor for name, tensor in tensors if pattern == "all" or _names(pattern, name)}
-        if not found and pattern == "head":
-            found = _head(net)
-        if not found:
+        matches = {tensor for name, tensor in tensors if pattern == "all" or _matches(pattern, name)}
+        if not matches and pattern == "head":
+            matches = _head(net)
+        if not matches:
             known = sorted({prefix for name, _ in tensors for prefix in _prefixes(name)})
             near = ", ".join(difflib.get_close_matches(pattern, known, n=3, cutoff=0.0))
             raise ValueError(
                 f"train: {pattern!r} matches nothing in {type(net).__name__}; the nearest names are {near}"
             )
-        everything |= found
+        everything |= matches
     return everything
 
 
-def still(net: nn.Module, learning: set[Tensor]) -> list[nn.Module]:
+def frozen_modules(net: nn.Module, learning: set[Tensor]) -> list[nn.Module]:
     """Return the modules that hold parameters or buffers of which none learns, and all modules inside these."""
     frozen = [m for m in net.modules() if (held := {*m.parameters(), *m.buffers()}) and held.isdisjoint(learning)]
     return list(dict.fromkeys(inner for module in frozen for inner in module.modules()))
 
 
-def describe(
+def describe_plan(
     plan: list[Phase], module: nn.Module, epochs: float = math.inf, steps: float = math.inf
 ) -> list[dict[str, Any]]:
     """One row per phase, and a last one for what is never trained, for the table printed before anything trains.
@@ -129,7 +129,7 @@ def describe(
     """
     net, last = network(module), phase_at(plan, epochs - 1, steps - 1)
     own = [p for p in net.parameters() if p.requires_grad]
-    learning = [[p for p in own if p in named] for named in (chosen(net, phase) for phase in plan)]
+    learning = [[p for p in own if p in named] for named in (matching_tensors(net, phase) for phase in plan)]
     rows = [
         {
             "phase": i + 1,
@@ -144,7 +144,7 @@ def describe(
     ]
     never = set[Tensor](own).difference(*learning[: last + 1])
     if never:
-        names, size = ", ".join(outline(net, never)), sum(p.numel() for p in never)
+        names, size = ", ".join(summarize_names(net, never)), sum(p.numel() for p in never)
         row = {"phase": "never", "until": None, "train": names, "tensors": len(never), "parameters": size}
         rows.append({**row, "lr_scale": None, "reached": None})
     return rows
@@ -161,12 +161,12 @@ def _prefixes(name: str) -> list[str]:
     return list(accumulate(name.split("."), "{}.{}".format))
 
 
-def _names(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     return any(re.fullmatch(pattern, prefix) for prefix in _prefixes(name))
 
 
 def _head(net: nn.Module) -> set[Tensor]:
-    name = next(iter(getattr(net, "head_names", ())), None) or output_head(net)
+    name = next(iter(getattr(net, "classifier_names", ())), None) or output_head(net)
     if name is None:
         raise ValueError(
             f"train: head: {type(net).__name__} has no output layer behind its blocks; name layers instead"
@@ -175,7 +175,7 @@ def _head(net: nn.Module) -> set[Tensor]:
     return {*head.parameters(), *head.buffers()}
 
 
-def outline(net: nn.Module, params: set[Tensor]) -> list[str]:
+def summarize_names(net: nn.Module, params: set[Tensor]) -> list[str]:
     """The names of the largest modules that consist of ``params``, and of parameters beside these."""
     names: list[str] = []
 

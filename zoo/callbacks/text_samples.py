@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-DIVIDING = (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)  # of whose weights no process has all
+SHARDED_STRATEGIES = (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)  # of whose weights no process has all
 
 
 class TextSamples(L.Callback):
@@ -24,7 +24,7 @@ class TextSamples(L.Callback):
 
     Args:
         prompts: texts to go on from; null takes the beginnings of the first validation samples.
-        samples: how many of these.
+        num_samples: how many of these.
         prompt_tokens: tokens of such a beginning.
         max_new_tokens: how many are written at most.
         temperature: 0 takes the most probable token.
@@ -36,7 +36,7 @@ class TextSamples(L.Callback):
     def __init__(
         self,
         prompts: list[str] | None = None,
-        samples: int = 3,
+        num_samples: int = 3,
         prompt_tokens: int = 16,
         max_new_tokens: int = 200,
         temperature: float = 0.8,
@@ -44,13 +44,13 @@ class TextSamples(L.Callback):
         seed: int = 0,
         dirpath: str | None = None,
     ) -> None:
-        least = {"samples": samples, "prompt_tokens": prompt_tokens, "max_new_tokens": max_new_tokens}
+        least = {"num_samples": num_samples, "prompt_tokens": prompt_tokens, "max_new_tokens": max_new_tokens}
         for name, number in least.items():
             if number < 1:
                 raise ValueError(f"{name} starts at 1, got {number}")
         if prompts is not None and not (prompts and all(prompts)):
             raise ValueError("prompts must be texts that are not empty; null takes beginnings of the validation text")
-        self.prompts, self.samples, self.prompt_tokens = prompts, samples, prompt_tokens
+        self.prompts, self.num_samples, self.prompt_tokens = prompts, num_samples, prompt_tokens
         self.options = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "seed": seed,
         }  # fmt: skip
@@ -66,16 +66,18 @@ class TextSamples(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A try, for a mistake would end the run at its first validation. Memory of divided weights is not there yet.
-        if not divides(trainer):
-            self._write(pl_module, self._prompts(pl_module) or [[0]], {**self.options, "max_new_tokens": 1})
+        if not is_sharded(trainer):
+            self._generate(pl_module, self._prompts(pl_module) or [[0]], {**self.options, "max_new_tokens": 1})
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         # Here, not at the end: averages of EMA are swapped back by then.
-        if batch_idx == 0 and (trainer.is_global_zero or divides(trainer)) and not trainer.sanity_checking:
-            rows = self._prompts(pl_module) or batch[0][: self.samples, : self.prompt_tokens].tolist()
-            texts = self._write(pl_module, trainer.strategy.broadcast(rows) if divides(trainer) else rows, self.options)
+        if batch_idx == 0 and (trainer.is_global_zero or is_sharded(trainer)) and not trainer.sanity_checking:
+            rows = self._prompts(pl_module) or batch[0][: self.num_samples, : self.prompt_tokens].tolist()
+            texts = self._generate(
+                pl_module, trainer.strategy.broadcast(rows) if is_sharded(trainer) else rows, self.options
+            )
             self._texts = texts if trainer.is_global_zero else []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -89,7 +91,7 @@ class TextSamples(L.Callback):
         new.write_text(text, encoding="utf-8")
         os.replace(new, path)
         for logger in trainer.loggers:
-            show(logger, texts, text, trainer.global_step)
+            log_text(logger, texts, text, trainer.global_step)
 
     def _prompts(self, module: Any) -> list[list[int]] | None:
         if module.tokenizer is None:
@@ -98,7 +100,7 @@ class TextSamples(L.Callback):
             return None
         return [module.tokenizer.encode(prompt, parse_special=True) for prompt in self.prompts]
 
-    def _write(self, module: Any, rows: list[list[int]], options: dict[str, Any]) -> list[tuple[str, str]]:
+    def _generate(self, module: Any, rows: list[list[int]], options: dict[str, Any]) -> list[tuple[str, str]]:
         tokenizer, found = module.tokenizer, module.generate(rows, **options)
         texts = (tokenizer.decode(row) for row in rows)
         return [
@@ -107,12 +109,12 @@ class TextSamples(L.Callback):
         ]
 
 
-def divides(trainer: L.Trainer) -> bool:
+def is_sharded(trainer: L.Trainer) -> bool:
     """Whether the network computes only where all processes call it."""
-    return isinstance(trainer.strategy, DIVIDING)
+    return isinstance(trainer.strategy, SHARDED_STRATEGIES)
 
 
-def show(logger: Any, texts: Sequence[tuple[str, str]], whole: str, step: int) -> None:
+def log_text(logger: Any, texts: Sequence[tuple[str, str]], whole: str, step: int) -> None:
     """Hand texts to a logger that takes them, as TensorBoard's and Weights & Biases' do."""
     if hasattr(logger, "log_text"):
         logger.log_text("samples", columns=["prompt", "text"], data=[list(pair) for pair in texts], step=step)

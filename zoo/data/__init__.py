@@ -1,23 +1,23 @@
 """Datasets, each a LightningDataModule."""
 
-from zoo.data.base import DataModule, TensorSet
-from zoo.data.cifar import CIFAR10, CIFAR100
-from zoo.data.corpus import PythonDocs, PythonSource, TextCorpus
-from zoo.data.digits import Digits
-from zoo.data.image_folder import ImageFolder
-from zoo.data.images import ImageData, ImageSet
-from zoo.data.latents import Latents
-from zoo.data.letters import Letters
-from zoo.data.masked_text import MaskedText
-from zoo.data.mnist import MNIST, FashionMNIST
-from zoo.data.ner import NER
-from zoo.data.sentiment import Sentiment
-from zoo.data.sequences import AddingProblem, CopyTask, SequenceSet, SyntheticSequences
+from zoo.data.base import BatchTensorDataset, DataModule
+from zoo.data.images.base import ImageData, ImageDataset
+from zoo.data.images.cifar import CIFAR10, CIFAR100
+from zoo.data.images.digits import Digits
+from zoo.data.images.image_folder import ImageFolder
+from zoo.data.images.latents import Latents
+from zoo.data.images.letters import Letters
+from zoo.data.images.mnist import MNIST, FashionMNIST
+from zoo.data.sequences import AddingProblem, CopyTask, SequenceDataset, SyntheticSequences
+from zoo.data.series.timeseries import TimeSeries
 from zoo.data.synthetic import Quadrants, SignOfSum
 from zoo.data.tabular import Tabular
-from zoo.data.text import TextClassification
-from zoo.data.timeseries import TimeSeries
-from zoo.data.translation import DateTranslation, ParallelText
+from zoo.data.text.classification import TextClassification
+from zoo.data.text.corpus import PythonDocs, PythonSource, TextCorpus
+from zoo.data.text.masked_text import MaskedText
+from zoo.data.text.ner import NER
+from zoo.data.text.sentiment import Sentiment
+from zoo.data.text.translation import DateTranslation, ParallelText
 
 __all__ = [
     "CIFAR10",
@@ -32,7 +32,7 @@ __all__ = [
     "FashionMNIST",
     "ImageData",
     "ImageFolder",
-    "ImageSet",
+    "ImageDataset",
     "Latents",
     "Letters",
     "MaskedText",
@@ -41,11 +41,11 @@ __all__ = [
     "PythonSource",
     "Quadrants",
     "Sentiment",
-    "SequenceSet",
+    "SequenceDataset",
     "SignOfSum",
     "SyntheticSequences",
     "Tabular",
-    "TensorSet",
+    "BatchTensorDataset",
     "TextCorpus",
     "TimeSeries",
     "TextClassification",

@@ -1,4 +1,4 @@
-"""The base of all datasets: seeded splits, whole-batch loading, exact position, facts for the model."""
+"""The base of all datasets: seeded splits, whole-batch loading, exact position, the data spec for the model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from zoo.data.sampler import Batches, BucketBatches, OrderedBatches, Shard, mix
-from zoo.processes import is_main_process
+from zoo.data.sampler import (
+    BucketBatchSampler,
+    ResumableBatchSampler,
+    SequentialBatchSampler,
+    ShardedBatchSampler,
+    mix_seeds,
+)
+from zoo.distributed import is_main_process
 
 # What a dataset may tell a model. A model that has an argument of this name, left at None, is given the data's value.
-FACTS = (
+SPEC_FIELDS = (
     "num_classes",
     "class_names",
     "task",
@@ -43,7 +49,7 @@ FACTS = (
 )
 
 
-class TensorSet(Dataset):
+class BatchTensorDataset(Dataset):
     """A dataset held in memory as tensors whose first dimension counts the samples; a batch is one indexing."""
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -61,12 +67,12 @@ class TensorSet(Dataset):
         return tuple(t.index_select(0, indices) for t in self.tensors)
 
 
-class _Batched(Dataset):
+class _BatchDataset(Dataset):
     """Answers a whole batch of indices; random augmentation is seeded by the batch, whichever worker does it."""
 
     def __init__(self, dataset: Dataset, collate: Callable[[list], Any], seeded: bool) -> None:
         self.dataset, self.collate = dataset, collate
-        self.seeded = seeded and not isinstance(dataset, TensorSet)  # which draws nothing
+        self.seeded = seeded and not isinstance(dataset, BatchTensorDataset)  # which draws nothing
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -86,7 +92,7 @@ def _ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process finishes its step and stops the workers itself
 
 
-def _as_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
@@ -101,7 +107,7 @@ class _Loader(DataLoader):
 
 
 class DataModule(L.LightningDataModule):
-    """A dataset in three splits. Subclasses write ``splits`` and set the facts they know (``num_classes``, ...).
+    """A dataset in three splits. Subclasses write ``splits`` and set the data spec fields that they know (``num_classes``, ...).
 
     Args:
         batch_size: samples per step and process.
@@ -141,8 +147,8 @@ class DataModule(L.LightningDataModule):
         """Return the datasets by name: ``train``, ``val``, ``test``, and ``predict`` where it is not the test set."""
         raise ValueError(f"{type(self).__name__} does not say what its splits are: write splits()")
 
-    def adapt(self, fact: str, value: Any) -> bool:
-        """Change to the value of a fact that the user told the model, where the data can; return whether it did."""
+    def override_spec(self, name: str, value: Any) -> bool:
+        """Change to the value of a spec field that the user gave the model, where the data can; return whether it did."""
         return False
 
     def check_model(self, model: Any) -> None:
@@ -162,15 +168,21 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         ordered = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         lengths = None if ordered else self.bucket_lengths()
-        kind = OrderedBatches if ordered else Batches if lengths is None else partial(BucketBatches, lengths)
+        kind = (
+            SequentialBatchSampler
+            if ordered
+            else ResumableBatchSampler
+            if lengths is None
+            else partial(BucketBatchSampler, lengths)
+        )
         sampler = kind(
             len(self.datasets["train"]),  # type: ignore[arg-type]
             self.batch_size,
             shuffle=not ordered,
-            seed=order_seed(),
+            seed=run_seed(),
             drop_last=self.drop_last,
-            skip=self._take_position,
-            **self._process(),
+            skip=self._pop_position,
+            **self._rank_and_world(),
         )
         return self._loader("train", sampler, seeded=True)
 
@@ -188,32 +200,32 @@ class DataModule(L.LightningDataModule):
             raise ValueError(f"{type(self).__name__} has no {split} split, only {', '.join(self.datasets)}")
         n: int = len(self.datasets[split])  # type: ignore[arg-type]
         if not n:
-            share = self.hparams.get(f"{split}_share")
-            why = "" if share is None else f", as {split}_share is {share}: give a share above 0"
+            share = self.hparams.get(f"{split}_split")
+            why = "" if share is None else f", as {split}_split is {share}: give a share above 0"
             raise ValueError(f"{type(self).__name__} has no samples in its {split} split{why}")
-        return self._loader(split, Shard(n, self.eval_batch_size, **self._process()), seeded=False)
+        return self._loader(split, ShardedBatchSampler(n, self.eval_batch_size, **self._rank_and_world()), seeded=False)
 
-    def _loader(self, split: str, sampler: Batches | Shard, seeded: bool) -> DataLoader:
+    def _loader(self, split: str, sampler: ResumableBatchSampler | ShardedBatchSampler, seeded: bool) -> DataLoader:
         workers, accelerator = self.num_workers, type(self.trainer.accelerator).__name__ if self.trainer else ""
         return _Loader(
-            _Batched(self.datasets[split], self.collate, seeded),
+            _BatchDataset(self.datasets[split], self.collate, seeded),
             batch_size=None,
             sampler=sampler,
-            collate_fn=_as_is,  # the dataset answers whole batches
+            collate_fn=_identity,  # the dataset answers whole batches
             num_workers=workers,
             pin_memory="CUDA" in accelerator if self.pin_memory is None else self.pin_memory,
             persistent_workers=self.persistent_workers and workers > 0,
             worker_init_fn=_ignore_ctrl_c,
-            generator=torch.Generator().manual_seed(mix(order_seed(), workers)),  # leaves the global one alone
+            generator=torch.Generator().manual_seed(mix_seeds(run_seed(), workers)),  # leaves the global one alone
         )
 
-    def _process(self) -> dict[str, int]:
+    def _rank_and_world(self) -> dict[str, int]:
         if self.trainer is None:
             return {"rank": 0, "world": 1}
         kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
         return {"rank": kwargs["rank"], "world": kwargs["num_replicas"]}
 
-    def _take_position(self) -> int:
+    def _pop_position(self) -> int:
         done, self._done = self._done, 0
         return done
 
@@ -233,7 +245,7 @@ def say(text: str) -> None:
         print(f"zoo: {text}", file=sys.stderr)
 
 
-def order_seed() -> int:
+def run_seed() -> int:
     """The seed of the run (``seed_everything``), which decides the order of the samples; 0 where none was set."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 

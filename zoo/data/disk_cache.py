@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from zoo.data.files import locked
+from zoo.data.downloads import locked
 
 
 def user_folder(kind: str) -> Path:

@@ -27,7 +27,7 @@ def batch_bounds(n: int, batch_size: int, world: int, drop_last: bool = False) -
     return list(zip([0, *stops], stops, strict=False))
 
 
-class Batches(DistributedSampler):
+class ResumableBatchSampler(DistributedSampler):
     """Yield ``(seed, indices)`` for each batch of this process; a resumed run starts where the checkpoint stopped.
 
     It is a ``DistributedSampler`` in name so that Lightning neither replaces it nor forgets ``set_epoch``.
@@ -66,23 +66,23 @@ class Batches(DistributedSampler):
     def order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.n)
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch)))
 
     # A generator: its body runs at the first batch, after Lightning has set the epoch and restored the checkpoint.
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         order, first = self.order(), self.skip() if self.skip else 0
         for i, (start, stop) in enumerate(self.bounds[first:], first):
-            yield mix(self.seed, self.epoch, i, self.rank), order[start + self.rank : stop : self.world]
+            yield mix_seeds(self.seed, self.epoch, i, self.rank), order[start + self.rank : stop : self.world]
 
 
-class BucketBatches(Batches):
+class BucketBatchSampler(ResumableBatchSampler):
     """The same with samples of similar length in a batch, so that little of it is padding.
 
     Samples are shuffled, sorted by length within pools of ``POOL`` batches, and the batches are shuffled again.
 
     Args:
         lengths: of the samples, ``(n,)``.
-        n: number of samples in the dataset; the rest is as in ``Batches``.
+        n: number of samples in the dataset; the rest is as in ``ResumableBatchSampler``.
     """
 
     POOL = 50
@@ -100,15 +100,15 @@ class BucketBatches(Batches):
         order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
         full = sum(stop - start == size for start, stop in self.bounds)
         whole, rest = order[: full * size].view(full, size), order[full * size :]
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch, full))
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch, full))
         return torch.cat([whole[torch.randperm(full, generator=generator)].flatten(), rest])
 
 
-class OrderedBatches(Batches, SequentialSampler):
+class SequentialBatchSampler(ResumableBatchSampler, SequentialSampler):
     """The same without shuffling; the type by which Lightning knows that ``overfit_batches`` needs no new sampler."""
 
 
-class Shard(DistributedSampler):
+class ShardedBatchSampler(DistributedSampler):
     """Every ``world``-th sample in batches, in the data's order, for validation and prediction: no sample twice."""
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -123,7 +123,7 @@ class Shard(DistributedSampler):
         return iter([(0, part) for part in self.indices.split(self.batch_size)])
 
 
-def mix(*numbers: int) -> int:
+def mix_seeds(*numbers: int) -> int:
     """Turn a few integers into one seed, well spread (FNV-1a over 64-bit words)."""
     state = 0xCBF29CE484222325
     for number in numbers:

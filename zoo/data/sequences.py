@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataModule, TensorSet, split_indices
+from zoo.data.base import BatchTensorDataset, DataModule, split_indices
 
 DIFFICULTY = {"easy": 3.0, "medium": 2.0, "hard": 1.5}
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+AugmentFn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class SequenceSet(Dataset):
+class SequenceDataset(Dataset):
     """Sequences of different lengths, held one behind the other; a batch is padded to its own longest.
 
     A batch is ``((x, lengths), y)``: ``x`` ``(b, t)`` or ``(b, t, d)``, lengths ``(b,)``; without targets
@@ -37,12 +37,12 @@ class SequenceSet(Dataset):
         lengths: Tensor,
         targets: Tensor | None = None,
         padding: float | Tensor = 0,
-        change: Change | None = None,
+        change: AugmentFn | None = None,
     ) -> None:
         if int(lengths.sum()) != len(values) or (targets is not None and len(targets) != len(lengths)):
             found = f"{len(values)} values, {len(lengths)} lengths that add up to {int(lengths.sum())}"
             more = "" if targets is None else f", {len(targets)} targets"
-            raise ValueError(f"lengths of a SequenceSet must fit, got {found}{more}")
+            raise ValueError(f"lengths of a SequenceDataset must fit, got {found}{more}")
         if len(lengths) and int(lengths.min()) < 1:
             raise ValueError(f"sequence {int(lengths.argmin())} is empty")
         self.values, self.lengths, self.targets = values, lengths, targets
@@ -69,33 +69,36 @@ class SequenceSet(Dataset):
         return (inputs,) if self.targets is None else (inputs, self.targets[indices])
 
 
-class _Drawn(DataModule):
-    def __init__(self, samples: int, val_share: float, test_share: float, **kwargs: Any) -> None:
+class _SyntheticData(DataModule):
+    def __init__(self, samples: int, val_split: float, test_split: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if samples < 10:
             raise ValueError(f"samples must be 10 or more, got {samples}")
-        self.samples, self.val_share, self.test_share = samples, val_share, test_share
+        self.samples, self.val_split, self.test_split = samples, val_split, test_split
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        raise ValueError(f"{type(self).__name__} does not say how to draw its samples: write draw(generator)")
+    def generate(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        raise ValueError(f"{type(self).__name__} does not say how to generate its samples: write generate(generator)")
 
     def splits(self) -> dict[str, Dataset]:
-        x, y, lengths = self.draw(torch.Generator().manual_seed(self.seed))
-        shares = [1 - self.val_share - self.test_share, self.val_share, self.test_share]
+        x, y, lengths = self.generate(torch.Generator().manual_seed(self.seed))
+        shares = [1 - self.val_split - self.test_split, self.val_split, self.test_split]
         classes = y.ndim == 1 and not y.is_floating_point()
         parts = split_indices(len(y), shares, self.seed, labels=y if classes else None)
-        sets = [TensorSet(x[i], y[i]) if lengths is None else _ragged(x[i], y[i], lengths[i]) for i in parts]
+        sets = [
+            BatchTensorDataset(x[i], y[i]) if lengths is None else _variable_length(x[i], y[i], lengths[i])
+            for i in parts
+        ]
         return dict(zip(("train", "val", "test"), sets, strict=True))
 
     def bucket_lengths(self) -> Tensor | None:
         return getattr(self.datasets["train"], "lengths", None)
 
 
-def _ragged(x: Tensor, y: Tensor, lengths: Tensor) -> SequenceSet:
-    return SequenceSet(x[torch.arange(x.shape[1]) < lengths.unsqueeze(1)], lengths, y)
+def _variable_length(x: Tensor, y: Tensor, lengths: Tensor) -> SequenceDataset:
+    return SequenceDataset(x[torch.arange(x.shape[1]) < lengths.unsqueeze(1)], lengths, y)
 
 
-class SyntheticSequences(_Drawn):
+class SyntheticSequences(_SyntheticData):
     """Noise in which two events are hidden, at random times; the class, one of two, is which comes first.
 
     Inputs ``(b, 50, 16)`` as in the notes, whose labels are random so that nothing can be learned; with ``min_steps``
@@ -108,8 +111,8 @@ class SyntheticSequences(_Drawn):
         features: numbers a step.
         difficulty: how loud the events are against noise of deviation 1: ``easy`` 3, ``medium`` 2, ``hard`` 1.5.
         min_steps: draw lengths from here to ``steps``; null gives all sequences the same.
-        val_share: share of the sequences kept for validation.
-        test_share: share of the sequences kept for the test.
+        val_split: share of the sequences kept for validation.
+        test_split: share of the sequences kept for the test.
     """
 
     num_classes = 2
@@ -122,18 +125,18 @@ class SyntheticSequences(_Drawn):
         features: int = 16,
         difficulty: Literal["easy", "medium", "hard"] = "medium",
         min_steps: int | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
+        val_split: float = 0.1,
+        test_split: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(samples, val_share, test_share, **kwargs)
+        super().__init__(samples, val_split, test_split, **kwargs)
         if difficulty not in DIFFICULTY:
             raise ValueError(f"difficulty must be {', '.join(DIFFICULTY)}, got {difficulty!r}")
         if not 8 <= (steps if min_steps is None else min_steps) <= steps:
             raise ValueError(f"sequences need 8 steps or more, got {steps=}, {min_steps=}")
         self.steps, self.input_dim, self.difficulty, self.min_steps = steps, features, difficulty, min_steps
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+    def generate(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         n, width = self.samples, 3
         x = torch.randn(n, self.steps, self.input_dim, generator=generator)
         low = self.steps if self.min_steps is None else self.min_steps
@@ -151,7 +154,7 @@ class SyntheticSequences(_Drawn):
         return x, y, None if self.min_steps is None else lengths
 
 
-class AddingProblem(_Drawn):
+class AddingProblem(_SyntheticData):
     """Two numbers of a long sequence are marked; the target is their sum (Hochreiter and Schmidhuber 1997).
 
     https://doi.org/10.1162/neco.1997.9.8.1735, in the form of https://arxiv.org/abs/1504.00941: inputs
@@ -161,22 +164,22 @@ class AddingProblem(_Drawn):
     Args:
         samples: number of sequences.
         steps: their length: over how many steps the first number must be remembered, at the most.
-        val_share: share of the sequences kept for validation.
-        test_share: share of the sequences kept for the test.
+        val_split: share of the sequences kept for validation.
+        test_split: share of the sequences kept for the test.
     """
 
     input_dim, output_dim = 2, 1
     target_mean, target_std = 1.0, math.sqrt(1 / 6)
 
     def __init__(
-        self, samples: int = 10000, steps: int = 200, val_share: float = 0.1, test_share: float = 0.1, **kwargs: Any
+        self, samples: int = 10000, steps: int = 200, val_split: float = 0.1, test_split: float = 0.1, **kwargs: Any
     ) -> None:
-        super().__init__(samples, val_share, test_share, **kwargs)
+        super().__init__(samples, val_split, test_split, **kwargs)
         if steps < 2:
             raise ValueError(f"the adding problem needs 2 steps or more, got {steps=}")
         self.steps = steps
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+    def generate(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         n, half = self.samples, self.steps // 2
         numbers = torch.rand(n, self.steps, generator=generator)
         first = torch.randint(0, half, (n,), generator=generator)
@@ -186,7 +189,7 @@ class AddingProblem(_Drawn):
         return torch.stack([numbers, marks], 2), numbers[rows, first] + numbers[rows, second], None
 
 
-class CopyTask(_Drawn):
+class CopyTask(_SyntheticData):
     """Repeat a few symbols after a long pause (Hochreiter and Schmidhuber 1997, in the form of Arjovsky et al. 2016).
 
     https://arxiv.org/abs/1511.06464: inputs are tokens ``(b, 2 symbols + pause + 1)``: the symbols (1 to ``kinds``),
@@ -199,8 +202,8 @@ class CopyTask(_Drawn):
         symbols: how many symbols to remember.
         kinds: how many different symbols there are.
         pause: steps between the last symbol and the sign to begin.
-        val_share: share of the sequences kept for validation.
-        test_share: share of the sequences kept for the test.
+        val_split: share of the sequences kept for validation.
+        test_split: share of the sequences kept for the test.
     """
 
     def __init__(
@@ -209,11 +212,11 @@ class CopyTask(_Drawn):
         symbols: int = 10,
         kinds: int = 8,
         pause: int = 30,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
+        val_split: float = 0.1,
+        test_split: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(samples, val_share, test_share, **kwargs)
+        super().__init__(samples, val_split, test_split, **kwargs)
         if symbols < 1 or kinds < 2 or pause < 1:
             least = "symbols=1, kinds=2, pause=1"
             raise ValueError(f"the copy task needs at least {least}, got {symbols=}, {kinds=}, {pause=}")
@@ -221,7 +224,7 @@ class CopyTask(_Drawn):
         self.num_classes, self.vocab_size = kinds, kinds + 2
         self.class_names = [str(i + 1) for i in range(kinds)]
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+    def generate(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         symbols = torch.randint(1, self.kinds + 1, (self.samples, self.symbols), generator=generator)
         x = torch.zeros(self.samples, 2 * self.symbols + self.pause + 1, dtype=torch.long)
         x[:, : self.symbols], x[:, self.symbols + self.pause] = symbols, self.kinds + 1

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.data.base import DataModule, TensorSet, say, split_indices
+from zoo.data.base import BatchTensorDataset, DataModule, say, split_indices
 
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
@@ -32,8 +32,8 @@ class Tabular(DataModule):
         ignore: columns of the file to leave out, such as an identifier.
         predict_file: a CSV file of new rows for ``predict``, encoded as the training rows say; null predicts the test
             rows.
-        val_share: share of the rows kept for validation.
-        test_share: share of the rows kept for the test.
+        val_split: share of the rows kept for validation.
+        test_split: share of the rows kept for the test.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Tabular(DataModule):
         kind: Literal["classification", "regression"] | None = None,
         ignore: list[str] = [],
         predict_file: str | None = None,
-        val_share: float = 0.15,
-        test_share: float = 0.15,
+        val_split: float = 0.15,
+        test_split: float = 0.15,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -55,9 +55,9 @@ class Tabular(DataModule):
             raise ValueError(f"which column of {file} is the target? give --data.target")
         self.name, self.file, self.target, self.kind, self.ignore = name, file, target, kind, list(ignore)
         self.predict_file = predict_file
-        self.val_share, self.test_share = val_share, test_share
+        self.val_split, self.test_split = val_split, test_split
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Data spec ------------------------------------------------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int | None:
@@ -135,13 +135,13 @@ class Tabular(DataModule):
 
     # Encoding ---------------------------------------------------------------------------------------------------------
 
-    def splits(self) -> dict[str, TensorSet]:
+    def splits(self) -> dict[str, BatchTensorDataset]:
         table, y = self._table, self._table["y"]
-        shares = [1 - self.val_share - self.test_share, self.val_share, self.test_share]
+        shares = [1 - self.val_split - self.test_split, self.val_split, self.test_split]
         parts = split_indices(len(y), shares, self.seed, labels=None if table["classes"] is None else y)
         empty = [s for s, i in zip(("train", "val", "test"), parts, strict=True) if not len(i)]
         if empty:
-            given = f"val_share={self.val_share} and test_share={self.test_share} of {len(y)} rows"
+            given = f"val_split={self.val_split} and test_split={self.test_split} of {len(y)} rows"
             raise ValueError(f"{given} leave nothing for {' and '.join(empty)}: each of the three needs a row")
         new = read_csv(Path(self.predict_file)) if self.predict_file else {}
         absent = [name for name in table["columns"] if new and name not in new]
@@ -156,8 +156,8 @@ class Tabular(DataModule):
         if not encoded:
             raise ValueError(f"{self.file} has no columns besides the target {self.target!r}")
         x = torch.cat(encoded, 1)
-        sets = {name: TensorSet(x[i], y[i]) for name, i in zip(("train", "val", "test"), parts, strict=True)}
-        return sets | ({"predict": TensorSet(x[len(y) :])} if new else {})
+        sets = {name: BatchTensorDataset(x[i], y[i]) for name, i in zip(("train", "val", "test"), parts, strict=True)}
+        return sets | ({"predict": BatchTensorDataset(x[len(y) :])} if new else {})
 
 
 def read_csv(path: Path) -> dict[str, list[str]]:

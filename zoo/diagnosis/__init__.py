@@ -1,6 +1,6 @@
 """The checks a practitioner does before training, on real batches: ``diagnose(module, datamodule)``."""
 
-from zoo.diagnosis.examiner import diagnose, run
 from zoo.diagnosis.report import Finding, Report
+from zoo.diagnosis.runner import diagnose, run
 
 __all__ = ["Finding", "Report", "diagnose", "run"]

@@ -9,25 +9,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo._torch import BATCH_NORM, DROPOUT, INSTANCE_NORM
-from zoo.diagnosis.compare import differ, first_difference
-from zoo.diagnosis.recorder import NORMAL, UNIFORM, Recorder, leaves, mapped
+from zoo.diagnosis.probe import Probe
+from zoo.diagnosis.recorder import NORMAL, UNIFORM, Recorder, map_tensors, named_tensors
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
-from zoo.diagnosis.subject import Subject
+from zoo.diagnosis.tensor_diff import first_differing_module, values_differ
 
 SWITCHED = (DROPOUT, BATCH_NORM, nn.RReLU, INSTANCE_NORM)
 
 
-def sample_mixing(subject: Subject) -> Finding:
-    subject.good()
-    size, batch = subject.size, subject.batches[0]
+def sample_mixing(probe: Probe) -> Finding:
+    probe.first_step()
+    size, batch = probe.batch_size, probe.batches[0]
     if size < 2:
         raise Skip("the batch has one sample only")
 
     def turn(_: str, t: Tensor) -> Tensor:
         return t.flip(0) if t.ndim and len(t) == size else t
 
-    before = _traced(subject, batch, train=False)
-    x = subject.outputs(before)
+    before = _traced(probe, batch, train=False)
+    x = probe.outputs(before)
     for kept, others in ((slice(0, size // 2), slice(size // 2, size)), (slice(size // 2, size), slice(0, size // 2))):
 
         def disturb(_: str, t: Tensor, kept: slice = kept, others: slice = others) -> Tensor:
@@ -36,14 +36,14 @@ def sample_mixing(subject: Subject) -> Finding:
                 t[others] = t[kept][:1].clone()
             return t
 
-        after = _traced(subject, mapped(batch, disturb), train=False)
-        y = subject.outputs(after)
+        after = _traced(probe, map_tensors(batch, disturb), train=False)
+        y = probe.outputs(after)
         if x is None or y is None:
             raise Skip("the outputs have no dimension of the batch's size")
         if x.shape == (size, size):
             raise Skip("outputs compare all samples with each other on purpose")
-        if differ(x[kept], y[kept]):
-            where = first_difference(before, after, lambda t, kept=kept: t[kept] if len(t) == size else None)
+        if values_differ(x[kept], y[kept]):
+            where = first_differing_module(before, after, lambda t, kept=kept: t[kept] if len(t) == size else None)
             return error(
                 f"the outputs of samples {kept.start} to {kept.stop - 1} change with the others in the batch, in eval"
                 f" mode too; it begins in {where}",
@@ -51,8 +51,8 @@ def sample_mixing(subject: Subject) -> Finding:
                 " or batch_first",
             )
     if not before.random:  # noise is drawn by place
-        turned = subject.outputs(_traced(subject, mapped(batch, turn), train=False))
-        if turned is not None and x is not None and differ(x, turned.flip(0), 1e-3):
+        turned = probe.outputs(_traced(probe, map_tensors(batch, turn), train=False))
+        if turned is not None and x is not None and values_differ(x, turned.flip(0), 1e-3):
             return error(
                 "a sample's outputs depend on its place in the batch, in eval mode too",
                 "look for an index or embedding taken along dimension 0",
@@ -60,9 +60,9 @@ def sample_mixing(subject: Subject) -> Finding:
     return ok("each sample's outputs depend on that sample alone (in eval mode)")
 
 
-def training_mode(subject: Subject) -> Finding:
-    calls = subject.good().calls
-    parents = {path: m for path, m in subject.module.named_modules()}
+def training_mode(probe: Probe) -> Finding:
+    calls = probe.first_step().calls
+    parents = {path: m for path, m in probe.module.named_modules()}
 
     def frozen(path: str) -> bool:
         while True:
@@ -84,54 +84,54 @@ def training_mode(subject: Subject) -> Finding:
     )
 
 
-def eval_mode(subject: Subject) -> Finding:
-    call = subject.net()
-    subject.jitter()
-    (a, one), (b, two) = subject.replay(call), subject.replay(call, seed=1)
+def eval_mode(probe: Probe) -> Finding:
+    call = probe.network_call()
+    probe.perturb_weights()
+    (a, one), (b, two) = probe.replay(call), probe.replay(call, seed=1)
     stray = [path for path, training in one.dropouts if not training]
     if stray:
         return error(
             f"dropout is active in eval mode, in {stray[0] or 'the net'}: F.dropout without training=self.training",
             "use nn.Dropout, or pass training=self.training",
         )
-    if differ(a, b) and (one.random & UNIFORM or not one.random & NORMAL):  # a VAE may draw from its normal
-        where = first_difference(one, two, lambda t: t)
+    if values_differ(a, b) and (one.random & UNIFORM or not one.random & NORMAL):  # a VAE may draw from its normal
+        where = first_differing_module(one, two, lambda t: t)
         text = "are random" if one.random else "differ from call to call"
         return warning(
             f"outputs {text} in eval mode; it begins in {where}", "draw, or change state, only if self.training"
         )
-    trained, three = subject.replay(call, train=True, still=SWITCHED)
-    again, _ = subject.replay(call, train=True, still=SWITCHED, seed=1)
-    if trained.shape == a.shape and differ(trained, a) and not differ(trained, again):
-        where = first_difference(one, three, lambda t: t)
+    trained, three = probe.replay(call, train=True, still=SWITCHED)
+    again, _ = probe.replay(call, train=True, still=SWITCHED, seed=1)
+    if trained.shape == a.shape and values_differ(trained, a) and not values_differ(trained, again):
+        where = first_differing_module(one, three, lambda t: t)
         return warning(
             f"train and eval mode differ though Dropout and BatchNorm do not explain it; it begins in {where}",
             "look there for self.training",
         )
-    noise = "; it draws Gaussian noise in eval mode too" if differ(a, b) else ""
+    noise = "; it draws Gaussian noise in eval mode too" if values_differ(a, b) else ""
     return ok(f"eval mode differs from training in Dropout, BatchNorm and noise only{noise}")
 
 
-def influence(subject: Subject) -> Finding:
+def influence(probe: Probe) -> Finding:
     """Each input and target must change the loss."""
-    batch, size = subject.batches[0], subject.size
-    subject.good()
+    batch, size = probe.batches[0], probe.batch_size
+    probe.first_step()
     if size < 2:
         raise Skip("the batch has one sample only")
-    base = _loss_value(subject, batch)
+    base = _loss_value(probe, batch)
     if not math.isfinite(base):
         raise Skip("the loss is not finite")
     without, idle = [], []
-    for name, tensor in leaves(batch).items():
+    for name, tensor in named_tensors(batch).items():
         if not tensor.ndim or len(tensor) != size or bool((tensor == tensor[:1]).all()):
             continue
         changed = _loss_value(
-            subject, mapped(batch, lambda n, t, name=name: t[:1].expand_as(t).clone() if n == name else t)
+            probe, map_tensors(batch, lambda n, t, name=name: t[:1].expand_as(t).clone() if n == name else t)
         )
         if changed == base:
-            (without if name in subject.targets or name == next(iter(leaves(batch))) else idle).append(name)
+            (without if name in probe.targets or name == next(iter(named_tensors(batch))) else idle).append(name)
     if without:
-        what = "target" if without[0] in subject.targets else "input"
+        what = "target" if without[0] in probe.targets else "input"
         return error(
             f"the loss ignores {without[0]}, the {what}: it stays {base:.4g} whatever stands there",
             "check that training_step compares the outputs with the targets, and that no layer swallows the input",
@@ -140,7 +140,7 @@ def influence(subject: Subject) -> Finding:
     return ok(f"the loss changes with inputs and targets{more}")
 
 
-BEHAVIOUR: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+BEHAVIOUR: dict[str, Callable[[Probe], Finding | list[Finding]]] = {
     "influence": influence,
     "sample mixing": sample_mixing,
     "training mode": training_mode,
@@ -148,17 +148,17 @@ BEHAVIOUR: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
 }
 
 
-def _traced(subject: Subject, batch: Any, train: bool) -> Recorder:
-    subject.jitter()  # each time: a module that optimises by itself has moved
-    trace = subject.trace(batch, train=train)
+def _traced(probe: Probe, batch: Any, train: bool) -> Recorder:
+    probe.perturb_weights()  # each time: a module that optimises by itself has moved
+    trace = probe.trace(batch, train=train)
     if trace.error is not None:
         raise Skip(f"training_step fails {'' if train else 'in eval mode '}on a changed batch: {trace.error}")
     return trace
 
 
-def _loss_value(subject: Subject, batch: Any) -> float:
+def _loss_value(probe: Probe, batch: Any) -> float:
     # in training mode, seeded: untrained BatchNorm lets deep nets vanish in eval mode
-    loss = _traced(subject, batch, train=True).loss
+    loss = _traced(probe, batch, train=True).loss
     if loss is None:
         raise Skip("the training step shows no loss")
     return float(loss.detach().float().sum())

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo._torch import BATCH_NORM, INSTANCE_NORM
+from zoo.diagnosis.probe import Probe
 from zoo.diagnosis.recorder import Loss
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
-from zoo.diagnosis.subject import Subject
 
 NORMALISING = (
     BATCH_NORM,
@@ -21,20 +21,20 @@ NORMALISING = (
 )
 
 
-def finite_data(subject: Subject) -> Finding:
-    for name, split in subject.splits.items():
+def finite_data(probe: Probe) -> Finding:
+    for name, split in probe.splits.items():
         for tensor, count in split.bad.items():
             if count:
                 return error(
                     f"{tensor} holds NaN or infinity in {count} of {split.samples} samples of {name}",
                     "remove or fill them: one such sample makes all weights NaN",
                 )
-    return ok(f"all numbers are finite in {sum(s.samples for s in subject.splits.values())} samples")
+    return ok(f"all numbers are finite in {sum(s.samples for s in probe.splits.values())} samples")
 
 
-def input_scale(subject: Subject) -> Finding:
+def input_scale(probe: Probe) -> Finding:
     """What reaches the first layer with weights should have mean near 0 and deviation near 1."""
-    call = next((c for c in subject.first.calls if any(True for _ in c.module.parameters(recurse=False))), None)
+    call = next((c for c in probe.first_trace.calls if any(True for _ in c.module.parameters(recurse=False))), None)
     x = next((a for a in call.args if isinstance(a, Tensor)), None) if call else None
     if call is None or x is None:
         raise Skip("no layer with weights is called with a tensor")
@@ -71,8 +71,8 @@ def input_scale(subject: Subject) -> Finding:
     return ok(f"{seen}: mean {float(features.mean()):.2g}, deviation {float(features.std()):.2g}")
 
 
-def constant_features(subject: Subject) -> Finding:
-    train = subject.splits.get("train")
+def constant_features(probe: Probe) -> Finding:
+    train = probe.splits.get("train")
     if train is None or train.low is None or train.high is None or train.samples < 10:
         raise Skip("the inputs are no table of features (b, f)")
     constant = (train.low == train.high).nonzero().flatten()
@@ -89,16 +89,16 @@ def constant_features(subject: Subject) -> Finding:
     )
 
 
-def labels(subject: Subject) -> Finding:
-    losses = [loss for loss in subject.first.losses if loss.target.numel()]
+def labels(probe: Probe) -> Finding:
+    losses = [loss for loss in probe.first_trace.losses if loss.target.numel()]
     if not losses:
         raise Skip("no loss function of torch was seen")
     loss = max(losses, key=lambda x: x.input.numel())
     if loss.is_classes:
-        return _class_numbers(subject, loss)
+        return _class_numbers(probe, loss)
     if loss.kind.startswith("binary"):
         low, high = float(loss.target.min()), float(loss.target.max())
-        counts = subject.splits["train"].labels if "train" in subject.splits else {}
+        counts = probe.splits["train"].labels if "train" in probe.splits else {}
         low, high = min(counts, default=low), max(counts, default=high)
         if low < 0 or high > 1:
             hint = (
@@ -115,11 +115,9 @@ def labels(subject: Subject) -> Finding:
     raise Skip("the targets are no classes")
 
 
-def _class_numbers(subject: Subject, loss: Loss) -> Finding:
+def _class_numbers(probe: Probe, loss: Loss) -> Finding:
     ignored = loss.options.get("ignore_index", -100)
-    counts = (
-        {c: n for c, n in subject.splits["train"].labels.items() if c != ignored} if "train" in subject.splits else {}
-    )
+    counts = {c: n for c, n in probe.splits["train"].labels.items() if c != ignored} if "train" in probe.splits else {}
     seen = [*counts, *loss.valid.unique().tolist()]
     if not seen:
         return error("no target counts: all are ignored", f"the loss ignores {ignored}: look at how targets are built")
@@ -143,10 +141,10 @@ def _class_numbers(subject: Subject, loss: Loss) -> Finding:
     return ok(f"class numbers {low} to {high} for {n} outputs")
 
 
-def class_balance(subject: Subject) -> Finding:
-    loss = subject.loss()
-    train = subject.splits.get("train")
-    single = loss.is_classes or (loss.kind.startswith("binary") and loss.target.numel() == subject.size)
+def class_balance(probe: Probe) -> Finding:
+    loss = probe.main_loss()
+    train = probe.splits.get("train")
+    single = loss.is_classes or (loss.kind.startswith("binary") and loss.target.numel() == probe.batch_size)
     if not single or train is None or len(train.labels) < 2 or train.samples < 50:
         raise Skip("the targets are not one class a sample, or too few")
     counts = train.labels.most_common()
@@ -160,9 +158,9 @@ def class_balance(subject: Subject) -> Finding:
     return ok(seen)
 
 
-def leaks(subject: Subject) -> Finding:
+def leaks(probe: Probe) -> Finding:
     """Samples of validation or test that are, to the last bit, in another split too."""
-    splits = subject.splits
+    splits = probe.splits
     if "train" not in splits or len(splits) < 2:
         raise Skip("there is no validation or test split")
     train = splits["train"]
@@ -186,10 +184,10 @@ def leaks(subject: Subject) -> Finding:
     return ok(f"compared {counts} samples: " + ("; ".join(notes) if notes else "none in two splits"))
 
 
-def relation(subject: Subject) -> Finding:
+def relation(probe: Probe) -> Finding:
     """Can anything simple tell the labels from the inputs better than chance? If not, they may be shuffled."""
-    train = subject.splits.get("train")
-    loss = subject.loss()
+    train = probe.splits.get("train")
+    loss = probe.main_loss()
     if train is None or not train.inputs or not train.inputs[0].is_floating_point():
         raise Skip("the inputs are not numbers with one target each")
     if len({x.shape[1:] for x in train.inputs}) > 1:
@@ -198,13 +196,13 @@ def relation(subject: Subject) -> Finding:
     if len(y) < 100 or not bool(x.isfinite().all() and y.isfinite().all()):
         raise Skip("fewer than 100 samples, or some not finite")
     classes = loss.is_classes or loss.kind.startswith("binary")
-    wanted = nn.functional.one_hot(y.long() - int(y.min())).double() if classes else y.unsqueeze(1)
+    targets = nn.functional.one_hot(y.long() - int(y.min())).double() if classes else y.unsqueeze(1)
     if not classes and float(y.std()) == 0:
         raise Skip("the targets are constant")
     order, half = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)), len(y) // 2
-    x, wanted = x[order], wanted[order]
-    probes = [_ridge(x[:half], wanted[:half], x[half:]), _nearest(x[:half], wanted[:half], x[half:])]
-    truth = wanted[half:]
+    x, targets = x[order], targets[order]
+    probes = [_ridge(x[:half], targets[:half], x[half:]), _nearest(x[:half], targets[:half], x[half:])]
+    truth = targets[half:]
     if classes:
         chance = float(truth.mean(0).max())
         best = max(float((p.argmax(1) == truth.argmax(1)).double().mean()) for p in probes)
@@ -225,7 +223,7 @@ def relation(subject: Subject) -> Finding:
     )
 
 
-DATA: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+DATA: dict[str, Callable[[Probe], Finding | list[Finding]]] = {
     "finite data": finite_data,
     "input scale": input_scale,
     "constant features": constant_features,

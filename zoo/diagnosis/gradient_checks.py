@@ -7,36 +7,36 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from zoo.callbacks.gradient_reading import EXPLODING, VANISHING, Stats, verdicts
+from zoo.callbacks.gradients.analysis import EXPLODING, VANISHING, GradientStats, find_problems
+from zoo.diagnosis.probe import Gradients, Probe
 from zoo.diagnosis.recorder import Call
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
-from zoo.diagnosis.subject import Gradients, Subject
 
-MANY = 0.9
-SOME = 0.5
+ERROR_FRACTION = 0.9
+WARNING_FRACTION = 0.5
 
 
-def gradient_flow(subject: Subject) -> list[Finding]:
-    trainable = {n for n, p in subject.named.items() if p.requires_grad}
+def gradient_flow(probe: Probe) -> list[Finding]:
+    trainable = {n for n, p in probe.params.items() if p.requires_grad}
     if not trainable:
         return [error("no parameter is trainable: all have requires_grad=False", "unfreeze what should learn")]
-    subject.learnable()
+    probe.require_gradient()
     reached, touched = set[str](), set[str]()
-    for i, raw in enumerate(subject.raw):
-        subject.jitter()  # behind weights that start at 0 (LoRA, residual gates) there is no gradient yet
-        grads = _gradients_of_step(subject, raw, i)
+    for i, raw in enumerate(probe.raw_batches):
+        probe.perturb_weights()  # behind weights that start at 0 (LoRA, residual gates) there is no gradient yet
+        grads = _gradients_of_step(probe, raw, i)
         touched |= grads.keys()
         reached |= {n for n, g in grads.items() if bool((g != 0).any())}
-    called = {c.module for c in subject.first.calls}
+    called = {c.module for c in probe.first_trace.calls}
     missing = trainable - reached
     if not missing:
         reach = f"a gradient reaches all {len(trainable)} trainable parameters"
-        return [_uneven(verdict) for verdict in _sizes(subject)] or [ok(reach)]
+        return [_uneven_finding(verdict) for verdict in _uneven_layers(probe)] or [ok(reach)]
     by_module: dict[str, list[str]] = {}
-    for name in subject.named:
+    for name in probe.params:
         if name in missing:
             by_module.setdefault(name.rpartition(".")[0], []).append(name)
-    unused = [m for m in by_module if m and not _is_called(subject.module.get_submodule(m), called)]
+    unused = [m for m in by_module if m and not _is_called(probe.module.get_submodule(m), called)]
     cut = [m for m in by_module if m not in unused and not any(n in touched for n in by_module[m])]
     zero = [m for m in by_module if m not in unused and m not in cut]
     found = []
@@ -60,21 +60,23 @@ def gradient_flow(subject: Subject) -> list[Finding]:
     return found
 
 
-def units(subject: Subject) -> Finding:
+def units(probe: Probe) -> Finding:
     seen: dict[tuple[str, str], list[tuple[Tensor, Call | None]]] = {}
-    subject.good()
-    for batch in subject.batches:
-        trace = subject.trace(batch)
-        if not subject.automatic:
-            subject.restore()
+    probe.first_step()
+    for batch in probe.batches:
+        trace = probe.trace(batch)
+        if not probe.automatic:
+            probe.restore()
         for place, kind, output, before in trace.activations:
             if output.ndim > 1 and output.numel():
                 path = place.name if place else "training_step"
                 seen.setdefault((path, kind), []).append((output.detach(), before))
     if not seen:
         raise Skip("no ReLU, tanh or sigmoid is called")
-    share, path, kind = max((_lost(kind, [o for o, _ in many]), path, kind) for (path, kind), many in seen.items())
-    if share < SOME:
+    share, path, kind = max(
+        (_inactive_fraction(kind, [o for o, _ in many]), path, kind) for (path, kind), many in seen.items()
+    )
+    if share < WARNING_FRACTION:
         return ok(f"at most {share:.0%} of the units of an activation are dead or saturated ({path})")
     dead, full = "dead: they give 0 for every sample, and pass no gradient", "saturated: at an end of their range"
     word = dead if kind == "relu" else full
@@ -88,18 +90,20 @@ def units(subject: Subject) -> Finding:
         inputs = [a.float() for a in before.args if isinstance(a, Tensor)]
         cause += f", mean input size {float(inputs[0].abs().mean()):.3g}" if inputs else ""
     advice = "initialise that layer anew (weights by He or Xavier, bias 0), or normalise what enters it"
-    return (error if share >= MANY else warning)(f"{share:.0%} of the units of {path} are {word}{cause}", advice)
+    return (error if share >= ERROR_FRACTION else warning)(
+        f"{share:.0%} of the units of {path} are {word}{cause}", advice
+    )
 
 
-def gradients_cleared(subject: Subject) -> Finding:
+def gradients_cleared(probe: Probe) -> Finding:
     """A second step must see its own gradient, not the sum with that of the first."""
-    subject.learnable()
-    kept, fresh = (_second_gradient(subject, clear) for clear in (False, True))
+    probe.require_gradient()
+    kept, fresh = (_second_gradient(probe, clear) for clear in (False, True))
     for name, own in fresh.items():
         if name not in kept or not bool(own.isfinite().all()):
             continue
         if float((kept[name] - own).norm()) > 1e-3 * float(own.norm()) + 1e-12:
-            where = "optimizer_zero_grad is overridden" if subject.automatic else "training_step optimises by itself"
+            where = "optimizer_zero_grad is overridden" if probe.automatic else "training_step optimises by itself"
             return error(
                 f"the second step still holds the gradient of the first ({name}): zero_grad is never called; {where}",
                 "call optimizer.zero_grad() before each backward",
@@ -107,14 +111,14 @@ def gradients_cleared(subject: Subject) -> Finding:
     return ok("each step starts from cleared gradients")
 
 
-def optimizer(subject: Subject) -> list[Finding]:
-    if not subject.trainer.optimizers:
+def optimizer(probe: Probe) -> list[Finding]:
+    if not probe.trainer.optimizers:
         return [error("configure_optimizers returns no optimizer: nothing is trained", "return one")]
-    groups = [group for opt in subject.trainer.optimizers for group in opt.param_groups]
+    groups = [group for opt in probe.trainer.optimizers for group in opt.param_groups]
     held = {id(p) for group in groups for p in group["params"]}
-    absent = [n for n, p in subject.named.items() if p.requires_grad and id(p) not in held]
-    frozen = [n for n, p in subject.named.items() if not p.requires_grad and id(p) in held]
-    subject.peak()
+    absent = [n for n, p in probe.params.items() if p.requires_grad and id(p) not in held]
+    frozen = [n for n, p in probe.params.items() if not p.requires_grad and id(p) in held]
+    probe.set_peak_lr()
     still = sum(float(group["lr"]) == 0 for group in groups)
     found = []
     if absent:
@@ -129,14 +133,14 @@ def optimizer(subject: Subject) -> list[Finding]:
         )  # fmt: skip
     if still:
         found.append(error(f"{still} of {len(groups)} parameter groups have a learning rate of 0", "give them one"))
-    left = [n for n, p in subject.named.items() if not p.requires_grad and id(p) not in held]
+    left = [n for n, p in probe.params.items() if not p.requires_grad and id(p) not in held]
     more = f"; {len(left)} parameters are frozen and left out" if left else ""
-    return found or [ok(f"holds all {len(subject.named) - len(left)} trainable parameters{more}")]
+    return found or [ok(f"holds all {len(probe.params) - len(left)} trainable parameters{more}")]
 
 
-def shared_modules(subject: Subject) -> Finding:
+def shared_modules(probe: Probe) -> Finding:
     """The same layer under several names of one list, as ``[layer] * n`` makes it."""
-    for path, parent in subject.module.named_modules():
+    for path, parent in probe.module.named_modules():
         if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
             continue
         names: dict[nn.Module, list[str]] = {}
@@ -152,7 +156,7 @@ def shared_modules(subject: Subject) -> Finding:
     return ok("no layer stands in a list twice")
 
 
-GRADIENTS: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+GRADIENTS: dict[str, Callable[[Probe], Finding | list[Finding]]] = {
     "gradient flow": gradient_flow,
     "units": units,
     "gradients cleared": gradients_cleared,
@@ -161,31 +165,31 @@ GRADIENTS: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
 }
 
 
-def _gradients_of_step(subject: Subject, raw: object, index: int) -> Gradients:
+def _gradients_of_step(probe: Probe, raw: object, index: int) -> Gradients:
     """All gradients of one step, whether or not an optimizer holds the parameter."""
-    for p in subject.module.parameters():
+    for p in probe.module.parameters():
         p.grad = None
-    subject.noting = True
-    subject.step(raw, index)
-    grads = {n: p.grad for n, p in subject.named.items() if p.grad is not None}
-    for seen in subject.seen:  # a module that optimises by itself may have cleared them again
+    probe.recording = True
+    probe.step(raw, index)
+    grads = {n: p.grad for n, p in probe.params.items() if p.grad is not None}
+    for seen in probe.recorded:  # a module that optimises by itself may have cleared them again
         grads |= seen
     return grads
 
 
-def _sizes(subject: Subject) -> list[str]:
+def _uneven_layers(probe: Probe) -> list[str]:
     """What the sizes of the first step's gradients say, compared between layers."""
-    if not subject.automatic:
+    if not probe.automatic:
         return []  # several losses need not be of one size
-    subject.restore()
-    grads = _gradients_of_step(subject, subject.raw[0], 0)
+    probe.restore()
+    grads = _gradients_of_step(probe, probe.raw_batches[0], 0)
     slopes = {
-        n: float(grads[n].float().square().mean().sqrt()) for n, p in subject.named.items() if p.ndim > 1 and n in grads
+        n: float(grads[n].float().square().mean().sqrt()) for n, p in probe.params.items() if p.ndim > 1 and n in grads
     }
-    return verdicts(Stats(slopes=slopes))
+    return find_problems(GradientStats(rms=slopes))
 
 
-def _uneven(verdict: str) -> Finding:
+def _uneven_finding(verdict: str) -> Finding:
     if verdict.startswith("vanishing"):
         advice = "use ReLU or GELU with He's or Xavier's initialisation, residual connections or normalisation"
         return warning(
@@ -195,23 +199,23 @@ def _uneven(verdict: str) -> Finding:
     return warning(f"{verdict}: there the gradient is {EXPLODING:,.0f} times the last layer's or more", advice)
 
 
-def _second_gradient(subject: Subject, clear: bool) -> Gradients:
+def _second_gradient(probe: Probe, clear: bool) -> Gradients:
     """What the optimizers saw at their second step, with gradients cleared by us in between or not."""
-    subject.restore()
-    subject.noting, steps = True, 0
+    probe.restore()
+    probe.recording, steps = True, 0
     for index in range(8):
-        subject.seen.clear()
-        subject.step(subject.raw[0], index)
-        steps += bool(subject.seen)
+        probe.recorded.clear()
+        probe.step(probe.raw_batches[0], index)
+        steps += bool(probe.recorded)
         if steps == 2:
-            return {n: g.float() for grads in subject.seen for n, g in grads.items()}
-        if subject.seen and clear:
-            for p in subject.module.parameters():
+            return {n: g.float() for grads in probe.recorded for n, g in grads.items()}
+        if probe.recorded and clear:
+            for p in probe.module.parameters():
                 p.grad = None
     raise Skip("no optimizer of Lightning's took two steps in eight batches")
 
 
-def _lost(kind: str, outputs: list[Tensor]) -> float:
+def _inactive_fraction(kind: str, outputs: list[Tensor]) -> float:
     """Share of units that never leave 0 (ReLU), or of values at an end of their range (tanh, sigmoid)."""
     if kind != "relu":
         middle, reach = (0.0, 0.99) if kind == "tanh" else (0.5, 0.495)

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.diagnosis.recorder import DISTANCES, Loss, leaves
+from zoo.diagnosis.probe import Probe
+from zoo.diagnosis.recorder import DISTANCES, Loss, named_tensors
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
-from zoo.diagnosis.subject import Subject
 
 PASSING = ("View", "Squeeze", "Unsqueeze", "Reshape", "Permute", "Transpose", "TBackward", "Select", "Slice", "Clone",
            "ToCopy", "Alias", "Expand", "Index")  # fmt: skip
 
 
-def training_step(subject: Subject) -> Finding:
-    first = subject.first
+def training_step(probe: Probe) -> Finding:
+    first = probe.first_trace
     if first.error is not None:
         text = f"{type(first.error).__name__}: {first.error}".splitlines()[0]
         inside = next((c.name for c in reversed(first.calls) if c.output is None), "training_step itself")
         return error(f"fails in {inside}: {text}", "the other checks need a step that runs: repair this first")
     if first.loss is None:
-        if subject.automatic:
+        if probe.automatic:
             return error("returns no loss for the first batch", "return the loss, or a dict with the key 'loss'")
         return ok("runs, and optimises by itself")
     value = float(first.loss.detach().float().mean())
@@ -33,7 +33,7 @@ def training_step(subject: Subject) -> Finding:
             f"the first loss is {value}",
             "look at the findings on the data; then train with zoo's NaNGuard, which names the first culprit",
         )
-    if subject.automatic and not first.loss.requires_grad:
+    if probe.automatic and not first.loss.requires_grad:
         return error(
             "the loss depends on no trainable parameter: it was detached (.item(), .detach(), no_grad, a new tensor),"
             " or all parameters are frozen",
@@ -42,15 +42,17 @@ def training_step(subject: Subject) -> Finding:
     return ok(f"runs; the first loss is {value:.4g}")
 
 
-def shapes(subject: Subject) -> Finding:
-    calls = [c for c in subject.good().calls if not any(True for _ in c.module.children())]
+def shapes(probe: Probe) -> Finding:
+    calls = [c for c in probe.first_step().calls if not any(True for _ in c.module.children())]
     rows = [(c.path or "itself", type(c.module).__name__, _shape(c.args), _shape(c.output)) for c in calls]
     rows = [(*row[:3], row[3] or "a number") for row in rows if row[2] or row[3]]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}} -> {d}" for a, b, c, d in rows]
-    batch = ", ".join(f"{_shape(t)} {str(t.dtype).removeprefix('torch.')}" for t in leaves(subject.batches[0]).values())
+    batch = ", ".join(
+        f"{_shape(t)} {str(t.dtype).removeprefix('torch.')}" for t in named_tensors(probe.batches[0]).values()
+    )
     mismatch = [
-        loss for loss in subject.good().losses if loss.kind in DISTANCES and loss.input.shape != loss.target.shape
+        loss for loss in probe.first_step().losses if loss.kind in DISTANCES and loss.input.shape != loss.target.shape
     ]
     if mismatch:
         outputs, targets = _shape(mismatch[0].input), _shape(mismatch[0].target)
@@ -67,8 +69,8 @@ def shapes(subject: Subject) -> Finding:
     )
 
 
-def initial_loss(subject: Subject) -> Finding:
-    loss = subject.loss()
+def initial_loss(probe: Probe) -> Finding:
+    loss = probe.main_loss()
     value = loss.mean()
     if not math.isfinite(value):
         raise Skip("the first loss is not finite")
@@ -112,8 +114,8 @@ def _initial_squared_error(loss: Loss, value: float) -> Finding:
     return ok(seen)
 
 
-def loss_scale(subject: Subject) -> Finding:
-    first = subject.good()
+def loss_scale(probe: Probe) -> Finding:
+    first = probe.first_step()
     known = [loss for loss in first.losses if loss.kind and loss.value is not None]
     if not known or first.loss is None:
         raise Skip("the loss is none of torch's")
@@ -133,9 +135,9 @@ def loss_scale(subject: Subject) -> Finding:
     return ok("training_step returns the mean of its loss")
 
 
-def activation_on_outputs(subject: Subject) -> Finding:
+def activation_on_outputs(probe: Probe) -> Finding:
     """A softmax, sigmoid or ReLU between the last layer and a loss that wants raw numbers."""
-    loss = subject.loss()
+    loss = probe.main_loss()
     x, producer = loss.input.detach().float(), _producer(loss.input)
     if loss.kind == "cross-entropy":
         if loss.classes == 1:
@@ -182,9 +184,9 @@ def activation_on_outputs(subject: Subject) -> Finding:
     return ok("the loss is given raw outputs" if wants_raw else "nothing stands between outputs and loss")
 
 
-def softmax_dimension(subject: Subject) -> Finding:
+def softmax_dimension(probe: Probe) -> Finding:
     """Attention that is normalised over queries instead of keys, or a softmax over the batch."""
-    found = subject.good().softmaxes
+    found = probe.first_step().softmaxes
     if not found:
         raise Skip("no softmax is called")
     for path, x, dim in found:
@@ -194,7 +196,7 @@ def softmax_dimension(subject: Subject) -> Finding:
                 " the weights of one query do not add up to 1",
                 "use dim=-1, the keys",
             )
-        if dim == 0 and x.ndim > 1 and len(x) == subject.size != 1:
+        if dim == 0 and x.ndim > 1 and len(x) == probe.batch_size != 1:
             return error(
                 f"a softmax in {path or 'training_step'} over {_shape(x)} runs along dimension 0, the samples",
                 "use dim=1 or dim=-1, so that each sample stands for itself",
@@ -202,8 +204,8 @@ def softmax_dimension(subject: Subject) -> Finding:
     return ok(f"{len(found)} softmax calls, none along samples or queries")
 
 
-def output_bias(subject: Subject) -> Finding:
-    loss = subject.loss()
+def output_bias(probe: Probe) -> Finding:
+    loss = probe.main_loss()
     logits = loss.input.detach().float()
     if loss.is_classes and loss.classes > 1 and loss.kind == "cross-entropy":
         shares = logits.movedim(1, -1).reshape(-1, loss.classes).softmax(1).mean(0)
@@ -221,7 +223,7 @@ def output_bias(subject: Subject) -> Finding:
     common = float((labels == favourite).float().mean())
     if common > 0.5 and abs(common - share) < 0.15:
         return ok(f"class {favourite} starts at {share:.0%}, as often as it occurs")
-    layer = _largest_bias(subject, len(shares))
+    layer = _largest_bias(probe, len(shares))
     cause = f": {layer[0]} holds {layer[1]:.3g}" if layer else ""
     return warning(
         f"class {favourite} gets {share:.0%} of the probability before training, but has {common:.0%} of labels{cause}",
@@ -229,7 +231,7 @@ def output_bias(subject: Subject) -> Finding:
     )
 
 
-OUTPUTS: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+OUTPUTS: dict[str, Callable[[Probe], Finding | list[Finding]]] = {
     "training step": training_step,
     "shapes": shapes,
     "initial loss": initial_loss,
@@ -241,7 +243,7 @@ OUTPUTS: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
 
 
 def _shape(value: Any) -> str:
-    tensors = [t for t in leaves(value).values() if t.ndim]
+    tensors = [t for t in named_tensors(value).values() if t.ndim]
     return " ".join("x".join(map(str, t.shape)) for t in tensors[:3])
 
 
@@ -258,9 +260,9 @@ def _is_log_probabilities(x: Tensor) -> bool:
     return bool(total.abs().max() < 1e-3) and x.shape[min(1, x.ndim - 1)] > 1
 
 
-def _largest_bias(subject: Subject, classes: int) -> tuple[str, float] | None:
+def _largest_bias(probe: Probe, classes: int) -> tuple[str, float] | None:
     """A bias of as many numbers as there are outputs, if a big one stands in it."""
-    for call in reversed(subject.good().finished):
+    for call in reversed(probe.first_step().finished):
         bias = getattr(call.module, "bias", None)
         values = bias.detach().flatten() if isinstance(bias, nn.Parameter) else torch.empty(0)
         if values.numel() in (classes, 1) and float(values.abs().max()) > 1:

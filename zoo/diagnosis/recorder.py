@@ -33,7 +33,7 @@ UNIFORM = frozenset({"rand", "rand_like", "bernoulli", "bernoulli_", "uniform_",
 NORMAL = frozenset({"randn", "randn_like", "normal", "normal_"})
 
 
-def leaves(value: Any, name: str = "batch") -> dict[str, Tensor]:
+def named_tensors(value: Any, name: str = "batch") -> dict[str, Tensor]:
     """The tensors in nested containers, by how one would write them."""
     found: dict[str, Tensor] = {}
 
@@ -41,29 +41,29 @@ def leaves(value: Any, name: str = "batch") -> dict[str, Tensor]:
         found[path] = tensor
         return tensor
 
-    mapped(value, note, name)
+    map_tensors(value, note, name)
     return found
 
 
-def mapped(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "batch") -> Any:
+def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "batch") -> Any:
     """The same containers, each tensor replaced by ``change(name, tensor)``."""
     if isinstance(value, Tensor):
         return change(name, value)
     if isinstance(value, Mapping):
-        items = {k: mapped(v, change, f"{name}[{k!r}]") for k, v in value.items()}
+        items = {k: map_tensors(v, change, f"{name}[{k!r}]") for k, v in value.items()}
         return items if type(value) is dict else type(value)(items)  # type: ignore[call-arg]
     if isinstance(value, (list, tuple)):
-        items = [mapped(v, change, f"{name}[{i}]") for i, v in enumerate(value)]
+        items = [map_tensors(v, change, f"{name}[{i}]") for i, v in enumerate(value)]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if f.init]
-        return dataclasses.replace(value, **{f: mapped(getattr(value, f), change, f"{name}.{f}") for f in fields})
+        return dataclasses.replace(value, **{f: map_tensors(getattr(value, f), change, f"{name}.{f}") for f in fields})
     return value
 
 
 def main_output(value: Any) -> Tensor | None:
     """The tensor that matters in what a network returns: its logits, or else the first with numbers per sample."""
-    floats = {k: t for k, t in leaves(value, "").items() if t.is_floating_point() and t.ndim}
+    floats = {k: t for k, t in named_tensors(value, "").items() if t.is_floating_point() and t.ndim}
     return next((t for k, t in floats.items() if "logits" in k), next(iter(floats.values()), None))
 
 
@@ -140,13 +140,13 @@ class Recorder(TorchFunctionMode):
         self.softmaxes: list[tuple[str, Tensor, int]] = []
         self.result: Any = None
         self.error: Exception | None = None
-        self.called: list[Loss] = []
+        self.torch_losses: list[Loss] = []
         self._stack: list[Call] = []
         self._handles: list[Any] = []
 
     @property
     def losses(self) -> list[Loss]:
-        return self.called or self._losses_by_hand()
+        return self.torch_losses or self._custom_losses()
 
     @property
     def loss(self) -> Tensor | None:
@@ -195,7 +195,7 @@ class Recorder(TorchFunctionMode):
             given = inspect.signature(func).bind(*args, **kwargs).arguments
             options = {k: v for k, v in given.items() if k not in ("input", "target")}
             loss = Loss(LOSSES[func], given["input"], given["target"], options)
-            self.called.append(loss)  # before the call, which a label out of range may end
+            self.torch_losses.append(loss)  # before the call, which a label out of range may end
             loss.value = func(*args, **kwargs)
             return loss.value
         if name in DROPOUTS and hasattr(F, name):
@@ -208,7 +208,7 @@ class Recorder(TorchFunctionMode):
             self.random.add(name)
         output = func(*args, **kwargs)
         if name in ACTIVATIONS and isinstance(output, Tensor):
-            before = next((c for c in reversed(self.finished) if _has_own(c.module)), None)
+            before = next((c for c in reversed(self.finished) if _has_own_parameters(c.module)), None)
             self.activations.append((place, name.rstrip("_"), output, before))
         elif name == "softmax" and isinstance(output, Tensor):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
@@ -216,23 +216,23 @@ class Recorder(TorchFunctionMode):
                 self.softmaxes.append((path, output, dim % max(output.ndim, 1)))
         return output
 
-    def _losses_by_hand(self) -> list[Loss]:
+    def _custom_losses(self) -> list[Loss]:
         """Modules that turn outputs and targets into one number: losses that torch does not know."""
         found = []
         for call in self.finished:
             tensors = [a for a in call.args if isinstance(a, Tensor)]
             one_number = isinstance(call.output, Tensor) and call.output.ndim == 0
             if one_number and len(tensors) >= 2 and tensors[0].is_floating_point() and tensors[0].ndim:
-                kind = kind_of(tensors[0].detach(), tensors[1], call.output)
+                kind = identify_loss(tensors[0].detach(), tensors[1], call.output)
                 found.append(Loss(kind, tensors[0], tensors[1], {}, call.output))
         return found
 
 
-def _has_own(module: nn.Module) -> bool:
+def _has_own_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
-def kind_of(x: Tensor, y: Tensor, value: Tensor) -> str:
+def identify_loss(x: Tensor, y: Tensor, value: Tensor) -> str:
     """Which of torch's losses gives this value, or none."""
     for function, kind in LOSSES.items():
         if kind in ("cross-entropy", "binary cross-entropy with logits", "squared error"):

@@ -16,29 +16,29 @@ class Finding:
 
     Args:
         status: ``ok``; ``warning``: worth a look; ``error``: will not train as meant; ``skipped``: does not apply.
-        verdict: what was seen, in plain words, with the layer or tensor and the likely cause.
+        message: what was seen, in plain words, with the layer or tensor and the likely cause.
         advice: what to do about it.
         details: further lines, such as the shapes layer by layer.
         name: of the check.
     """
 
     status: Status
-    verdict: str
+    message: str
     advice: str = ""
     details: tuple[str, ...] = ()
     name: str = ""
 
 
-def ok(verdict: str, details: tuple[str, ...] = ()) -> Finding:
-    return Finding("ok", verdict, details=details)
+def ok(message: str, details: tuple[str, ...] = ()) -> Finding:
+    return Finding("ok", message, details=details)
 
 
-def warning(verdict: str, advice: str) -> Finding:
-    return Finding("warning", verdict, advice)
+def warning(message: str, advice: str) -> Finding:
+    return Finding("warning", message, advice)
 
 
-def error(verdict: str, advice: str) -> Finding:
-    return Finding("error", verdict, advice)
+def error(message: str, advice: str) -> Finding:
+    return Finding("error", message, advice)
 
 
 class Skip(Exception):
@@ -83,7 +83,7 @@ class Report:
         margin = " " * (width + 13)
         for f in self.findings:
             mark = f.status.upper() if f.status == "error" else f.status
-            lines += _wrapped(f"  {mark:<8} {f.name:<{width}}  {f.verdict}", margin)
+            lines += _wrapped(f"  {mark:<8} {f.name:<{width}}  {f.message}", margin)
             lines += _wrapped(f"{margin}-> {f.advice}", margin + "   ") if f.advice else []
             lines += [f"{margin}{line}" for line in f.details]
         return "\n".join(lines)

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.diagnosis.compare import differ, first_difference
-from zoo.diagnosis.recorder import Call, leaves, main_output, mapped
+from zoo.diagnosis.probe import Probe
+from zoo.diagnosis.recorder import Call, main_output, map_tensors, named_tensors
 from zoo.diagnosis.report import Finding, Skip, error, ok, warning
-from zoo.diagnosis.subject import Subject
+from zoo.diagnosis.tensor_diff import first_differing_module, values_differ
 
 
-def causality(subject: Subject) -> Finding:
+def causality(probe: Probe) -> Finding:
     """Only for nets that say ``causal = True``, or whose targets are the next tokens of their inputs."""
-    call = subject.net()
-    declared = [m.causal for m in subject.module.modules() if isinstance(getattr(m, "causal", None), bool)]
-    shift = _shift(subject)
+    call = probe.network_call()
+    declared = [m.causal for m in probe.module.modules() if isinstance(getattr(m, "causal", None), bool)]
+    shift = _shift(probe)
     if True not in declared and shift is None:
         raise Skip("nothing says that the net is causal: neither causal = True nor targets that are the next tokens")
     out, sequences = main_output(call.output), _sequences(call)
@@ -36,13 +36,15 @@ def causality(subject: Subject) -> Finding:
     else:
         top = int(x.max()) + 1
         changed[:, middle:] = (x[:, middle:] + max(1, top // 3)) % max(top, 2)
-    subject.jitter()
-    (a, before), (b, after) = subject.replay(call), subject.replay(call, *_with(call, name, changed))
+    probe.perturb_weights()
+    (a, before), (b, after) = probe.replay(call), probe.replay(call, *_with(call, name, changed))
     moved = (a[:, :middle] - b[:, :middle]).abs().flatten(2).amax((0, 2)) > 1e-5 * float(a.abs().max())
     if bool(moved.any()):
         first = int(moved.nonzero()[0])
         ahead = middle - first
-        where = first_difference(before, after, lambda o: o[:, :middle] if o.ndim > 2 and o.shape[1] == t else None)
+        where = first_differing_module(
+            before, after, lambda o: o[:, :middle] if o.ndim > 2 and o.shape[1] == t else None
+        )
         reach = "the mask is off by one a layer" if first > 0 and ahead <= 8 else "the mask is missing or turned around"
         return error(
             f"position {first} changes with the tokens from position {middle} on: it sees {ahead} ahead; {reach},"
@@ -52,8 +54,8 @@ def causality(subject: Subject) -> Finding:
     return ok("no position sees later ones")
 
 
-def target_shift(subject: Subject) -> Finding:
-    shift = _shift(subject)
+def target_shift(probe: Probe) -> Finding:
+    shift = _shift(probe)
     if shift is None:
         raise Skip("targets are not the inputs shifted")
     if shift == 1:
@@ -66,21 +68,21 @@ def target_shift(subject: Subject) -> Finding:
     )
 
 
-def padding(subject: Subject) -> list[Finding]:
-    call = subject.net()
-    pad = _pad_id(subject)
+def padding(probe: Probe) -> list[Finding]:
+    call = probe.network_call()
+    pad = _pad_id(probe)
     sequences = _sequences(call)
     if not sequences:
         raise Skip("the net takes no sequences")
     name, x = sequences[0]
-    given = _given_padding(subject, call, x)
+    given = _given_padding(probe, call, x)
     if given is None and (pad is None or x.is_floating_point()):
         raise Skip("nothing says what is padding: neither pad_id nor a mask or lengths among the net's arguments")
-    subject.jitter()
+    probe.perturb_weights()
     if given is not None:
-        where = _changed_padding(subject, call, name, x, given)
+        where = _changed_padding(probe, call, name, x, given)
     else:
-        where = _more_padding(subject, call, name, x, int(pad or 0))
+        where = _more_padding(probe, call, name, x, int(pad or 0))
     found = []
     if where:
         found.append(
@@ -89,16 +91,16 @@ def padding(subject: Subject) -> list[Finding]:
                 "mask padded keys in attention, pool over real positions only, and pack sequences for RNNs",
             )
         )
-    for loss in subject.good().losses:
+    for loss in probe.first_step().losses:
         counted = pad is not None and loss.is_classes and loss.options.get("ignore_index", -100) != pad
-        if counted and int((loss.target == pad).sum()) > subject.size:
+        if counted and int((loss.target == pad).sum()) > probe.batch_size:
             share = float((loss.target == pad).float().mean())
             text = f"padding counts in the loss: {share:.0%} of the targets are pad_id={pad}"
             found.append(warning(text, f"give the loss ignore_index={pad}"))
     return found or [ok("padding changes nothing")]
 
 
-SEQUENCES: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
+SEQUENCES: dict[str, Callable[[Probe], Finding | list[Finding]]] = {
     "causality": causality,
     "target shift": target_shift,
     "padding": padding,
@@ -106,12 +108,12 @@ SEQUENCES: dict[str, Callable[[Subject], Finding | list[Finding]]] = {
 
 
 def _arguments(call: Call) -> dict[str, Tensor]:
-    return leaves((call.args, call.kwargs), "")
+    return named_tensors((call.args, call.kwargs), "")
 
 
 def _with(call: Call, name: str, value: Tensor) -> tuple[Any, Any]:
     """The arguments of a call with one tensor replaced."""
-    return mapped((call.args, call.kwargs), lambda n, t: value if n == name else t, "")
+    return map_tensors((call.args, call.kwargs), lambda n, t: value if n == name else t, "")
 
 
 def _sequences(call: Call) -> list[tuple[str, Tensor]]:
@@ -125,10 +127,10 @@ def _sequences(call: Call) -> list[tuple[str, Tensor]]:
     return found
 
 
-def _shift(subject: Subject) -> int | None:
+def _shift(probe: Probe) -> int | None:
     """How many positions after its input token each target stands in the text, or None if it does not stand there."""
-    tokens = [x for _, x in _sequences(subject.net()) if not x.is_floating_point()]
-    for loss in subject.good().losses:
+    tokens = [x for _, x in _sequences(probe.network_call()) if not x.is_floating_point()]
+    for loss in probe.first_step().losses:
         for x in tokens if loss.is_classes else []:
             b, t = x.shape
             if loss.target.numel() not in (b * t, b * (t - 1)):
@@ -145,26 +147,26 @@ def _shift(subject: Subject) -> int | None:
     return None
 
 
-def _pad_id(subject: Subject) -> int | None:
+def _pad_id(probe: Probe) -> int | None:
     """The padding token, by ``pad_id`` of a module or the data, or else by ``padding_idx`` of an embedding."""
-    modules = list(subject.module.modules())
-    for name, owners in (("pad_id", [*modules, subject.datamodule]), ("padding_idx", modules)):
+    modules = list(probe.module.modules())
+    for name, owners in (("pad_id", [*modules, probe.datamodule]), ("padding_idx", modules)):
         for owner in owners:
             if isinstance(value := getattr(owner, name, None), int):
                 return value
     return None
 
 
-def _given_padding(subject: Subject, call: Call, x: Tensor) -> Tensor | None:
+def _given_padding(probe: Probe, call: Call, x: Tensor) -> Tensor | None:
     """Where the net is told that ``x`` is padding, by a mask (b, t) or lengths (b,) among its arguments.
 
     A module that passes ``*inputs`` on does not name them: those inside it that take ``x`` do.
     """
     named = dict(_arguments(call))
-    for inner in (call, *(c for c in subject.good().calls if any(value is x for value in c.args))):
+    for inner in (call, *(c for c in probe.first_step().calls if any(value is x for value in c.args))):
         with suppress(TypeError):
             arguments = inspect.signature(inner.module.forward).bind(*inner.args, **inner.kwargs).arguments
-            named = leaves(arguments, "") | named
+            named = named_tensors(arguments, "") | named
     for name, t in named.items():
         flags = t.dtype == torch.bool or (t is not x and bool(((t == 0) | (t == 1)).all()))
         if t.shape == x.shape[:2] and flags:
@@ -174,23 +176,23 @@ def _given_padding(subject: Subject, call: Call, x: Tensor) -> Tensor | None:
     return None
 
 
-def _changed_padding(subject: Subject, call: Call, name: str, x: Tensor, hidden: Tensor) -> str:
+def _changed_padding(probe: Probe, call: Call, name: str, x: Tensor, hidden: Tensor) -> str:
     """Where the net begins to notice other contents of the padding; empty if it does not."""
     if not bool(hidden.any()):
         raise Skip("no sample of the batch is padded")
     other = x + 1 if x.is_floating_point() else (x + 1) % (int(x.max()) + 1)
     changed = torch.where(hidden.unsqueeze(-1) if x.ndim > 2 else hidden, other, x)
-    return _noticed(subject, call, (call.args, call.kwargs), _with(call, name, changed), ~hidden)
+    return _noticed(probe, call, (call.args, call.kwargs), _with(call, name, changed), ~hidden)
 
 
-def _more_padding(subject: Subject, call: Call, name: str, x: Tensor, pad: int) -> str:
+def _more_padding(probe: Probe, call: Call, name: str, x: Tensor, pad: int) -> str:
     """Where the net begins to notice three more columns of padding (or three fewer, if it takes no more)."""
     real = x != pad
     if not bool(real[:, 0].all()):
         raise Skip("the padding stands on the left")
     longer = torch.cat([x, x.new_full((len(x), 3), pad)], 1)
     try:
-        return _noticed(subject, call, (call.args, call.kwargs), _with(call, name, longer), real)
+        return _noticed(probe, call, (call.args, call.kwargs), _with(call, name, longer), real)
     except (RuntimeError, IndexError, ValueError):
         shortest = int(real.sum(1).argmin())
         length = int(real.sum(1).min())
@@ -198,20 +200,20 @@ def _more_padding(subject: Subject, call: Call, name: str, x: Tensor, pad: int) 
             raise Skip("the net takes no more positions, and no sample of the batch is padded") from None
         row = x[shortest : shortest + 1]
         one, other = _with(call, name, row), _with(call, name, row[:, :length])
-        return _noticed(subject, call, one, other, real[shortest : shortest + 1])
+        return _noticed(probe, call, one, other, real[shortest : shortest + 1])
 
 
-def _noticed(subject: Subject, call: Call, one: Any, other: Any, real: Tensor) -> str:
+def _noticed(probe: Probe, call: Call, one: Any, other: Any, real: Tensor) -> str:
     t = real.shape[1]
-    length = min(t, *(s.shape[1] for s in leaves(other).values() if s.ndim > 1))
+    length = min(t, *(s.shape[1] for s in named_tensors(other).values() if s.ndim > 1))
 
     def select(out: Tensor) -> Tensor | None:
         if out.ndim > 2 and len(out) == len(real) and length <= out.shape[1] <= t + 3:
             return out[:, :length][real[:, :length]]
         return out if out.ndim == 2 and len(out) == len(real) else None
 
-    (a, before), (b, after) = subject.replay(call, *one), subject.replay(call, *other)
+    (a, before), (b, after) = probe.replay(call, *one), probe.replay(call, *other)
     x, y = select(a), select(b)
     if x is None or y is None:
         raise Skip("the outputs belong neither to positions nor to samples")
-    return first_difference(before, after, select, 1e-4) if differ(x, y, 1e-4) else ""
+    return first_differing_module(before, after, select, 1e-4) if values_differ(x, y, 1e-4) else ""

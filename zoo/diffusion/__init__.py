@@ -1,18 +1,18 @@
 """Diffusion without networks: noise schedules, what a network may predict, and samplers from noise to data."""
 
 from zoo.diffusion.noise import Noise
-from zoo.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler, guided, make_sampler
+from zoo.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler, classifier_free_guidance, make_sampler
 from zoo.diffusion.schedules import (
-    Discrete,
+    DDPMSchedule,
+    FlowMatching,
     NoiseSchedule,
-    Straight,
     cosine_betas,
     linear_betas,
     make_schedule,
     min_snr_weight,
+    prediction_target,
     scaled_linear_betas,
-    split,
-    target_of,
+    to_x0_eps,
     zero_terminal_snr,
 )
 
@@ -20,21 +20,21 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DPMSolver",
-    "Discrete",
+    "DDPMSchedule",
     "Euler",
     "Heun",
     "Noise",
     "NoiseSchedule",
     "Sampler",
-    "Straight",
+    "FlowMatching",
     "cosine_betas",
-    "guided",
+    "classifier_free_guidance",
     "linear_betas",
     "make_sampler",
     "make_schedule",
     "min_snr_weight",
     "scaled_linear_betas",
-    "split",
-    "target_of",
+    "to_x0_eps",
+    "prediction_target",
     "zero_terminal_snr",
 ]

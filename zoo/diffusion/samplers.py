@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import NoiseSchedule, Spacing, Target, split
+from zoo.diffusion.schedules import NoiseSchedule, PredictionType, Spacing, to_x0_eps
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """From samples ``(b, ...)`` and their time ``(b,)`` to what a network says of them ``(b, ...)``."""
-Draw = Callable[[Tensor], Tensor]
+NoiseSource = Callable[[Tensor], Tensor]
 """Standard normal noise like a tensor."""
 
 
-class Point(NamedTuple):
+class Timestep(NamedTuple):
     """A time, and the shares of data and noise then."""
 
     t: float
@@ -37,7 +37,7 @@ class Sampler(ABC):
 
     Args:
         schedule: of the noise that the network was trained on.
-        target: what the network says of a sample.
+        prediction_type: what the network says of a sample.
         steps: how many.
         spacing: which times are looked at: ``trailing`` begins at the last one that was trained (Lin et al. 2024),
             ``leading`` ends at the first, ``linspace`` has both.
@@ -46,14 +46,14 @@ class Sampler(ABC):
         clip: data is known to be within this of 0; null where it is not.
     """
 
-    rounded: ClassVar[bool] = True  # whether times of linspace are whole
-    beyond: ClassVar[int] = 0  # times more that are spaced and left out
+    integer_timesteps: ClassVar[bool] = True  # whether times of linspace are whole
+    extra_timesteps: ClassVar[int] = 0  # times more that are spaced and left out
     order: ClassVar[int] = 1
 
     def __init__(
         self,
         schedule: NoiseSchedule,
-        target: Target,
+        prediction_type: PredictionType,
         steps: int = 20,
         spacing: Spacing = "trailing",
         offset: int = 0,
@@ -61,17 +61,21 @@ class Sampler(ABC):
         clip: float | None = None,
     ) -> None:
         self.schedule, self.steps, self.clip = schedule, steps, clip
-        self.target: Target = target
-        times = schedule.times(steps, spacing, offset, self.rounded, self.beyond)
-        alphas, sigmas = schedule.levels(times)
-        self.points = [Point(*row) for row in zip(times.tolist(), alphas.tolist(), sigmas.tolist(), strict=True)]
-        first = Point(0.0, *(float(v) for v in schedule.levels(torch.zeros(1, dtype=torch.long))))
-        self.points.append(Point(0.0, 1.0, 0.0) if final == "zero" else first)
-        if target == "epsilon" and self.points[0].alpha == 0:
-            raise ValueError("target epsilon does not go with zero_snr: noise alone says nothing of the data; take v")
+        self.prediction_type: PredictionType = prediction_type
+        times = schedule.timesteps(steps, spacing, offset, self.integer_timesteps, self.extra_timesteps)
+        alphas, sigmas = schedule.alpha_sigma(times)
+        self.timesteps = [Timestep(*row) for row in zip(times.tolist(), alphas.tolist(), sigmas.tolist(), strict=True)]
+        first = Timestep(0.0, *(float(v) for v in schedule.alpha_sigma(torch.zeros(1, dtype=torch.long))))
+        self.timesteps.append(Timestep(0.0, 1.0, 0.0) if final == "zero" else first)
+        if prediction_type == "epsilon" and self.timesteps[0].alpha == 0:
+            raise ValueError("prediction_type epsilon does not go with zero_snr: take v_prediction")
 
     def __call__(
-        self, predict: Predict, x: Tensor, noise: Draw = torch.randn_like, done: Callable[[int], None] | None = None
+        self,
+        predict: Predict,
+        x: Tensor,
+        noise: NoiseSource = torch.randn_like,
+        done: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Data from noise.
 
@@ -89,7 +93,7 @@ class Sampler(ABC):
         return x
 
     @abstractmethod
-    def step(self, i: int, predict: Predict, x: Tensor, noise: Draw, memory: list[Tensor]) -> Tensor:
+    def step(self, i: int, predict: Predict, x: Tensor, noise: NoiseSource, memory: list[Tensor]) -> Tensor:
         """From time ``i`` to the next.
 
         Args:
@@ -100,10 +104,10 @@ class Sampler(ABC):
             memory: what a sampler keeps from step to step, empty at first.
         """
 
-    def look(self, predict: Predict, x: Float[Tensor, "b ..."], at: Point) -> tuple[Tensor, Tensor]:
+    def predict_x0_eps(self, predict: Predict, x: Float[Tensor, "b ..."], at: Timestep) -> tuple[Tensor, Tensor]:
         """Data and noise of samples, as the network has them."""
         t = torch.full((len(x),), at.t, dtype=torch.float64 if at.t % 1 else torch.long, device=x.device)
-        x0, eps = split(self.target, x, predict(x, t), at.alpha, at.sigma)
+        x0, eps = to_x0_eps(self.prediction_type, x, predict(x, t), at.alpha, at.sigma)
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
             eps = (x - at.alpha * x0) / at.sigma
@@ -125,9 +129,9 @@ class DDIM(Sampler):
             raise ValueError(f"eta is from 0 to 1, got {eta}")
         self.eta = eta
 
-    def step(self, i: int, predict: Predict, x: Tensor, noise: Draw, memory: list[Tensor]) -> Tensor:
-        here, there = self.points[i : i + 2]
-        x0, eps = self.look(predict, x, here)
+    def step(self, i: int, predict: Predict, x: Tensor, noise: NoiseSource, memory: list[Tensor]) -> Tensor:
+        here, there = self.timesteps[i : i + 2]
+        x0, eps = self.predict_x0_eps(predict, x, here)
         if not self.eta or not there.sigma:
             return there.alpha * x0 + there.sigma * eps
         # of the noise at the next level given this one and the data, as a share of it
@@ -146,7 +150,7 @@ class DDPM(DDIM):
 class Euler(DDIM):
     """Euler's method, of the first order, in the ratio of noise to data (Karras et al. 2022) or, straight, in time."""
 
-    rounded = False
+    integer_timesteps = False
 
 
 class Heun(Sampler):
@@ -155,17 +159,17 @@ class Heun(Sampler):
     Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1 without new noise. Asks the network twice a step.
     """
 
-    rounded = False
+    integer_timesteps = False
     order = 2
 
-    def step(self, i: int, predict: Predict, x: Tensor, noise: Draw, memory: list[Tensor]) -> Tensor:
-        here, there = self.points[i : i + 2]
-        x0, eps = self.look(predict, x, here)
+    def step(self, i: int, predict: Predict, x: Tensor, noise: NoiseSource, memory: list[Tensor]) -> Tensor:
+        here, there = self.timesteps[i : i + 2]
+        x0, eps = self.predict_x0_eps(predict, x, here)
         ahead = there.alpha * x0 + there.sigma * eps
         straight = self.schedule.path == "straight"
         if not there.sigma or not (here.alpha or straight):  # at its ends the path is no function of the ratio
             return ahead
-        x0_ahead, eps_ahead = self.look(predict, ahead, there)
+        x0_ahead, eps_ahead = self.predict_x0_eps(predict, ahead, there)
         if straight:
             return x + (there.t - here.t) / 2 * (eps - x0 + eps_ahead - x0_ahead)
         slope = (eps + eps_ahead) / 2
@@ -178,25 +182,27 @@ class DPMSolver(Sampler):
     Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2. Asks the network once a step.
     """
 
-    beyond = 1
+    extra_timesteps = 1
     order = 2
 
-    def step(self, i: int, predict: Predict, x: Tensor, noise: Draw, memory: list[Tensor]) -> Tensor:
-        here, there = self.points[i : i + 2]
-        x0, _ = self.look(predict, x, here)
+    def step(self, i: int, predict: Predict, x: Tensor, noise: NoiseSource, memory: list[Tensor]) -> Tensor:
+        here, there = self.timesteps[i : i + 2]
+        x0, _ = self.predict_x0_eps(predict, x, here)
         # The last step of few is unstable with the second order; the one to no noise at all is infinitely long; and
         # two looks at one time, which rounding brings about where nearly all are looked at, make no line.
-        first = not memory or not there.sigma or (i == self.steps - 1 and self.steps < 15) or self.points[i - 1] == here
+        first = (
+            not memory or not there.sigma or (i == self.steps - 1 and self.steps < 15) or self.timesteps[i - 1] == here
+        )
         data = x0
         if not first:
-            now, last = self._length(here, there), self._length(self.points[i - 1], here)
+            now, last = self._length(here, there), self._length(self.timesteps[i - 1], here)
             data = x0 + 0.5 * now / last * (x0 - memory[0])
         memory[:] = [x0]
         left = (there.sigma * here.alpha) / (there.alpha * here.sigma)  # exp(-h)
         return there.sigma / here.sigma * x + there.alpha * (1 - left) * data
 
     @staticmethod
-    def _length(a: Point, b: Point) -> float:
+    def _length(a: Timestep, b: Timestep) -> float:
         """Of a step, in the logarithm of the ratio of data to noise."""
         if not a.alpha:
             return float("inf")
@@ -214,7 +220,7 @@ def make_sampler(name: str, *args, **kwargs) -> Sampler:
     return SAMPLERS[name](*args, **kwargs)
 
 
-def guided(predict: Callable[[Tensor, Tensor, Sequence[bool]], Tensor], scale: float) -> Predict:
+def classifier_free_guidance(predict: Callable[[Tensor, Tensor, Sequence[bool]], Tensor], scale: float) -> Predict:
     """Away from what is said without the condition (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598).
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-Target = Literal["epsilon", "v", "flow"]
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 Spacing = Literal["trailing", "leading", "linspace"]
 ScheduleName = Literal["linear", "cosine", "scaled_linear", "flow"]
 
@@ -22,12 +22,12 @@ ScheduleName = Literal["linear", "cosine", "scaled_linear", "flow"]
 
 def linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> Float[Tensor, " t"]:
     """Evenly rising (Ho et al. 2020)."""
-    return _evenly(start, end, steps)
+    return _linspace_betas(start, end, steps)
 
 
 def scaled_linear_betas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Float[Tensor, " t"]:
     """Evenly rising square roots, as for Stable Diffusion's latents (Rombach et al. 2022)."""
-    return _evenly(math.sqrt(start), math.sqrt(end), steps).square()
+    return _linspace_betas(math.sqrt(start), math.sqrt(end), steps).square()
 
 
 def cosine_betas(steps: int = 1000, largest: float = 0.999) -> Float[Tensor, " t"]:
@@ -48,7 +48,7 @@ def zero_terminal_snr(betas: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
     return 1 - torch.cat([kept[:1], kept[1:] / kept[:-1]])
 
 
-def _evenly(start: float, end: float, n: int) -> Float[Tensor, " n"]:
+def _linspace_betas(start: float, end: float, n: int) -> Float[Tensor, " n"]:
     if not 0 < start <= end < 1:
         raise ValueError(f"betas rise within (0, 1), got {start:g} to {end:g}")
     return torch.linspace(start, end, n, dtype=torch.float64)
@@ -72,28 +72,30 @@ class NoiseSchedule(ABC):
         self.steps = steps
 
     @abstractmethod
-    def levels(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def alpha_sigma(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """``alpha`` and ``sigma`` at times, in float64."""
 
     @abstractmethod
-    def at(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def training_timesteps(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         """Times of training from numbers in [0, 1), the same number for each level in the mean."""
 
     @abstractmethod
-    def told(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def model_time(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         """What a network is told of a time: a number from 0 to ``steps``."""
 
     @abstractmethod
-    def times(self, n: int, spacing: Spacing, offset: int = 0, rounded: bool = True, beyond: int = 0) -> Tensor:
+    def timesteps(
+        self, n: int, spacing: Spacing, offset: int = 0, integer_timesteps: bool = True, extra_timesteps: int = 0
+    ) -> Tensor:
         """Times ``(n,)`` at which a sampler looks, from noise to data."""
 
-    def noised(self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Shaped[Tensor, " b"]) -> Tensor:
+    def add_noise(self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Shaped[Tensor, " b"]) -> Tensor:
         """Data with the noise of a time each."""
-        alpha, sigma = (_beside(level, x0) for level in self.levels(t))
+        alpha, sigma = (_broadcast_over(level, x0) for level in self.alpha_sigma(t))
         return alpha * x0 + sigma * eps
 
 
-class Discrete(NoiseSchedule):
+class DDPMSchedule(NoiseSchedule):
     """Steps of noise that keep the variance of data with variance 1.
 
     Args:
@@ -108,7 +110,7 @@ class Discrete(NoiseSchedule):
         self.alphas_cumprod = (1 - self.betas).cumprod(0)
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def levels(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def alpha_sigma(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         if t.device not in self._tables:
             kept = self.alphas_cumprod.to(t.device)
             self._tables[t.device] = kept.sqrt(), (1 - kept).sqrt()
@@ -123,27 +125,31 @@ class Discrete(NoiseSchedule):
         alpha = (1 + between.square()).rsqrt()
         return torch.where(part > 0, alpha, alphas[low]), torch.where(part > 0, between * alpha, sigmas[low])
 
-    def at(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def training_timesteps(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         return (u * self.steps).long().clamp(max=self.steps - 1)
 
-    def told(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def model_time(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         return t
 
-    def times(self, n: int, spacing: Spacing, offset: int = 0, rounded: bool = True, beyond: int = 0) -> Tensor:
+    def timesteps(
+        self, n: int, spacing: Spacing, offset: int = 0, integer_timesteps: bool = True, extra_timesteps: int = 0
+    ) -> Tensor:
         if not 1 <= n <= self.steps:
             raise ValueError(f"steps={n}: a sampler takes 1 to {self.steps} steps, as many as were trained")
-        index = torch.arange(n + beyond, dtype=torch.float64)
+        index = torch.arange(n + extra_timesteps, dtype=torch.float64)
         if spacing == "linspace":
-            found = (index * ((self.steps - 1) / max(1, n + beyond - 1))).flip(0)[:n]
-            return found.round() if rounded else found
+            found = (index * ((self.steps - 1) / max(1, n + extra_timesteps - 1))).flip(0)[:n]
+            return found.round() if integer_timesteps else found
         if spacing == "leading":
-            if n + beyond > self.steps:
-                raise ValueError(f"steps={n}: with spacing leading this sampler takes at most {self.steps - beyond}")
-            return ((index * (self.steps // (n + beyond))).flip(0)[:n] + offset).clamp(max=self.steps - 1)
+            if n + extra_timesteps > self.steps:
+                raise ValueError(
+                    f"steps={n}: with spacing leading this sampler takes at most {self.steps - extra_timesteps}"
+                )
+            return ((index * (self.steps // (n + extra_timesteps))).flip(0)[:n] + offset).clamp(max=self.steps - 1)
         return (self.steps - index[:n] * (self.steps / n)).round() - 1
 
 
-class Straight(NoiseSchedule):
+class FlowMatching(NoiseSchedule):
     """The straight line from data to noise in times from 0 to 1 (rectified flow).
 
     Liu et al. 2023, https://arxiv.org/abs/2209.03003; Lipman et al. 2023, https://arxiv.org/abs/2210.02747, with time
@@ -162,17 +168,19 @@ class Straight(NoiseSchedule):
             raise ValueError(f"shift must be above 0, got {shift}")
         self.shift = shift
 
-    def levels(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def alpha_sigma(self, t: Shaped[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         t = t.double()
         return 1 - t, t
 
-    def at(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def training_timesteps(self, u: Float[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         return u
 
-    def told(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    def model_time(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
         return t * self.steps
 
-    def times(self, n: int, spacing: Spacing, offset: int = 0, rounded: bool = True, beyond: int = 0) -> Tensor:
+    def timesteps(
+        self, n: int, spacing: Spacing, offset: int = 0, integer_timesteps: bool = True, extra_timesteps: int = 0
+    ) -> Tensor:
         if n < 1:
             raise ValueError(f"steps={n}: a sampler takes at least 1")
         index = torch.arange(n, dtype=torch.float64)
@@ -207,52 +215,54 @@ def make_schedule(
     if given and name in ("cosine", "flow"):
         raise ValueError(f"schedule {name} has no beta_start and beta_end; linear and scaled_linear have")
     if name == "flow":
-        return Straight(steps)  # which ends in noise alone in any case
+        return FlowMatching(steps)  # which ends in noise alone in any case
     makers = {"linear": linear_betas, "cosine": cosine_betas, "scaled_linear": scaled_linear_betas}
     betas = makers[name](steps, **given)
-    return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
+    return DDPMSchedule(zero_terminal_snr(betas) if zero_snr else betas)
 
 
 # What a network predicts ----------------------------------------------------------------------------------------------
 
 
-def target_of(target: Target, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def prediction_target(prediction_type: PredictionType, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """What a network should say of ``alpha x0 + sigma eps``.
 
     Args:
-        target: ``epsilon``, the noise; ``v`` (Salimans and Ho 2022); ``flow``, the way from the data to the noise.
+        prediction_type: ``epsilon``; ``v_prediction`` (Salimans and Ho 2022); ``flow_prediction``, noise minus data.
         x0: data ``(b, ...)``.
         eps: noise ``(b, ...)``.
         alpha: share of the data ``(b,)``.
         sigma: share of the noise ``(b,)``.
     """
-    if target == "epsilon":
+    if prediction_type == "epsilon":
         return eps
-    if target == "flow":
+    if prediction_type == "flow_prediction":
         return eps - x0
-    return _beside(alpha, x0) * eps - _beside(sigma, x0) * x0
+    return _broadcast_over(alpha, x0) * eps - _broadcast_over(sigma, x0) * x0
 
 
-def split(target: Target, x: Tensor, said: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+def to_x0_eps(
+    prediction_type: PredictionType, x: Tensor, prediction: Tensor, alpha: float, sigma: float
+) -> tuple[Tensor, Tensor]:
     """Data and noise of a sample, by what a network says of it.
 
     Args:
-        target: what it says.
+        prediction_type: what it says.
         x: samples ``(b, ...)`` of one time.
-        said: of each.
+        prediction: of each.
         alpha: share of the data at that time.
         sigma: share of the noise.
     """
-    if target == "epsilon":
-        return (x - sigma * said) / alpha, said
-    if target == "flow":
-        return (x - sigma * said) / (alpha + sigma), (x + alpha * said) / (alpha + sigma)
+    if prediction_type == "epsilon":
+        return (x - sigma * prediction) / alpha, prediction
+    if prediction_type == "flow_prediction":
+        return (x - sigma * prediction) / (alpha + sigma), (x + alpha * prediction) / (alpha + sigma)
     both = alpha * alpha + sigma * sigma
-    return (alpha * x - sigma * said) / both, (sigma * x + alpha * said) / both
+    return (alpha * x - sigma * prediction) / both, (sigma * x + alpha * prediction) / both
 
 
 def min_snr_weight(
-    target: Target, alpha: Float[Tensor, " b"], sigma: Float[Tensor, " b"], gamma: float = 5.0
+    prediction_type: PredictionType, alpha: Float[Tensor, " b"], sigma: Float[Tensor, " b"], gamma: float = 5.0
 ) -> Float[Tensor, " b"]:
     """Weights of a squared error, by which no noise level pulls much harder than another.
 
@@ -260,18 +270,20 @@ def min_snr_weight(
     that says something else errs in the data by a known factor of that.
 
     Args:
-        target: what the network says.
+        prediction_type: what the network says.
         alpha: share of the data.
         sigma: share of the noise.
         gamma: signal-to-noise ratio from which on all levels count alike.
     """
     ratio = (alpha / sigma).square()
-    if target == "epsilon":  # min(SNR, gamma) / SNR, which has a limit where the data is gone
+    if prediction_type == "epsilon":  # min(SNR, gamma) / SNR, which has a limit where the data is gone
         return (gamma / ratio).clamp(max=1)
-    factor = sigma / (alpha + sigma) if target == "flow" else sigma / (alpha.square() + sigma.square())
+    factor = (
+        sigma / (alpha + sigma) if prediction_type == "flow_prediction" else sigma / (alpha.square() + sigma.square())
+    )
     return ratio.clamp(max=gamma) * factor.square()
 
 
-def _beside(level: Float[Tensor, " b"], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+def _broadcast_over(level: Float[Tensor, " b"], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
     """A number a sample, so that it multiplies all of it."""
     return level.to(x.dtype).view(-1, *[1] * (x.ndim - 1))

@@ -28,7 +28,7 @@ class DotAttention(nn.Module):
         self, query: Float[Tensor, "b t d"], memory: Memory
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
         """Return the weighted mean of the encoder's states for each query, and the weights."""
-        return weigh(query @ memory.keys.transpose(1, 2), memory)
+        return weighted_mean(query @ memory.keys.transpose(1, 2), memory)
 
 
 class AdditiveAttention(nn.Module):
@@ -48,10 +48,12 @@ class AdditiveAttention(nn.Module):
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
         """Return the weighted mean of the encoder's states for each query, and the weights."""
         hidden = torch.tanh(self.query(query).unsqueeze(2) + memory.keys.unsqueeze(1))  # (b, t, s, d)
-        return weigh(self.energy(hidden).squeeze(3), memory)
+        return weighted_mean(self.energy(hidden).squeeze(3), memory)
 
 
-def weigh(scores: Float[Tensor, "b t s"], memory: Memory) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
+def weighted_mean(
+    scores: Float[Tensor, "b t s"], memory: Memory
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
     """Turn scores into weights that add up to 1 without the padding, and the states into their weighted mean."""
     weights = scores.masked_fill(memory.padding.unsqueeze(1), -torch.inf).softmax(2)
     return weights @ memory.states, weights

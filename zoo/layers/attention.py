@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.layers.kv_cache import KVCache
-from zoo.layers.rotary import rotate
+from zoo.layers.rotary import apply_rotary
 
 
 class CausalAttention(nn.Module):
@@ -60,7 +60,7 @@ class CausalAttention(nn.Module):
         else:  # queries and keys are treated alike, so at once
             qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 2)
             qk = F.rms_norm(qk, (self.head_dim,)) if self.qk_norm else qk
-            qk = rotate(qk, *rotary) if rotary is not None else qk
+            qk = apply_rotary(qk, *rotary) if rotary is not None else qk
             q, k = qk.split([self.heads, self.kv_heads], 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, h, t, c)
         if cache is not None:

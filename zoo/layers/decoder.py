@@ -36,7 +36,7 @@ class SwiGLU(nn.Module):
         return self.dropout(self.proj(F.silu(gate) * x))
 
 
-def add_tokens_before(
+def apply_token_shift(
     x: Float[Tensor, "b t d"],
     ids: Int[Tensor, "b t"],
     embedding: nn.Module,
@@ -75,7 +75,7 @@ def initialize_decoder(net: nn.Module, depth: int) -> None:
             nn.init.ones_(parameter)
 
 
-def through(
+def run_blocks(
     blocks: Iterable[nn.Module],
     x: Float[Tensor, "b t d"],
     rotary: tuple[Tensor, Tensor] | None,
@@ -99,7 +99,7 @@ def through(
     return x
 
 
-def first_position(tokens: int, cache: KVCache | None, block_size: int) -> int:
+def cache_start(tokens: int, cache: KVCache | None, block_size: int) -> int:
     """Where new tokens begin, if they still fit into the context."""
     start = cache.position if cache is not None else 0
     if start + tokens > block_size:

@@ -103,16 +103,16 @@ def beam_search(
             running = done.index_fill(1, rows.new_zeros(1), 0.0)  # all beams are alike: the first stands for them
         top, index = (scores + running.unsqueeze(2)).flatten(1).topk(2 * k)
         beam, token = index // scores.shape[2], index % scores.shape[2]
-        grown = _rows(tokens, beam)
+        grown = _gather_rows(tokens, beam)
         grown[:, :, n - 1] = token
         ends = (token == eos_id) | (n == max_new_tokens)
         # put aside
         score = (top / n**length_penalty).masked_fill(~ends | settled.unsqueeze(1), -torch.inf)[:, :k]
         done, chosen = torch.cat([done, score], 1).topk(k)
-        done_tokens = _rows(torch.cat([done_tokens, grown[:, :k]], 1), chosen)
+        done_tokens = _gather_rows(torch.cat([done_tokens, grown[:, :k]], 1), chosen)
         # go on
         running, chosen = top.masked_fill(ends, -torch.inf).topk(k)
-        tokens, token = _rows(grown, chosen), token.gather(1, chosen).flatten()
+        tokens, token = _gather_rows(grown, chosen), token.gather(1, chosen).flatten()
         state = reorder(state, (rows + beam.gather(1, chosen)).flatten())
         # done?
         longest = max_new_tokens if early_stopping == "never" and length_penalty > 0 else n
@@ -130,5 +130,5 @@ def _log_probabilities(logits: Tensor, pad_id: int) -> Tensor:
     return scores
 
 
-def _rows(tokens: Int[Tensor, "b k t"], index: Int[Tensor, "b m"]) -> Int[Tensor, "b m t"]:
+def _gather_rows(tokens: Int[Tensor, "b k t"], index: Int[Tensor, "b m"]) -> Int[Tensor, "b m t"]:
     return tokens.gather(1, index.unsqueeze(2).expand(-1, -1, tokens.shape[2]))

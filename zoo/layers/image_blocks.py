@@ -13,16 +13,16 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
-class NormSiLU(nn.GroupNorm):
+class GroupNormSiLU(nn.GroupNorm):
     """Normalise groups of channels, then SiLU."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.silu(super().forward(x))
-        return NormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return GroupNormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
 
 
-class NormSiLUFunction(torch.autograd.Function):
+class GroupNormSiLUFunction(torch.autograd.Function):
     """Both in one for a CPU: what lies between them takes no memory, as it is made again on the way back."""
 
     @staticmethod
@@ -69,10 +69,10 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = NormSiLU(groups, in_channels, eps)
+        self.norm1 = GroupNormSiLU(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, out_channels) if time_dim else None
-        self.norm2, self.dropout = NormSiLU(groups, out_channels, eps), nn.Dropout(dropout)
+        self.norm2, self.dropout = GroupNormSiLU(groups, out_channels, eps), nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         nn.init.zeros_(self.conv2.weight)  # the block begins as its shortcut, as in DDPM's own code
@@ -87,7 +87,7 @@ class ResBlock(nn.Module):
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class PixelAttention(nn.Module):
+class SpatialSelfAttention(nn.Module):
     """Every position of the image looks at every other one, beside a shortcut.
 
     Args:

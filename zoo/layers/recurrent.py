@@ -50,11 +50,11 @@ class SequenceInput(nn.Module):
                 raise ValueError(f"sequences of vectors (b, t, {self.width}) needed, got {tuple(x.shape)}")
             check_lengths(lengths, x)
             # what stands in the padding may be infinite, and 0 times infinity is not 0
-            return x if lengths is None else x.masked_fill(~valid(lengths, x.shape[1]).unsqueeze(2), 0.0), lengths
+            return x if lengths is None else x.masked_fill(~length_mask(lengths, x.shape[1]).unsqueeze(2), 0.0), lengths
         if x.ndim != 2 or x.is_floating_point():
             raise ValueError(f"token ids (b, t) needed, got {x.dtype} of shape {tuple(x.shape)}")
         if lengths is None and self.pad_id is not None:
-            lengths = count_tokens(x, self.pad_id)
+            lengths = lengths_from_padding(x, self.pad_id)
         check_lengths(lengths, x)
         self._check_tokens(x)
         return self.embedding(x), lengths
@@ -69,7 +69,7 @@ class SequenceInput(nn.Module):
             raise ValueError(f"token {bad} is out of range: vocab_size={size} allows 0 to {size - 1}")
 
 
-def count_tokens(x: Int[Tensor, "b t"], pad_id: int) -> Int[Tensor, " b"]:
+def lengths_from_padding(x: Int[Tensor, "b t"], pad_id: int) -> Int[Tensor, " b"]:
     """Lengths of sequences padded behind their end."""
     return ((x != pad_id) * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1)
 
@@ -95,19 +95,19 @@ def check_lengths(lengths: Tensor | None, x: Tensor) -> None:
         raise ValueError(f"sequence {row} of the batch has length {high}, but the batch has {x.shape[1]} steps")
 
 
-def valid(lengths: Int[Tensor, " b"], steps: int) -> Bool[Tensor, "b t"]:
+def length_mask(lengths: Int[Tensor, " b"], steps: int) -> Bool[Tensor, "b t"]:
     """Which steps are the sequence's own, no padding."""
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def time_mean(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
+def masked_mean(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
     """The mean of the states of the steps that are no padding."""
     if lengths is None:
         return states.mean(1)
-    return states.masked_fill(~valid(lengths, states.shape[1]).unsqueeze(2), 0.0).sum(1) / lengths.unsqueeze(1)
+    return states.masked_fill(~length_mask(lengths, states.shape[1]).unsqueeze(2), 0.0).sum(1) / lengths.unsqueeze(1)
 
 
-def at_end(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+def last_valid_state(states: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
     """The states of the last steps that are no padding."""
     index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])
     return states.gather(1, index).squeeze(1)
@@ -136,8 +136,8 @@ class TimePooling(nn.Module):
         if self.kind == "last":
             return last
         if self.kind == "mean":
-            return time_mean(states, lengths)
-        padding = None if lengths is None else ~valid(lengths, states.shape[1]).unsqueeze(2)
+            return masked_mean(states, lengths)
+        padding = None if lengths is None else ~length_mask(lengths, states.shape[1]).unsqueeze(2)
         if self.kind == "max":
             return (states if padding is None else states.masked_fill(padding, -torch.inf)).amax(1)
         score = self.score(states)

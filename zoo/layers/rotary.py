@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Rotary(nn.Module):
+class RotaryEmbedding(nn.Module):
     """Turn pairs of a head's numbers by an angle that grows with the position, so that scores see distances only.
 
     The first half of a head is paired with the second, as in Hugging Face's files and GPT-NeoX.
@@ -66,7 +66,7 @@ class Rotary(nn.Module):
         return frequencies * (kept + (1 - kept) / s["factor"])
 
 
-def rotate(
+def apply_rotary(
     x: Float[Tensor, "b t h d"], cos: Float[Tensor, "t 1 d"], sin: Float[Tensor, "t 1 d"]
 ) -> Float[Tensor, "b t h d"]:
     """Turn queries or keys."""

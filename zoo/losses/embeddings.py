@@ -76,10 +76,10 @@ class BatchTripletLoss(nn.Module):
         # The usual trick with a matrix product loses half of the digits of small distances.
         distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         if self.mining == "all":
-            anchor, positive, negative = triplets(labels)
+            anchor, positive, negative = all_triplets(labels)
             near, far = distance[anchor, positive], distance[anchor, negative]
         else:
-            same, other = _pair_masks(labels)
+            same, other = _same_class_masks(labels)
             usable = same.any(1) & other.any(1)
             near = distance.masked_fill(~same, -math.inf).amax(1)[usable]
             far = distance.masked_fill(~other, math.inf).amin(1)[usable]
@@ -112,7 +112,7 @@ class RankingLoss(nn.Module):
         _check_labels(embeddings, labels)
         x = F.normalize(at_least_float32(embeddings), dim=1)
         similarity = x @ x.T
-        anchor, positive, negative = triplets(labels)
+        anchor, positive, negative = all_triplets(labels)
         first, later = similarity[anchor, positive], similarity[anchor, negative]
         losses = F.margin_ranking_loss(first, later, torch.ones_like(first), self.margin, reduction="none")
         return _mean_or_zero(losses, embeddings)
@@ -130,15 +130,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+def _same_class_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which pairs are two samples of one class, and which are of two classes: (b, b) each."""
     equal = labels[:, None] == labels
     return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
 
 
-def triplets(labels: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+def all_triplets(labels: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
     """Indices of anchors, of samples of their class, and of others, ``(n,)`` each: all triplets of a batch."""
-    same, other = _pair_masks(labels)
+    same, other = _same_class_masks(labels)
     return (same[:, :, None] & other[:, None, :]).nonzero(as_tuple=True)
 
 

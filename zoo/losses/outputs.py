@@ -53,14 +53,14 @@ class FocalLoss(nn.Module):
         Raises:
             ValueError: shapes do not fit, or alpha does not.
         """
-        per_target = self._yes_or_no if target.is_floating_point() else self._classes
+        loss_per_target = self._binary if target.is_floating_point() else self._multiclass
         keep = target != self.ignore_index
-        losses = per_target(logits, target.masked_fill(~keep, 0)).masked_fill(~keep, 0.0)
+        losses = loss_per_target(logits, target.masked_fill(~keep, 0)).masked_fill(~keep, 0.0)
         if self.reduction == "mean":
             return losses.sum() / keep.sum().clamp(min=1)
         return losses.sum() if self.reduction == "sum" else losses
 
-    def _yes_or_no(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _binary(self, logits: Tensor, target: Tensor) -> Tensor:
         if target.shape != logits.shape:
             raise ValueError(f"FocalLoss: targets are {tuple(target.shape)}, but logits {tuple(logits.shape)}")
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -73,7 +73,7 @@ class FocalLoss(nn.Module):
             losses = losses * (alpha * target + (1 - alpha) * (1 - target))
         return losses * torch.exp(self.gamma * log_miss)
 
-    def _classes(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _multiclass(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = logits.shape[1] if logits.ndim > 1 else 0
         if classes < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
             raise ValueError(

@@ -43,7 +43,7 @@ class ClassifierFeatures(nn.Module):
         self._inputs: Tensor | None = None
         for layer in classifier.modules():
             if isinstance(layer, nn.Linear):
-                layer.register_forward_pre_hook(self._keep)
+                layer.register_forward_pre_hook(self._save_input)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -55,10 +55,10 @@ class ClassifierFeatures(nn.Module):
         if not Path(path).is_file():
             raise ValueError(f"no classifier {path}: a checkpoint of a classifier of such images is needed")
         with torch.random.fork_rng(devices=[]):  # the constructor draws weights
-            model = _open(L.LightningModule, path, "model")
+            model = _load_from_checkpoint(L.LightningModule, path, "model")
             if getattr(model, "task", None) != "multiclass":
                 raise ValueError(f"{path} holds a {type(model).__name__}, which does not tell one class of many")
-            data = _open(L.LightningDataModule, path, "data")
+            data = _load_from_checkpoint(L.LightningDataModule, path, "data")
             mean, std = _normalisation(model, data, path)
         return cls(model, mean, std, getattr(data, "image_size", None), model.class_names, f"the classifier {path}")
 
@@ -78,7 +78,7 @@ class ClassifierFeatures(nn.Module):
             raise ValueError(f"{self.name} ends in no linear layer, whose inputs could be compared")
         return features, logits
 
-    def _keep(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _save_input(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._inputs = inputs[0]
 
     def train(self, mode: bool = True) -> Self:
@@ -124,7 +124,7 @@ class InceptionFeatures(nn.Module):
             return self.net(pixels), None
 
 
-def _open(kind: Any, path: str | Path, what: str) -> Any:
+def _load_from_checkpoint(kind: Any, path: str | Path, what: str) -> Any:
     """The module or the data that a checkpoint was made by; nothing that may be in the file is run."""
     try:
         return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
@@ -135,9 +135,9 @@ def _open(kind: Any, path: str | Path, what: str) -> Any:
 
 def _normalisation(model: Any, data: Any, path: str | Path) -> tuple[list[float], list[float]]:
     """Mean and deviation by which the images of a classifier were normalised."""
-    wanted = getattr(model, "preprocessing", None) or {}
-    if getattr(data, "given", None) is None and wanted.get("mean") and wanted.get("std"):
-        return list(wanted["mean"]), list(wanted["std"])  # that of the weights it started from
+    preprocessing = getattr(model, "preprocessing", None) or {}
+    if getattr(data, "given", None) is None and preprocessing.get("mean") and preprocessing.get("std"):
+        return list(preprocessing["mean"]), list(preprocessing["std"])  # that of the weights it started from
     try:
         return list(data.mean), list(data.std)
     except Exception as error:

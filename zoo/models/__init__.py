@@ -1,12 +1,12 @@
 """Architectures: each a plain network, and the same network as a LightningModule that trains."""
 
 from zoo.models.airbench import Airbench, AirbenchClassifier
-from zoo.models.autoencoder_kl import AutoencoderKL, AutoencoderTrainer
+from zoo.models.autoencoder_kl import AutoencoderKL, AutoencoderKLModule
 from zoo.models.bert import BERT
 from zoo.models.bert_embedder import BERTEmbedder
-from zoo.models.bert_heads import MaskedBERT, SequenceBERT, TokenBERT
+from zoo.models.bert_heads import BERTForMaskedLM, BERTForSequenceClassification, BERTForTokenClassification
 from zoo.models.bert_modules import BERTClassifier, BERTMaskedLM, BERTTokenClassifier
-from zoo.models.clip_text import TextEncoder
+from zoo.models.clip_text import CLIPTextEncoder
 from zoo.models.efficientnet import EfficientNet, EfficientNetClassifier
 from zoo.models.forecaster import GRUForecaster, GRUForecastNet, LSTMForecaster, LSTMForecastNet
 from zoo.models.gpt import GPT, GPTLanguageModel
@@ -33,7 +33,7 @@ __all__ = [
     "Airbench",
     "AirbenchClassifier",
     "AutoencoderKL",
-    "AutoencoderTrainer",
+    "AutoencoderKLModule",
     "EfficientNet",
     "EfficientNetClassifier",
     "GPT",
@@ -56,7 +56,7 @@ __all__ = [
     "MLP",
     "MLPClassifier",
     "MLPRegressor",
-    "MaskedBERT",
+    "BERTForMaskedLM",
     "ResNet",
     "ResNetClassifier",
     "ScratchMLP",
@@ -65,9 +65,9 @@ __all__ = [
     "Seq2SeqTranslator",
     "SmallCNN",
     "SmallCNNClassifier",
-    "SequenceBERT",
-    "TextEncoder",
-    "TokenBERT",
+    "BERTForSequenceClassification",
+    "CLIPTextEncoder",
+    "BERTForTokenClassification",
     "UNet",
     "VGG",
     "VGGClassifier",

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.classification import Classifier
 
 
@@ -48,16 +48,16 @@ class Airbench(nn.Module):
     Args:
         in_channels: channels of the images, which have 9 pixels a side or more.
         num_classes: number of outputs.
-        widths: channels of the three groups.
+        channels: channels of the three groups.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, widths: Sequence[int] = (64, 256, 256)) -> None:
+    def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (64, 256, 256)) -> None:
         super().__init__()
         filters = 2 * in_channels * 2 * 2  # one for each direction of a patch, and one for its opposite
         self.whiten = nn.Conv2d(in_channels, filters, 2)
         self.activation = nn.GELU()
-        inputs = [filters, *widths]
-        self.groups = nn.Sequential(*(ConvGroup(i, o) for i, o in zip(inputs, widths, strict=False)))
+        inputs = [filters, *channels]
+        self.groups = nn.Sequential(*(ConvGroup(i, o) for i, o in zip(inputs, channels, strict=False)))
         self.pool = nn.AdaptiveMaxPool2d(1)  # over the 3x3 that 32 pixels leave
         self.head = nn.Linear(inputs[-1], num_classes, bias=False)
 
@@ -70,20 +70,20 @@ class AirbenchClassifier(Classifier):
     """The network of airbench94, for small images.
 
     Args:
-        widths: channels of the three groups of convolutions.
+        channels: channels of the three groups of convolutions.
         in_channels: channels of the images; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
     """
 
     def __init__(
         self,
-        widths: list[int] = [64, 256, 256],
+        channels: list[int] = [64, 256, 256],
         in_channels: int | None = None,
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, classes = need(self, in_channels=in_channels, num_classes=num_classes)
-        super().__init__(net=Airbench(channels, classes, widths), num_classes=num_classes, **kwargs)
+        image_channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
+        super().__init__(net=Airbench(image_channels, classes, channels), num_classes=num_classes, **kwargs)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         if min(x.shape[2:]) < 9:

@@ -10,25 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.layers.image_blocks import Downsample, NormSiLU, PixelAttention, ResBlock, Stage, Upsample
+from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
 from zoo.tasks.autoencoder import Autoencoder
-from zoo.tasks.base import need
-from zoo.weights.diffusers import DiffusersNet
-from zoo.weights.diffusers_configs import vae_config, vae_sizes
+from zoo.tasks.base import require
 from zoo.weights.fetch import say
 from zoo.weights.files import Weights
-from zoo.weights.folders import Renamed
+from zoo.weights.folders import RenamedTensors
+from zoo.weights.formats.diffusers import DiffusersNet
+from zoo.weights.formats.diffusers_configs import parse_vae_config, vae_config
 
 # By name: small images of 8 to 32 pixels, halved once; larger ones, halved twice; Stable Diffusion 1.x and 2.x.
 PRESETS: dict[str, dict[str, Any]] = {
-    "small-2": {"widths": (32, 64), "blocks": 1, "latent_channels": 4, "groups": 16},
-    "small-4": {"widths": (64, 128, 128), "blocks": 1, "latent_channels": 4, "groups": 32},
-    "sd": {"in_channels": 3, "widths": (128, 256, 512, 512), "blocks": 2, "latent_channels": 4, "scale": 0.18215},
+    "small-2": {"channels": (32, 64), "blocks": 1, "latent_channels": 4, "groups": 16},
+    "small-4": {"channels": (64, 128, 128), "blocks": 1, "latent_channels": 4, "groups": 32},
+    "sd": {"in_channels": 3, "channels": (128, 256, 512, 512), "blocks": 2, "latent_channels": 4, "scale": 0.18215},
 }
 
 
 @dataclass
-class Gaussian:
+class DiagonalGaussian:
     """Normal distributions, one for each number of the latent images.
 
     Args:
@@ -56,12 +56,12 @@ class Coder(nn.Module):
 
     def ends(self, in_channels: int, first: int, last: int, out_channels: int, groups: int) -> None:
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
-        self.conv_norm_out = NormSiLU(groups, last, 1e-6)
+        self.conv_norm_out = GroupNormSiLU(groups, last, 1e-6)
         self.conv_out = nn.Conv2d(last, out_channels, 3, padding=1)
 
     def middle(self, width: int, groups: int) -> Stage:
         blocks: list[nn.Module] = [ResBlock(width, width, None, groups, 1e-6) for _ in range(2)]
-        return Stage(blocks, [PixelAttention(width, 1, groups, 1e-6)])
+        return Stage(blocks, [SpatialSelfAttention(width, 1, groups, 1e-6)])
 
 
 class Encoder(Coder):
@@ -69,22 +69,22 @@ class Encoder(Coder):
 
     Args:
         in_channels: channels of the images.
-        widths: channels by stage; the image is halved between stages.
+        channels: channels by stage; the image is halved between stages.
         blocks: residual blocks in each stage.
         out_channels: channels of the output.
         groups: of the normalisations.
     """
 
-    def __init__(self, in_channels: int, widths: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.ends(in_channels, widths[0], widths[-1], out_channels, groups)
+        self.ends(in_channels, channels[0], channels[-1], out_channels, groups)
         self.down_blocks = nn.ModuleList()
-        before = [widths[0], *widths]
-        for i, width in enumerate(widths):
+        before = [channels[0], *channels]
+        for i, width in enumerate(channels):
             resnets = [ResBlock(before[i] if j == 0 else width, width, None, groups, 1e-6) for j in range(blocks)]
-            resize = {"downsamplers": Downsample(width, symmetric=False)} if i < len(widths) - 1 else {}
+            resize = {"downsamplers": Downsample(width, symmetric=False)} if i < len(channels) - 1 else {}
             self.down_blocks.append(Stage(resnets, [], **resize))
-        self.mid_block = self.middle(widths[-1], groups)
+        self.mid_block = self.middle(channels[-1], groups)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         x = self.conv_in(x)
@@ -98,21 +98,21 @@ class Decoder(Coder):
 
     Args:
         in_channels: channels of the latents.
-        widths: channels by stage, as in the encoder: the last is where the decoder begins.
+        channels: channels by stage, as in the encoder: the last is where the decoder begins.
         blocks: residual blocks in each stage (one more than in the encoder's).
         out_channels: channels of the images.
         groups: of the normalisations.
     """
 
-    def __init__(self, in_channels: int, widths: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.ends(in_channels, widths[-1], widths[0], out_channels, groups)
-        self.mid_block = self.middle(widths[-1], groups)
+        self.ends(in_channels, channels[-1], channels[0], out_channels, groups)
+        self.mid_block = self.middle(channels[-1], groups)
         self.up_blocks = nn.ModuleList()
-        upward = [widths[-1], *reversed(widths)]
+        upward = [channels[-1], *reversed(channels)]
         for i, width in enumerate(upward[1:]):
             resnets = [ResBlock(upward[i] if j == 0 else width, width, None, groups, 1e-6) for j in range(blocks + 1)]
-            resize = {"upsamplers": Upsample(width)} if i < len(widths) - 1 else {}
+            resize = {"upsamplers": Upsample(width)} if i < len(channels) - 1 else {}
             self.up_blocks.append(Stage(resnets, [], **resize))
 
     def forward(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
@@ -130,7 +130,7 @@ class AutoencoderKL(DiffusersNet):
 
     Args:
         in_channels: channels of the images.
-        widths: channels by stage; the image is halved between stages, so 4 widths make latents of an eighth.
+        channels: channels by stage; the image is halved between stages, so 4 stages make latents of an eighth.
         blocks: residual blocks in each stage (one more in the decoder's).
         latent_channels: channels of the latents.
         groups: of the normalisations; divides every width.
@@ -143,7 +143,7 @@ class AutoencoderKL(DiffusersNet):
     def __init__(
         self,
         in_channels: int,
-        widths: Sequence[int] = (64, 128),
+        channels: Sequence[int] = (64, 128),
         blocks: int = 1,
         latent_channels: int = 4,
         groups: int = 32,
@@ -151,25 +151,25 @@ class AutoencoderKL(DiffusersNet):
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if bad := [w for w in widths if w % groups]:
+        if bad := [w for w in channels if w % groups]:
             raise ValueError(f"groups={groups} does not divide the width {bad[0]}")
-        self.factor, self.upcast = 2 ** (len(widths) - 1), False
-        self.encoder = Encoder(in_channels, widths, blocks, 2 * latent_channels, groups)
-        self.decoder = Decoder(latent_channels, widths, blocks, in_channels, groups)
+        self.factor, self.upcast = 2 ** (len(channels) - 1), False
+        self.encoder = Encoder(in_channels, channels, blocks, 2 * latent_channels, groups)
+        self.decoder = Decoder(latent_channels, channels, blocks, in_channels, groups)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         self.register_buffer("scale", torch.tensor(scale))
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return vae_sizes(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        return parse_vae_config(weights)
 
     def config_json(self) -> dict[str, Any]:
         return vae_config(self.arguments, float(self.scale))
 
-    def own_names(self, weights: Weights) -> Mapping[str, Tensor]:
+    def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
         if any(".query." in name for name in weights.state):  # as diffusers had them before 2023
-            return Renamed(weights.state, {_today(name): name for name in weights.state})
+            return RenamedTensors(weights.state, {_today(name): name for name in weights.state})
         return weights.state
 
     def check(self, height: int, width: int) -> None:
@@ -178,11 +178,11 @@ class AutoencoderKL(DiffusersNet):
             sides = f"{height}x{width}"
             raise ValueError(f"the autoencoder halves to 1/{self.factor}, which images of {sides} are not divisible by")
 
-    def encode(self, x: Float[Tensor, "b c h w"]) -> Gaussian:
+    def encode(self, x: Float[Tensor, "b c h w"]) -> DiagonalGaussian:
         """The distribution of an image's latents."""
         self.check(*x.shape[2:])
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, 1)
-        return Gaussian(mean, logvar.clamp(-30, 20))
+        return DiagonalGaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         """The image of latents."""
@@ -198,7 +198,9 @@ class AutoencoderKL(DiffusersNet):
         with torch.autocast(z.device.type, enabled=False):
             return self.decoder(self.post_quant_conv(z.float()))
 
-    def forward(self, x: Float[Tensor, "b c h w"], sample: bool = False) -> tuple[Float[Tensor, "b c h w"], Gaussian]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], sample: bool = False
+    ) -> tuple[Float[Tensor, "b c h w"], DiagonalGaussian]:
         """The image again, from the mean of its latents or a sample of them, and their distribution."""
         latents = self.encode(x)
         return self.decode(latents.sample() if sample else latents.mean), latents
@@ -210,11 +212,11 @@ def _today(name: str) -> str:
     return name
 
 
-class AutoencoderTrainer(Autoencoder):
+class AutoencoderKLModule(Autoencoder):
     """An autoencoder with Gaussian latents, the first of the two stages of latent diffusion.
 
     Args:
-        widths: channels by stage; the image is halved between stages, so 2 widths make latents of half its size.
+        channels: channels by stage; the image is halved between stages, so 2 stages make latents of half its size.
         blocks: residual blocks in each stage (one more in the decoder's).
         latent_channels: channels of the latents.
         groups: of the normalisations; divides every width.
@@ -224,7 +226,7 @@ class AutoencoderTrainer(Autoencoder):
 
     def __init__(
         self,
-        widths: list[int] = [32, 64],
+        channels: list[int] = [32, 64],
         blocks: int = 1,
         latent_channels: int = 4,
         groups: int = 16,
@@ -232,8 +234,8 @@ class AutoencoderTrainer(Autoencoder):
         image_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels = need(self, in_channels=in_channels)
-        net = AutoencoderKL(channels, widths, blocks, latent_channels, groups)
+        image_channels = require(self, in_channels=in_channels)
+        net = AutoencoderKL(image_channels, channels, blocks, latent_channels, groups)
         if image_size is not None:
             net.check(image_size, image_size)
         super().__init__(net=net, **kwargs)

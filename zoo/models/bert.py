@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.layers.recurrent import valid
-from zoo.weights import bert_files
+from zoo.layers.recurrent import length_mask
 from zoo.weights.fetch import say
 from zoo.weights.files import Weights
-from zoo.weights.huggingface import Entry, HuggingFaceNet, open_weights
+from zoo.weights.formats import bert as bert_format
+from zoo.weights.formats.huggingface import Entry, HuggingFaceNet, open_weights
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 ACTIVATIONS: dict[str, Any] = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
@@ -30,7 +30,17 @@ SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 768, "depth": 6, "heads": 12, "token_types": 0, "pooler": "relu"},
 }
 
-SHAPING = ("vocab_size", "dim", "depth", "heads", "hidden", "max_length", "token_types", "activation", "norm_eps")
+SHAPE_ARGUMENTS = (
+    "vocab_size",
+    "dim",
+    "depth",
+    "heads",
+    "hidden",
+    "max_length",
+    "token_types",
+    "activation",
+    "norm_eps",
+)
 
 
 class Embeddings(nn.Module):
@@ -158,7 +168,7 @@ class BERT(HuggingFaceNet):
     """
 
     architecture: ClassVar[str] = "Model"  # how transformers calls it, behind Bert
-    needless = bert_files.ENDS
+    ignored_keys = bert_format.HEAD_KEYS
     class_names: list[str] | None = None
 
     def __init__(
@@ -192,7 +202,7 @@ class BERT(HuggingFaceNet):
         block = (dim, heads, hidden, activation, dropout, attention_dropout, branch, norm_eps)
         self.blocks = nn.ModuleList(Block(*block) for _ in range(depth))
         self.pooler = Pooler(dim, pooler) if pooler else None
-        self.apply(reset)
+        self.apply(init_weights)
 
     def forward(
         self,
@@ -204,15 +214,15 @@ class BERT(HuggingFaceNet):
         if x.shape[1] > self.max_length:
             raise ValueError(f"{x.shape[1]} tokens are more than the {self.max_length} positions (max_length) of BERT")
         if mask is None and lengths is not None:
-            mask = valid(lengths, x.shape[1])
+            mask = length_mask(lengths, x.shape[1])
         keys = None if mask is None else mask[:, None, None].bool()
         again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         states = self.embeddings(x, token_types)
         for block in self.blocks:
             states = checkpoint(block, states, keys, use_reentrant=False) if again else block(states, keys)
-        return self.answer(states)
+        return self.apply_head(states)
 
-    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
+    def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
         """What is made of the states of the tokens: nothing here, logits where there is a head."""
         return states
 
@@ -225,54 +235,56 @@ class BERT(HuggingFaceNet):
     # Published weights ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def opened(cls, path: str | Path) -> Weights:
-        return bert_files.of_today(open_weights(path), head=cls.architecture != "Model")
+    def open_pretrained(cls, path: str | Path) -> Weights:
+        return bert_format.standardize_keys(open_weights(path), head=cls.architecture != "Model")
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        found = bert_files.arguments_of(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        found = bert_format.infer_config(weights)
         found.pop("head_dropout", None)
         return found
 
     @classmethod
-    def _sizes(cls, weights: Weights) -> dict[str, Any]:
+    def _infer_config(cls, weights: Weights) -> dict[str, Any]:
         known = [name for c in cls.__mro__ if "__init__" in vars(c) for name in inspect.signature(c).parameters]
         told = weights.arguments.get("architecture") or weights.arguments  # of a module's checkpoint
-        return {k: v for k, v in told.items() if k in known} or cls.sizes(weights)
+        return {k: v for k, v in told.items() if k in known} or cls.infer_config(weights)
 
     def entries(self) -> list[Entry]:
         names = [name for name, _ in self.named_parameters()]
-        return bert_files.entries_of(names, self.arguments, head=self.architecture != "Model")
+        return bert_format.tensor_entries(names, self.arguments, head=self.architecture != "Model")
 
     def config_json(self) -> dict[str, Any]:
-        return {**self.config, **bert_files.config_of(self.arguments, self.architecture, self.class_names)}
+        return {**self.config, **bert_format.to_config_json(self.arguments, self.architecture, self.class_names)}
 
-    def _take(self, weights: Weights) -> None:
+    def _load_weights(self, weights: Weights) -> None:
         """As the base does; a pooler or head that the file lacks or has for other classes starts fresh."""
         own, state, fresh = dict(self.named_parameters()), dict(weights.state), set()
         entries = [Entry(k, (k,)) for k in own] if "embeddings.token.weight" in state else self.entries()
         for entry in entries:
-            part, (name, *_) = entry.own.partition(".")[0], entry.names
-            if part in ("pooler", "head") and (name not in state or state[name].shape != own[entry.own].shape):
+            part, (name, *_) = entry.param.partition(".")[0], entry.names
+            if part in ("pooler", "head") and (name not in state or state[name].shape != own[entry.param].shape):
                 fresh.add(part)
         for part in sorted(fresh):
-            getattr(self, part).apply(reset)
-            ends = [(e.names[0], own[e.own]) for e in entries if e.own.startswith(f"{part}.")]
+            getattr(self, part).apply(init_weights)
+            ends = [(e.names[0], own[e.param]) for e in entries if e.param.startswith(f"{part}.")]
             was = next((len(state[name]) for name, _ in ends if name in state and state[name].ndim == 2), None)
             said = f"it has no {part}, so one starts fresh"
             if was is not None:
                 said = f"its head of {was} classes is replaced by a fresh one of {len(ends[0][1])}"
             say(f"{weights.source}: {said}")
             state |= {name: parameter.detach() for name, parameter in ends}
-        super()._take(Weights(weights.source, state, weights.arguments, weights.config))
+        super()._load_weights(Weights(weights.source, state, weights.arguments, weights.config))
 
     def _compare(self, weights: Weights) -> None:
-        theirs, ours = self._sizes(weights), self.arguments
-        if unlike := [f"{k}={theirs[k]} instead of {ours[k]}" for k in SHAPING if theirs.get(k, ours[k]) != ours[k]]:
+        theirs, ours = self._infer_config(weights), self.arguments
+        if unlike := [
+            f"{k}={theirs[k]} instead of {ours[k]}" for k in SHAPE_ARGUMENTS if theirs.get(k, ours[k]) != ours[k]
+        ]:
             raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {', '.join(unlike)}")
 
 
-def reset(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Weights of a layer as BERT's: normal with deviation 0.02, biases 0, scales 1."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.recurrent import time_mean
+from zoo.layers.recurrent import masked_mean
 from zoo.models.bert import BERT
-from zoo.packages import model_folder
 from zoo.text import Tokenizer
 from zoo.weights.fetch import say
+from zoo.weights.packages import model_folder
 
 STEPS = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
 
@@ -48,7 +48,7 @@ class BERTEmbedder(nn.Module):
 
     def forward(self, x: Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
         states = self.bert(x, lengths)
-        vectors = states[:, 0] if self.pooling == "cls" else time_mean(states, lengths)
+        vectors = states[:, 0] if self.pooling == "cls" else masked_mean(states, lengths)
         return F.normalize(vectors, dim=1) if self.normalize else vectors
 
     @torch.no_grad()

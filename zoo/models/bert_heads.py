@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.models.bert import ACTIVATIONS, BERT, Activation, reset
+from zoo.models.bert import ACTIVATIONS, BERT, Activation, init_weights
 from zoo.weights.files import Weights
 
 
-class MaskedHead(nn.Module):
+class MLMHead(nn.Module):
     """Tell which token it was: a layer, and the embedding turned round.
 
     Args:
@@ -31,7 +31,7 @@ class MaskedHead(nn.Module):
         return self.decoder(self.norm(self.activation(self.dense(states))))
 
 
-class ClassHead(nn.Module):
+class ClassificationHead(nn.Module):
     """Dropout and a layer, on one vector or one a token.
 
     Args:
@@ -48,8 +48,8 @@ class ClassHead(nn.Module):
         return self.linear(self.dropout(states))
 
 
-class MaskedBERT(BERT):
-    """BERT that tells for every token which one it was: logits ``(b, t, v)``, or ``(n, v)`` of those ``chosen``.
+class BERTForMaskedLM(BERT):
+    """BERT that tells for every token which one it was: logits ``(b, t, v)``, or ``(n, v)`` at ``positions``.
 
     Args:
         vocab_size: number of tokens.
@@ -59,18 +59,19 @@ class MaskedBERT(BERT):
 
     def __init__(self, vocab_size: int, **kwargs: Any) -> None:
         super().__init__(vocab_size, **{**kwargs, "pooler": None})
-        self.head = MaskedHead(self.embeddings.token, self.arguments["activation"], self.arguments["norm_eps"])
-        self.head.apply(reset)
-        self.embeddings.token.apply(reset)
+        self.head = MLMHead(self.embeddings.token, self.arguments["activation"], self.arguments["norm_eps"])
+        self.head.apply(init_weights)
+        self.embeddings.token.apply(init_weights)
 
     def forward(
-        self, *inputs: Tensor | None, chosen: Bool[Tensor, "b t"] | None = None, **more: Tensor | None
+        self, *inputs: Tensor | None, positions: Bool[Tensor, "b t"] | None = None, **more: Tensor | None
     ) -> Float[Tensor, "b t v"] | Float[Tensor, "n v"]:
         states = super().forward(*inputs, **more)  # type: ignore[arg-type]
-        return self.head(states if chosen is None else states[chosen])  # the head on all tokens costs as much as BERT
+        # the head on all tokens costs as much as BERT
+        return self.head(states if positions is None else states[positions])
 
 
-class TokenBERT(BERT):
+class BERTForTokenClassification(BERT):
     """BERT that tells the class of every token: logits ``(b, t, k)``.
 
     Args:
@@ -86,16 +87,16 @@ class TokenBERT(BERT):
         super().__init__(vocab_size, **{**kwargs, "pooler": (kwargs.get("pooler") or "tanh") if self.pooled else None})
         self.arguments |= {"num_classes": num_classes, "head_dropout": head_dropout}
         dropout = self.arguments["dropout"] if head_dropout is None else head_dropout
-        self.head = ClassHead(self.arguments["dim"], num_classes, dropout)
+        self.head = ClassificationHead(self.arguments["dim"], num_classes, dropout)
         self.class_names = [f"LABEL_{i}" for i in range(num_classes)]
-        self.head.apply(reset)
+        self.head.apply(init_weights)
 
-    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
+    def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
         return self.head(states)
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        found = super().sizes(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        found = super().infer_config(weights)
         config, distil = weights.config, found["token_types"] == 0
         if "classifier.weight" in weights.state:
             found["num_classes"] = len(weights.state["classifier.weight"])
@@ -105,8 +106,8 @@ class TokenBERT(BERT):
             found["pooler"] = "relu" if distil else "tanh"
         return found
 
-    def _take(self, weights: Weights) -> None:
-        super()._take(weights)
+    def _load_weights(self, weights: Weights) -> None:
+        super()._load_weights(weights)
         names, count = self.config.get("id2label") or {}, self.arguments["num_classes"]
         if len(names) == count:
             self.class_names = [names[str(i)] for i in range(count)]
@@ -114,7 +115,7 @@ class TokenBERT(BERT):
             self.config = {k: v for k, v in self.config.items() if k not in ("id2label", "label2id")}
 
 
-class SequenceBERT(TokenBERT):
+class BERTForSequenceClassification(BERTForTokenClassification):
     """BERT that tells the class of a text: logits ``(b, k)``.
 
     Args:
@@ -125,6 +126,6 @@ class SequenceBERT(TokenBERT):
 
     architecture, pooled = "ForSequenceClassification", True
 
-    def answer(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b k"]:
+    def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b k"]:
         assert self.pooler is not None
         return self.head(self.pooler(states))

@@ -7,18 +7,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from zoo.models.bert import BERT, SHAPING, SIZES, Size
-from zoo.models.bert_heads import MaskedBERT, SequenceBERT, TokenBERT
-from zoo.packages import model_folder
-from zoo.tasks import Classifier, need
+from zoo.models.bert import BERT, SHAPE_ARGUMENTS, SIZES, Size
+from zoo.models.bert_heads import BERTForMaskedLM, BERTForSequenceClassification, BERTForTokenClassification
+from zoo.tasks import Classifier, require
 from zoo.tasks.entities import EntityTagger
 from zoo.tasks.masked_language import MaskedLanguageModel
-from zoo.tasks.tokenized import Tokenized, tokenizer_beside
+from zoo.tasks.tokenized import TextTask, find_tokenizer
 from zoo.text import Tokenizer
-from zoo.text.publish import write_tokenizer
+from zoo.text.save import save_tokenizer
+from zoo.weights.packages import model_folder
 
 
-class BERTModule(Tokenized):
+class BERTModule(TextTask):
     """What modules with a BERT inside share: its size, or the files it comes from, and the tokenizer.
 
     A checkpoint holds the weights themselves and the architecture, so it needs no files again.
@@ -62,31 +62,33 @@ class BERTModule(Tokenized):
         if dropout is not None:
             given |= {"dropout": dropout, "attention_dropout": dropout}
         given["activation_checkpointing"] = activation_checkpointing
-        their_tokenizer = None
+        pretrained_tokenizer = None
         if architecture is not None:
             net = self.network(**architecture)
         elif weights is not None:
-            net, their_tokenizer = self._from_files(model_folder(weights), given, vocab_size)
+            net, pretrained_tokenizer = self._load_pretrained(model_folder(weights), given, vocab_size)
         else:
             net = self.network(
-                **{**SIZES[size], "vocab_size": need(self, vocab_size=vocab_size), "pad_id": pad_id, **given}
+                **{**SIZES[size], "vocab_size": require(self, vocab_size=vocab_size), "pad_id": pad_id, **given}
             )
         super().__init__(net=net, **kwargs)
         self.hparams.update(weights=None, architecture=net.arguments)
-        self.their_tokenizer = their_tokenizer
+        self.pretrained_tokenizer = pretrained_tokenizer
 
     def head_arguments(self) -> dict[str, Any]:
         """Arguments of the network's head that are known."""
         return {}
 
-    def _from_files(self, weights: str, given: dict[str, Any], vocab_size: int | None) -> tuple[BERT, Tokenizer | None]:
-        opened = self.network.opened(weights)
-        sizes = self.network._sizes(opened)
+    def _load_pretrained(
+        self, weights: str, given: dict[str, Any], vocab_size: int | None
+    ) -> tuple[BERT, Tokenizer | None]:
+        opened = self.network.open_pretrained(weights)
+        sizes = self.network._infer_config(opened)
         if unlike := [
-            f"{k}={sizes[k]} instead of {v}" for k, v in given.items() if k in SHAPING and sizes.get(k, v) != v
+            f"{k}={sizes[k]} instead of {v}" for k, v in given.items() if k in SHAPE_ARGUMENTS and sizes.get(k, v) != v
         ]:
             raise ValueError(f"{weights} has {', '.join(unlike)}: leave out what the weights say")
-        tokenizer = tokenizer_beside(weights)
+        tokenizer = find_tokenizer(weights)
         known = len(tokenizer) if tokenizer is not None else sizes["vocab_size"]
         if vocab_size is not None and vocab_size != known:
             how = f"--data.tokenizer {weights}" if Path(weights).is_dir() else "the tokenizer that belongs to them"
@@ -105,7 +107,7 @@ class BERTModule(Tokenized):
             raise ValueError(f"the data has texts of up to {longest} tokens, this BERT {net.max_length} positions: "
                              f"take --data.max_length {net.max_length}")  # fmt: skip
         if isinstance(tokenizer := getattr(data, "tokenizer", None), Tokenizer):
-            self.take_tokenizer(tokenizer)
+            self.set_tokenizer(tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads: weights, names of classes, and the tokenizer, where one is known."""
@@ -114,7 +116,7 @@ class BERTModule(Tokenized):
         net.class_names = self.hparams.get("class_names") or net.class_names
         net.save_pretrained(folder)
         if self.tokenizer is not None and self.tokenizer.level in ("wordpiece", "bpe", "huggingface"):
-            write_tokenizer(folder, self.tokenizer, net.max_length, inputs=net.model_input_names)
+            save_tokenizer(folder, self.tokenizer, net.max_length, inputs=net.model_input_names)
 
     def _known_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -125,17 +127,17 @@ class BERTModule(Tokenized):
 class BERTMaskedLM(BERTModule, MaskedLanguageModel):
     """A BERT that learns to tell hidden tokens from those around them."""
 
-    network = MaskedBERT
+    network = BERTForMaskedLM
 
     @torch.no_grad()
-    def fill(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
+    def fill_mask(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
         """For each ``[MASK]`` in a text, the likeliest tokens and their probabilities, in eval mode."""
         tokenizer = self._known_tokenizer()
         ids = tokenizer.encode(text, parse_special=True)
         ends = [[] if i is None else [i] for i in (tokenizer.cls_id, tokenizer.sep_id)]
         x = torch.tensor([[*ends[0], *ids, *ends[1]]], device=self.device)
         was = self.training
-        found = self.eval().net(x, chosen=x == tokenizer.mask_id).softmax(1).topk(top_k)
+        found = self.eval().net(x, positions=x == tokenizer.mask_id).softmax(1).topk(top_k)
         self.train(was)
         return [
             list(zip(tokenizer.names(names), scores, strict=True))
@@ -143,7 +145,7 @@ class BERTMaskedLM(BERTModule, MaskedLanguageModel):
         ]
 
 
-class _WithClasses(BERTModule):
+class _BERTWithClassHead(BERTModule):
     """What a head that tells classes needs to know.
 
     Args:
@@ -153,14 +155,14 @@ class _WithClasses(BERTModule):
 
     def __init__(self, num_classes: int | None = None, head_dropout: float | None = None, **kwargs: Any) -> None:
         dropped = {} if head_dropout is None else {"head_dropout": head_dropout}
-        self._head = {"num_classes": need(self, num_classes=num_classes), **dropped}
+        self._head = {"num_classes": require(self, num_classes=num_classes), **dropped}
         super().__init__(num_classes=num_classes, **kwargs)
         self._order_classes()
 
     def _order_classes(self) -> None:
         """Let classes that the weights number otherwise than the data have the data's numbers."""
         net, ours = self.net, self.hparams.get("class_names")
-        assert isinstance(net, TokenBERT)
+        assert isinstance(net, BERTForTokenClassification)
         theirs = net.class_names
         if ours and theirs and ours != theirs and sorted(ours) == sorted(theirs):
             order = [theirs.index(name) for name in ours]
@@ -172,13 +174,13 @@ class _WithClasses(BERTModule):
         return self._head
 
 
-class BERTClassifier(_WithClasses, Classifier):
+class BERTClassifier(_BERTWithClassHead, Classifier):
     """A BERT that tells texts apart, by the state of their first token."""
 
-    network = SequenceBERT
+    network = BERTForSequenceClassification
 
 
-class BERTTokenClassifier(_WithClasses, EntityTagger):
+class BERTTokenClassifier(_BERTWithClassHead, EntityTagger):
     """A BERT that tells for each word what it is, such as part of a name."""
 
-    network = TokenBERT
+    network = BERTForTokenClassification

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.weights.diffusers import DiffusersNet
-from zoo.weights.diffusers_configs import text_config, text_sizes
 from zoo.weights.files import Weights
-from zoo.weights.folders import Renamed
+from zoo.weights.folders import RenamedTensors
+from zoo.weights.formats.diffusers import DiffusersNet
+from zoo.weights.formats.diffusers_configs import parse_text_config, text_config
 
 # By name: those of Stable Diffusion 1.x (OpenAI's ViT-L/14) and 2.x (OpenCLIP's ViT-H/14 without its last layer).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ class CausalAttention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Two layers with GELU between them.
 
     Args:
@@ -84,20 +84,20 @@ class Perceptron(nn.Module):
         return self.fc2(h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h))
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """Attention and a perceptron, each normalised before it and beside a shortcut."""
 
     def __init__(self, dim: int, heads: int, hidden: int, activation: Literal["gelu", "quick_gelu"]) -> None:
         super().__init__()
         self.self_attn, self.layer_norm1 = CausalAttention(dim, heads), nn.LayerNorm(dim)
-        self.mlp, self.layer_norm2 = Perceptron(dim, hidden, activation), nn.LayerNorm(dim)
+        self.mlp, self.layer_norm2 = MLP(dim, hidden, activation), nn.LayerNorm(dim)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
 
-class TextEncoder(DiffusersNet):
+class CLIPTextEncoder(DiffusersNet):
     """The states of a prompt's tokens, from which a picture is made.
 
     Parameters are named as in transformers' ``CLIPTextModel``.
@@ -110,7 +110,7 @@ class TextEncoder(DiffusersNet):
         heads: attention heads, dividing ``dim``.
         hidden: width inside the perceptrons.
         activation: ``quick_gelu`` as OpenAI's weights need, or ``gelu`` as OpenCLIP's.
-        skip: number of last layers left out before the last normalisation: 1 gives the penultimate states.
+        clip_skip: number of last layers left out before the last normalisation: 1 gives the penultimate states.
     """
 
     part, presets = "text_encoder", PRESETS
@@ -124,7 +124,7 @@ class TextEncoder(DiffusersNet):
         heads: int = 12,
         hidden: int = 3072,
         activation: Literal["gelu", "quick_gelu"] = "quick_gelu",
-        skip: int = 0,
+        clip_skip: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -132,36 +132,36 @@ class TextEncoder(DiffusersNet):
             raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
         if activation not in ("gelu", "quick_gelu"):
             raise ValueError(f"activation must be gelu or quick_gelu, got {activation!r}")
-        if not 0 <= skip < depth:
-            raise ValueError(f"skip leaves out 0 to {depth - 1} of {depth} layers, got {skip}")
-        self.skip, self.max_length, self.dim = skip, max_length, dim
+        if not 0 <= clip_skip < depth:
+            raise ValueError(f"clip_skip leaves out 0 to {depth - 1} of {depth} layers, got {clip_skip}")
+        self.clip_skip, self.max_length, self.dim = clip_skip, max_length, dim
         self.embeddings = TokenEmbeddings(vocab_size, max_length, dim)
-        layers = nn.ModuleList([Layer(dim, heads, hidden, activation) for _ in range(depth)])
+        layers = nn.ModuleList([EncoderLayer(dim, heads, hidden, activation) for _ in range(depth)])
         self.encoder = nn.ModuleDict({"layers": layers})
         self.final_layer_norm = nn.LayerNorm(dim)
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return text_sizes(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        return parse_text_config(weights)
 
     def config_json(self) -> dict[str, Any]:
         return text_config(self.arguments)
 
-    def own_names(self, weights: Weights) -> Mapping[str, Tensor]:
+    def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
         # of a whole CLIP, files hold the pictures' tower too; published ones have a prefix, and buffers of old
         prefix = "text_model." if any(k.startswith("text_model.") for k in weights.state) else ""
         text = [k for k in weights.state if k.startswith((prefix, "embeddings.", "encoder.", "final_layer_norm."))]
         names = {k.removeprefix(prefix): k for k in text if not k.endswith(("position_ids", "text_projection.weight"))}
-        return Renamed(weights.state, names)
+        return RenamedTensors(weights.state, names)
 
-    def file_names(self) -> dict[str, Tensor]:
-        return {f"text_model.{k}": v for k, v in self.plain_state().items()}
+    def export_state_dict(self) -> dict[str, Tensor]:
+        return {f"text_model.{k}": v for k, v in self.parameter_state_dict().items()}
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         if ids.shape[1] > self.max_length:
             raise ValueError(f"the text encoder reads at most {self.max_length} tokens, got {ids.shape[1]}")
         x = self.embeddings(ids)
         layers = list(self.encoder["layers"])  # type: ignore[arg-type]
-        for layer in layers[: len(layers) - self.skip]:
+        for layer in layers[: len(layers) - self.clip_skip]:
             x = layer(x)
         return self.final_layer_norm(x)

@@ -10,17 +10,17 @@ import torch
 from zoo.layers.decoder import initialize_decoder
 from zoo.layers.kv_cache import KVCache
 from zoo.weights.files import Weights
-from zoo.weights.huggingface import Entry, HuggingFaceNet
+from zoo.weights.formats.huggingface import Entry, HuggingFaceNet
 
 
 class Decoder(HuggingFaceNet):
-    """A decoder with published weights; ``files`` is the module of zoo.weights that knows theirs."""
+    """A decoder with published weights; ``format`` is the module of zoo.weights.formats that knows theirs."""
 
-    files: ClassVar[Any]
+    format: ClassVar[Any]
 
     def reset_parameters(self) -> None:
         """Start afresh."""
-        self.drawn_from = torch.get_rng_state()  # where one without memory draws the same numbers from later
+        self.init_rng_state = torch.get_rng_state()  # where one without memory draws the same numbers from later
         initialize_decoder(self, self.arguments["depth"])
 
     def make_cache(self, batch: int, length: int) -> KVCache:
@@ -32,15 +32,15 @@ class Decoder(HuggingFaceNet):
     # Files ------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def opened(cls, path: str | Path) -> Weights:
-        return cls.files.opened(path)
+    def open_pretrained(cls, path: str | Path) -> Weights:
+        return cls.format.open_pretrained(path)
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return cls.files.sizes(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        return cls.format.infer_config(weights)
 
     def entries(self) -> list[Entry]:
-        return self.files.entries(self.arguments)
+        return self.format.entries(self.arguments)
 
     def config_json(self) -> dict[str, Any]:
-        return self.files.config_json(self.arguments, self.config)
+        return self.format.config_json(self.arguments, self.config)

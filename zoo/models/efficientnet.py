@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
 from zoo.layers.head import HeadKind, classifier_head
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
 from zoo.weights.files import write
-from zoo.weights.pretrained import Format, Pretrained, head_sizes
-from zoo.weights.rename import rename, reverse
+from zoo.weights.pretrained import Format, PretrainedNet, infer_head
+from zoo.weights.renaming import invert, rename_keys
 
 # Compound scaling: factors on width and depth, the resolution in pixels, and the dropout of the head.
 VARIANTS = {
@@ -133,7 +133,7 @@ class MBConv(nn.Module):
         return x + self.stochastic_depth(self.block(x)) if self.residual else self.block(x)
 
 
-class EfficientNet(Pretrained):
+class EfficientNet(PretrainedNet):
     """A stem, seven stages of MBConv blocks, and a layer over the average of the image.
 
     Parameters are named as in torchvision.
@@ -142,23 +142,23 @@ class EfficientNet(Pretrained):
         in_channels: channels of the images.
         num_classes: number of outputs.
         variant: ``b0`` to ``b7``, or ``lite0``: without squeeze-excitation, with ReLU6 and TensorFlow's padding.
-        width: factor on the channels of b0; null takes the variant's.
-        depth: factor on the blocks of each stage of b0; null takes the variant's.
+        width_mult: factor on the channels of b0; null takes the variant's.
+        depth_mult: factor on the blocks of each stage of b0; null takes the variant's.
         dropout: share dropped before the last layer; null takes the variant's.
         stochastic_depth: probability of leaving out the last block; it rises evenly from the first.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout.
     """
 
-    published = tuple(f"EfficientNet_{variant.capitalize()}_Weights" for variant in VARIANTS)
-    first_kernel, head_names, formats = "features.0.0.weight", ("classifier.1",), ("torchvision", "timm")
+    weights_enums = tuple(f"EfficientNet_{variant.capitalize()}_Weights" for variant in VARIANTS)
+    input_conv, classifier_names, formats = "features.0.0.weight", ("classifier.1",), ("torchvision", "timm")
 
     def __init__(
         self,
         in_channels: int,
         num_classes: int,
         variant: Variant = "b0",
-        width: float | None = None,
-        depth: float | None = None,
+        width_mult: float | None = None,
+        depth_mult: float | None = None,
         dropout: float | None = None,
         stochastic_depth: float = 0.2,
         head: HeadKind = "linear",
@@ -168,7 +168,7 @@ class EfficientNet(Pretrained):
         if variant not in VARIANTS:
             raise ValueError(f"variant of an EfficientNet is one of {', '.join(VARIANTS)}, got {variant!r}")
         wide, deep, self.resolution, dropped = VARIANTS[variant]
-        wide, deep = width or wide, depth or deep
+        wide, deep = width_mult or wide, depth_mult or deep
         style = {"lite": variant == "lite0", "slow_norm": variant in ("b5", "b6", "b7")}
         channels, done = scaled_width(STEM, wide), 0
         total = sum(scaled_depth(stage[-1], deep) for stage in STAGES)
@@ -199,32 +199,32 @@ class EfficientNet(Pretrained):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
     @property
-    def published_as(self) -> str:
+    def weights_enum(self) -> str:
         return f"EfficientNet_{self.arguments['variant'].capitalize()}_Weights"
 
     @classmethod
-    def own_names(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, where blocks are numbered through
             state = _by_stage(state)
-        return rename(state, _timm_names(state)) if "conv_stem.weight" in state else state
+        return rename_keys(state, _timm_names(state)) if "conv_stem.weight" in state else state
 
     @classmethod
-    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         kernel = state["features.0.0.weight"]
         blocks = tuple(len({k.split(".")[2] for k in state if k.startswith(f"features.{i}.")}) for i in range(1, 8))
         lite, last = not any(".fc1." in k for k in state), state["features.8.0.weight"].shape[1]
-        sizes = {"in_channels": kernel.shape[1], **head_sizes(state, "classifier.1")}
+        sizes = {"in_channels": kernel.shape[1], **infer_head(state, "classifier.1")}
         for variant, (wide, deep, *_) in VARIANTS.items():
             scaled = tuple(scaled_depth(stage[-1], deep) for stage in STAGES)
             if (lite, last, blocks) == (variant == "lite0", scaled_width(STAGES[-1][3], wide), scaled):
                 return {**sizes, "variant": variant}
         return sizes
 
-    def save_as(self, path: Path, format: Format) -> None:
+    def save_in_format(self, path: Path, format: Format) -> None:
         if format == "torchvision":
-            return super().save_as(path, format)
-        names = reverse(_timm_names(self.state_dict()))
-        write(path, rename(self.state_dict(), names), arguments=self.arguments, preprocessing=self.preprocessing)
+            return super().save_in_format(path, format)
+        names = invert(_timm_names(self.state_dict()))
+        write(path, rename_keys(self.state_dict(), names), arguments=self.arguments, preprocessing=self.preprocessing)
 
 
 def _timm_names(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -271,7 +271,7 @@ def _by_stage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             names |= {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
         table |= {f"{theirs}.{old}": f"{ours}.{new}" for old, new in names.items()}
-    return rename(state, table)
+    return rename_keys(state, table)
 
 
 class EfficientNetClassifier(ImageClassifier):
@@ -279,8 +279,8 @@ class EfficientNetClassifier(ImageClassifier):
 
     Args:
         variant: ``b0`` to ``b7``, or ``lite0``: without squeeze-excitation, with ReLU6 and TensorFlow's padding.
-        width: factor on the channels of b0; null takes the variant's.
-        depth: factor on the blocks of each stage of b0; null takes the variant's.
+        width_mult: factor on the channels of b0; null takes the variant's.
+        depth_mult: factor on the blocks of each stage of b0; null takes the variant's.
         dropout: share dropped before the last layer; null takes the variant's.
         stochastic_depth: probability of leaving out the last block; it rises evenly from the first.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
@@ -291,8 +291,8 @@ class EfficientNetClassifier(ImageClassifier):
     def __init__(
         self,
         variant: Variant = "b0",
-        width: float | None = None,
-        depth: float | None = None,
+        width_mult: float | None = None,
+        depth_mult: float | None = None,
         dropout: float | None = None,
         stochastic_depth: float = 0.2,
         head: HeadKind = "linear",
@@ -300,6 +300,6 @@ class EfficientNetClassifier(ImageClassifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, classes = need(self, in_channels=in_channels, num_classes=num_classes)
-        net = EfficientNet(channels, classes, variant, width, depth, dropout, stochastic_depth, head)
+        channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
+        net = EfficientNet(channels, classes, variant, width_mult, depth_mult, dropout, stochastic_depth, head)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.layers.recurrent import initialize_recurrent
-from zoo.tasks import Forecaster, need
+from zoo.tasks import Forecaster, require
 from zoo.tasks.forecasting import check_quantiles
 
 Decoding = Literal["direct", "autoregressive"]
@@ -80,12 +80,12 @@ class AutoregressiveDecoder(nn.Module):
         rnn: goes on from the encoder's states; takes ``1 + future_dim`` numbers a step.
         horizon: steps to forecast.
         outputs: numbers a step.
-        fed: which of them leads to the next step.
+        feedback_index: which of them leads to the next step.
     """
 
-    def __init__(self, rnn: nn.LSTM | nn.GRU, horizon: int, outputs: int, fed: int = 0) -> None:
+    def __init__(self, rnn: nn.LSTM | nn.GRU, horizon: int, outputs: int, feedback_index: int = 0) -> None:
         super().__init__()
-        self.rnn, self.horizon, self.fed = rnn, horizon, fed
+        self.rnn, self.horizon, self.feedback_index = rnn, horizon, feedback_index
         self.out = nn.Linear(rnn.hidden_size, outputs)
 
     def forward(
@@ -96,7 +96,7 @@ class AutoregressiveDecoder(nn.Module):
             known = last if future is None else torch.cat([last, future[:, i]], 1)
             top, states = self.rnn(known.unsqueeze(1), states)
             steps.append(self.out(top.squeeze(1)))
-            last = steps[-1][:, self.fed : self.fed + 1]
+            last = steps[-1][:, self.feedback_index : self.feedback_index + 1]
         return torch.stack(steps, 1)
 
 
@@ -212,7 +212,7 @@ class LSTMForecaster(Forecaster):
         future_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        width, steps = need(self, input_dim=input_dim, horizon=horizon)
+        width, steps = require(self, input_dim=input_dim, horizon=horizon)
         shape = (width, steps, dim, depth, dropout, future_dim or 0)
         net = self.network(*shape, quantiles, decoding, revin, init_recurrent)
         super().__init__(net=net, horizon=horizon, quantiles=quantiles, **kwargs)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from zoo.callbacks.ema import with_ema
 from zoo.models.autoencoder_kl import AutoencoderKL
-from zoo.models.clip_text import TextEncoder
-from zoo.weights.diffusers import Part
+from zoo.models.clip_text import CLIPTextEncoder
 from zoo.weights.folders import open_file
-from zoo.weights.ldm_files import PREFIXES
+from zoo.weights.formats.diffusers import Part
+from zoo.weights.formats.ldm import PREFIXES
 
 
 def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
@@ -28,22 +28,22 @@ def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
     elif not Path(source).expanduser().exists():
         raise ValueError(f"no autoencoder {source}: a checkpoint or a folder of diffusers is needed")
     elif Path(source).suffix == ".ckpt":
-        found = _of_checkpoint(Path(source).expanduser())
+        found = _from_checkpoint(Path(source).expanduser())
     else:
         found = AutoencoderKL.from_pretrained(source, dtype=torch.float32)
     return found.eval().requires_grad_(False)
 
 
-def _of_checkpoint(path: Path) -> AutoencoderKL:
+def _from_checkpoint(path: Path) -> AutoencoderKL:
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         given, state = checkpoint["hyper_parameters"], with_ema(checkpoint)["state_dict"]
         state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-        names = ("in_channels", "widths", "blocks", "latent_channels", "groups")
+        names = ("in_channels", "channels", "blocks", "latent_channels", "groups")
         found = AutoencoderKL(**{name: given[name] for name in names})
         found.load_state_dict(state)
     except Exception:
-        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderTrainer") from None
+        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderKLModule") from None
     images = checkpoint.get("datamodule_hyper_parameters") or {}
     if any(value != 0.5 for name in ("mean", "std") for value in images.get(name) or ()):
         scaled = f"mean {images['mean']} and std {images['std']}"
@@ -51,22 +51,22 @@ def _of_checkpoint(path: Path) -> AutoencoderKL:
     return found
 
 
-def open_text_encoder(source: str | dict[str, Any]) -> TextEncoder:
+def open_text_encoder(source: str | dict[str, Any]) -> CLIPTextEncoder:
     """A text encoder that is not trained any more.
 
     Args:
         source: a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
     """
     if isinstance(source, dict):
-        found = TextEncoder(**source)
+        found = CLIPTextEncoder(**source)
     elif not Path(source).expanduser().exists():
         raise ValueError(f"no text encoder {source}: a folder of diffusers is needed")
     else:
-        found = TextEncoder.from_pretrained(source, dtype=torch.float32)
+        found = CLIPTextEncoder.from_pretrained(source, dtype=torch.float32)
     return found.eval().requires_grad_(False)
 
 
-def pipeline_with(part: Part, weights: str | None) -> str | None:
+def pipeline_containing(part: Part, weights: str | None) -> str | None:
     """Where weights are, if it is a pipeline's folder or single file that holds another part, too; else None."""
     if weights is None:
         return None
@@ -78,7 +78,7 @@ def pipeline_with(part: Part, weights: str | None) -> str | None:
     return weights if any(name.startswith(PREFIXES[part]) for name in open_file(path).keys()) else None  # noqa: SIM118
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def states_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two states hold the same numbers."""
     return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
 

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, add_tokens_before, first_position, through
+from zoo.layers.cpu.single_token_decoder import DecoderSpec
+from zoo.layers.decoder import SwiGLU, apply_token_shift, cache_start, run_blocks
 from zoo.layers.kv_cache import KVCache
-from zoo.layers.rotary import Rotary
-from zoo.layers.token_step import Parts
+from zoo.layers.rotary import RotaryEmbedding
 from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
-from zoo.weights import gpt_files
+from zoo.weights.formats import gpt as gpt_format
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -111,8 +111,8 @@ class GPT(Decoder):
         tied: the last layer has the weights of the embedding (Press and Wolf 2016, https://arxiv.org/abs/1608.05859).
     """
 
-    files = gpt_files
-    needless = r"\.attn\.(masked_)?bias$"  # the causal mask, in the oldest files
+    format = gpt_format
+    ignored_keys = r"\.attn\.(masked_)?bias$"  # the causal mask, in the oldest files
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class GPT(Decoder):
         self.wpe = nn.Embedding(block_size, dim) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, norm, activation, qk_norm) for _ in range(depth))
-        self.rotary = Rotary(dim // heads) if positions == "rotary" else None
+        self.rotary = RotaryEmbedding(dim // heads) if positions == "rotary" else None
         self.ln_f = _norm(norm, dim)
         self.lm_head = nn.Linear(dim, vocab_size, bias=False)
         if tied:
@@ -155,21 +155,21 @@ class GPT(Decoder):
         self, ids: Int[Tensor, "b t"], cache: KVCache | None = None, logits_to_keep: int = 0
     ) -> Float[Tensor, "b t v"]:
         """Return logits of all tokens, or of so many at the end."""
-        start = first_position(ids.shape[1], cache, self.block_size)
+        start = cache_start(ids.shape[1], cache, self.block_size)
         x = self.wte(ids)
         if self.token_shift is not None:
-            x = add_tokens_before(x, ids, self.wte, self.token_shift, cache)
+            x = apply_token_shift(x, ids, self.wte, self.token_shift, cache)
         if self.wpe is not None:
             x = x + self.wpe.weight[start : start + ids.shape[1]]
         rotary = self.rotary(start, x) if self.rotary is not None else None
-        x = through(self.blocks, self.dropout(x), rotary, cache, self.activation_checkpointing and self.training)
+        x = run_blocks(self.blocks, self.dropout(x), rotary, cache, self.activation_checkpointing and self.training)
         logits = self.lm_head(self.ln_f(x[:, -logits_to_keep:]))
         return logits if self.logit_softcap is None else self.logit_softcap * (logits / self.logit_softcap).tanh()
 
-    def parts(self) -> Parts:
+    def decoder_spec(self) -> DecoderSpec:
         blocks = [(b.ln_1, b.attn, b.ln_2, b.mlp) for b in self.blocks]
         activation, own = self.arguments["activation"], {GPT, Block, MLP}
-        return Parts(
+        return DecoderSpec(
             self.wte, self.token_shift, self.wpe, self.rotary, blocks, activation, self.ln_f, self.lm_head,
             self.logit_softcap, own,
         )  # fmt: skip

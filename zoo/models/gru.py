@@ -1,6 +1,6 @@
 """Gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078): all as for an LSTM, but for the layer."""
 
-from zoo.layers.padded import PaddedGRU
+from zoo.layers.padded_rnn import PaddedGRU
 from zoo.models.lstm import LSTM, LSTMClassifier, LSTMRegressor, LSTMTagger
 
 

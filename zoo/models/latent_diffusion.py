@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import Discrete, NoiseSchedule, ScheduleName, Target, make_schedule
-from zoo.models.autoencoder_kl import AutoencoderKL, Gaussian
-from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_with, same
+from zoo.diffusion.schedules import DDPMSchedule, NoiseSchedule, PredictionType, ScheduleName, make_schedule
+from zoo.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
+from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_containing, states_equal
 from zoo.models.unet import UNet
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.diffusion import Condition, Diffusion
-from zoo.text.prompts import Prompts
+from zoo.text.prompts import PromptTokenizer
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights.diffusers import DiffusersNet, open_part, scheduler_config
 from zoo.weights.fetch import say
+from zoo.weights.formats.diffusers import DiffusersNet, open_part, scheduler_config
 
-# By diffusers' names.
-TARGETS: dict[str, Target] = {"epsilon": "epsilon", "v_prediction": "v"}
+# What a network of diffusers may predict; the names of schedules are diffusers' too, from theirs to ours.
+PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
 SCHEDULES: dict[str, ScheduleName]
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
@@ -37,7 +37,7 @@ class LatentDiffusion(Diffusion):
     Args:
         preset: sizes of the U-Net by name: ``pixels-8``, ``pixels-32``, ``latents``, ``sd-1.5``, ``sd-2.1``. What is
             given below replaces them.
-        widths: channels by stage; the image is halved between stages.
+        channels: channels by stage; the image is halved between stages.
         blocks: residual blocks in each stage.
         attention: for each stage, whether attention follows its blocks.
         heads: attention heads, the same number in every stage.
@@ -48,7 +48,7 @@ class LatentDiffusion(Diffusion):
         activation_checkpointing: compute the inside of the U-Net's blocks again on the way back in place of keeping it.
         weights: of the U-Net to start from: a folder of diffusers, a single-file checkpoint, or a file of zoo; null
             starts fresh. From a whole pipeline come autoencoder and text encoder, too, where they are null.
-        autoencoder: of which the latents are: a checkpoint of an ``AutoencoderTrainer``, or a folder of diffusers;
+        autoencoder: of which the latents are: a checkpoint of an ``AutoencoderKLModule``, or a folder of diffusers;
             null makes pixels. In a checkpoint it is the sizes of the one that lies there.
         text_encoder: which reads texts, for ``condition: text``: a folder of diffusers with ``text_encoder`` and
             ``tokenizer``, or a single-file checkpoint. In a checkpoint it is the sizes of the one that lies there.
@@ -63,7 +63,7 @@ class LatentDiffusion(Diffusion):
     def __init__(
         self,
         preset: str = "pixels-32",
-        widths: list[int] | None = None,
+        channels: list[int] | None = None,
         blocks: int | None = None,
         attention: list[bool] | None = None,
         heads: int | None = None,
@@ -82,23 +82,23 @@ class LatentDiffusion(Diffusion):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, side = need(self, in_channels=in_channels, image_size=image_size)
-        num_classes = need(self, num_classes=num_classes) if condition == "class" else None
-        autoencoder = autoencoder or pipeline_with("vae", weights)
-        text_encoder = text_encoder or (pipeline_with("text_encoder", weights) if condition == "text" else None)
+        image_channels, side = require(self, in_channels=in_channels, image_size=image_size)
+        num_classes = require(self, num_classes=num_classes) if condition == "class" else None
+        autoencoder = autoencoder or pipeline_containing("vae", weights)
+        text_encoder = text_encoder or (pipeline_containing("text_encoder", weights) if condition == "text" else None)
         if condition == "text" and text_encoder is None:
             raise ValueError("condition: text needs a text_encoder: a folder of diffusers that holds one")
         for name, given in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
             if condition != "text" and given is not None:
                 raise ValueError(f"condition: {condition} has no use for a {name}; condition: text has")
         frozen: dict[str, DiffusersNet] = {}
-        shape = (channels, side, side)
+        shape = (image_channels, side, side)
         if autoencoder is not None:
             frozen["autoencoder"] = opened = open_autoencoder(autoencoder)
-            shape = latent_shape(opened, channels, side)
+            shape = latent_shape(opened, image_channels, side)
         if text_encoder is not None:
             frozen["text_encoder"] = open_text_encoder(text_encoder)
-        given = {"widths": widths, "blocks": blocks, "attention": attention, "heads": heads, "head_dim": head_dim,
+        given = {"channels": channels, "blocks": blocks, "attention": attention, "heads": heads, "head_dim": head_dim,
                  "groups": groups, "linear_projection": linear_projection}  # fmt: skip
         sizes = {k: v for k, v in given.items() if v is not None}
         if heads or head_dim:  # instead of what the preset says of either
@@ -108,18 +108,19 @@ class LatentDiffusion(Diffusion):
         net = UNet.preset(preset, **{**sizes, **fit})
         if over := shape[1] % net.factor:
             halved = f"the U-Net halves {shape[1]} positions to 1/{net.factor}, which leaves {over} over"
-            raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer widths")
+            raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer stages")
         net.activation_checkpointing = activation_checkpointing
         super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
         if weights is not None:
-            check_trained(weights, self.target, self.schedule)
+            check_prediction_type(weights, self.prediction_type, self.schedule)
             net.load_pretrained(weights)
-        self._shape, self._channels, self._frozen = shape, channels, frozen  # a plain dict: torch does not look into it
-        self._given = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
+        # a plain dict: torch does not look into it
+        self._shape, self._channels, self._frozen = shape, image_channels, frozen
+        self._from_files = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
                        if isinstance(source, str)}  # fmt: skip
         self.prompts = None
         if isinstance(text_encoder, str):
-            self.prompts = Prompts.load(tokenizer or text_encoder, self._room)
+            self.prompts = PromptTokenizer.load(tokenizer or text_encoder, self._max_text_length)
             known = frozen["text_encoder"].arguments["vocab_size"]
             if len(self.prompts.tokenizer) > known:
                 has = f"{len(self.prompts.tokenizer):,} tokens, and the text encoder knows {known:,}"
@@ -136,12 +137,12 @@ class LatentDiffusion(Diffusion):
             kwargs: of the constructor, where something else is wanted.
         """
         noise, net, source = scheduler_config(path), UNet.from_pretrained(path), str(path)
-        names = ("widths", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
+        names = ("channels", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
         large = net.arguments["text_dim"] == 1024 and noise["prediction_type"] == "v_prediction"  # of 768 pixels
         side = int(net.config.get("sample_size") or (96 if large else 64)) * AutoencoderKL.from_pretrained(path).factor
         given = {
             **{name: net.arguments[name] for name in names},
-            **trained_with(noise, path), "preset": "sd-1.5", "weights": source,
+            **training_schedule(noise, path), "preset": "sd-1.5", "weights": source,
             "autoencoder": source, "text_encoder": source, "condition": "text", "in_channels": 3, "image_size": side,
         }  # fmt: skip
         return cls(**plain({**given, **kwargs})).eval()
@@ -150,7 +151,7 @@ class LatentDiffusion(Diffusion):
         super().setup(stage)
         texts = getattr(getattr(self.trainer, "datamodule", None), "texts", None)
         if texts and self.prompts is not None:
-            self.prompts.look_at(texts)
+            self.prompts.check_lengths(texts)
 
     # Pixels, latents, texts -------------------------------------------------------------------------------------------
 
@@ -169,14 +170,14 @@ class LatentDiffusion(Diffusion):
     @property
     def autoencoder(self) -> AutoencoderKL | None:
         """That of the latents, where this module is; None where pixels are made."""
-        return self._here("autoencoder")
+        return self._on_device("autoencoder")
 
     @property
-    def _room(self) -> int:
+    def _max_text_length(self) -> int:
         """Tokens of a text."""
         return self._frozen["text_encoder"].arguments["max_length"]
 
-    def _here(self, name: str) -> Any:
+    def _on_device(self, name: str) -> Any:
         found = self._frozen.get(name)
         return None if found is None else found.to(self.device)
 
@@ -184,7 +185,7 @@ class LatentDiffusion(Diffusion):
         if (autoencoder := self._frozen.get("autoencoder")) is None:
             return x  # type: ignore[return-value]
         mean, logvar = self.moments(x) if isinstance(x, Tensor) else x
-        latents = Gaussian(mean.float(), logvar.float())
+        latents = DiagonalGaussian(mean.float(), logvar.float())
         return (latents.sample() if stage == "train" else latents.mean) * autoencoder.get_buffer("scale")
 
     @torch.no_grad()
@@ -208,12 +209,12 @@ class LatentDiffusion(Diffusion):
         autoencoder = self.autoencoder
         return x if autoencoder is None else autoencoder.decode(x.float() / autoencoder.scale)
 
-    def read(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
-        encoder = self._here("text_encoder")
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+        encoder = self._on_device("text_encoder")
         if encoder is None or self.prompts is None:
-            return super().read(texts)
+            return super().encode_text(texts)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return encoder(self.prompts(texts).to(self.device)).to(self._computed_in)
+            return encoder(self.prompts(texts).to(self.device)).to(self._net_dtype)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -234,11 +235,11 @@ class LatentDiffusion(Diffusion):
                 raise ValueError(f"--model.{name}: the checkpoint has {there}, this model has {here}")
             if own is None or state is None:
                 continue
-            if name in self._given and not same(own.state_dict(), state):
+            if name in self._from_files and not states_equal(own.state_dict(), state):
                 raise ValueError(f"the checkpoint was trained on {what} than that of --model.{name}")
             own.load_state_dict(state)
         if tokenizer := checkpoint.get("tokenizer"):
-            self.prompts = Prompts(Tokenizer.from_plain(tokenizer), self._room)
+            self.prompts = PromptTokenizer(Tokenizer.from_plain(tokenizer), self._max_text_length)
 
 
 def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[int, int, int]:
@@ -249,48 +250,50 @@ def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[
     return autoencoder.arguments["latent_channels"], side // autoencoder.factor, side // autoencoder.factor
 
 
-def trained_with(noise: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Target and schedule, as the constructor of ``LatentDiffusion`` takes them.
+def training_schedule(noise: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Prediction type and schedule, as the constructor of ``LatentDiffusion`` takes them.
 
     Args:
         noise: diffusers' ``scheduler_config.json``.
         path: what it is of, for an error.
     """
-    for key, names in (("prediction_type", TARGETS), ("beta_schedule", SCHEDULES)):
+    for key, names in (("prediction_type", PREDICTION_TYPES), ("beta_schedule", SCHEDULES)):
         if noise.get(key) not in names:
             raise ValueError(
                 f"{path}: {key} {noise.get(key)} of its scheduler is not known: zoo has {', '.join(names)}"
             )
     name = SCHEDULES[noise["beta_schedule"]]
     ends = {} if name == "cosine" else {end: noise[end] for end in ("beta_start", "beta_end") if end in noise}
-    return {"target": TARGETS[noise["prediction_type"]], "schedule": name, **ends,
+    return {"prediction_type": noise["prediction_type"], "schedule": name, **ends,
             "timesteps": noise.get("num_train_timesteps", 1000),
             "zero_snr": noise.get("rescale_betas_zero_snr", False)}  # fmt: skip
 
 
-def check_trained(weights: str, target: Target, schedule: NoiseSchedule) -> None:
+def check_prediction_type(weights: str, prediction_type: PredictionType, schedule: NoiseSchedule) -> None:
     """Say so where weights were trained to say something else than they are taken for, or with other noise."""
     path = Path(weights).expanduser()
     if path.is_dir() and not (path / "scheduler" / "scheduler_config.json").is_file():
         return  # nobody knows
     if path.is_file() and (file := open_part(path, "unet")).config.get("from") != "ldm":
-        said = trained = file.arguments.get("target", target)  # a module tells, of a network alone nobody knows
+        # a module tells, of a network alone nobody knows
+        trained = file.arguments.get("prediction_type", prediction_type)
     else:
         noise = scheduler_config(path)
-        said = noise["prediction_type"]
-        trained = TARGETS.get(said)
-        if trained == target and noise.get("beta_schedule") in SCHEDULES:
-            tell_noise(weights, noise, schedule)
-    if trained != target:
-        raise ValueError(f"{weights} was trained for {said}: that is --model.target {trained}, not {target}")
+        trained = noise["prediction_type"]
+        if trained == prediction_type and noise.get("beta_schedule") in SCHEDULES:
+            warn_other_schedule(weights, noise, schedule)
+    if trained != prediction_type:
+        raise ValueError(
+            f"{weights} was trained for {trained}: that is --model.prediction_type {trained}, not {prediction_type}"
+        )
 
 
-def tell_noise(weights: str, noise: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+def warn_other_schedule(weights: str, noise: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """Say so where weights that were trained with some noise go on with another; one may want that."""
-    given = {k: v for k, v in trained_with(noise, weights).items() if k != "target"}
+    given = {k: v for k, v in training_schedule(noise, weights).items() if k != "prediction_type"}
     names = {"schedule": "name", "timesteps": "steps"}
     theirs = make_schedule(**{names.get(k, k): v for k, v in given.items()})
-    tables = [found.alphas_cumprod for found in (theirs, schedule) if isinstance(found, Discrete)]
+    tables = [found.alphas_cumprod for found in (theirs, schedule) if isinstance(found, DDPMSchedule)]
     if len(tables) < 2 or len(tables[0]) != len(tables[1]) or not torch.allclose(*tables, rtol=1e-6, atol=0):
         say(f"{weights} was trained with {', '.join(f'{k}={v}' for k, v in given.items())}; other noise is used here")
 

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.decoder import SwiGLU, first_position, through
+from zoo.layers.cpu.single_token_decoder import DecoderSpec
+from zoo.layers.decoder import SwiGLU, cache_start, run_blocks
 from zoo.layers.kv_cache import KVCache
-from zoo.layers.rotary import Rotary
-from zoo.layers.token_step import Parts
+from zoo.layers.rotary import RotaryEmbedding
 from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
-from zoo.weights import llama_files
+from zoo.weights.formats import llama as llama_format
 
 
 def _size(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **more: Any) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def _size(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **mo
 
 _OLD = {"norm_eps": 1e-6}
 _3 = {"theta": 500_000.0}
-_31 = {**_3, "rope_scaling": llama_files.scaling_of_31(8.0)}
-_32 = {**_3, "rope_scaling": llama_files.scaling_of_31(32.0), "tied": True}
+_31 = {**_3, "rope_scaling": llama_format.llama31_rope_scaling(8.0)}
+_32 = {**_3, "rope_scaling": llama_format.llama31_rope_scaling(32.0), "tied": True}
 Preset = Literal[
     "baby", "llama-7b", "llama-13b", "llama-33b", "llama-65b", "llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-3-8b",
     "llama-3-70b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "llama-3.2-1b", "llama-3.2-3b", "llama-3.3-70b",
@@ -89,13 +89,13 @@ class LLaMA(Decoder):
         hidden_dim: width inside the perceptrons; null is 8/3 of ``dim``, up to the next multiple of 256.
         head_dim: width of a head; null is ``dim / heads``.
         theta: base of the wavelengths of the rotary positions.
-        rope_scaling: stretches them to a longer context, see :class:`zoo.layers.rotary.Rotary`; null for none.
+        rope_scaling: stretches them to a longer context, see :class:`zoo.layers.rotary.RotaryEmbedding`; null for none.
         norm_eps: of the normalisations.
         tied: the last layer has the weights of the embedding.
     """
 
-    files = llama_files
-    needless = r"rotary_emb\.inv_freq$"  # in old files
+    format = llama_format
+    ignored_keys = r"rotary_emb\.inv_freq$"  # in old files
 
     def __init__(
         self,
@@ -119,13 +119,13 @@ class LLaMA(Decoder):
         hidden_dim = hidden_dim or -(-8 * dim // (3 * 256)) * 256
         rope_scaling = dict(rope_scaling) if rope_scaling else None
         if rope_scaling is not None:
-            llama_files.check_scaling(rope_scaling)
+            llama_format.check_scaling(rope_scaling)
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.config: dict[str, Any] = {}
         self.vocab_size, self.block_size = vocab_size, block_size
         self.embedding = nn.Embedding(vocab_size, dim)
         self.blocks = nn.ModuleList(Block(dim, heads, kv_heads, head_dim, hidden_dim, norm_eps) for _ in range(depth))
-        self.rotary = Rotary(head_dim, theta, rope_scaling)
+        self.rotary = RotaryEmbedding(head_dim, theta, rope_scaling)
         self.norm = nn.RMSNorm(dim, norm_eps)
         self.lm_head = nn.Linear(dim, vocab_size, bias=False)
         if tied:
@@ -136,15 +136,15 @@ class LLaMA(Decoder):
         self, ids: Int[Tensor, "b t"], cache: KVCache | None = None, logits_to_keep: int = 0
     ) -> Float[Tensor, "b t v"]:
         """Return logits of all tokens, or of so many at the end."""
-        start = first_position(ids.shape[1], cache, self.block_size)
+        start = cache_start(ids.shape[1], cache, self.block_size)
         x = self.embedding(ids)
         rotary = self.rotary(start, x)
-        x = through(self.blocks, x, rotary, cache, self.activation_checkpointing and self.training)
+        x = run_blocks(self.blocks, x, rotary, cache, self.activation_checkpointing and self.training)
         return self.lm_head(self.norm(x[:, -logits_to_keep:]))
 
-    def parts(self) -> Parts:
+    def decoder_spec(self) -> DecoderSpec:
         blocks = [(b.attention_norm, b.attention, b.mlp_norm, b.mlp) for b in self.blocks]
-        return Parts(
+        return DecoderSpec(
             self.embedding, None, None, self.rotary, blocks, "swiglu", self.norm, self.lm_head, None, {LLaMA, Block}
         )
 

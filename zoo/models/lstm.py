@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.padded import PaddedGRU, PaddedLSTM
+from zoo.layers.padded_rnn import PaddedGRU, PaddedLSTM
 from zoo.layers.recurrent import Pooling, SequenceInput, TimePooling, initialize_recurrent, sequence_head
-from zoo.tasks import Classifier, Regressor, Tagger, need
+from zoo.tasks import Classifier, Regressor, Tagger, require
 
 
 class LSTM(nn.Module):
@@ -109,7 +109,7 @@ class LSTMClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = need(self, num_classes=num_classes)
+        outputs = require(self, num_classes=num_classes)
         shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
         net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
@@ -152,7 +152,7 @@ class LSTMRegressor(Regressor):
         output_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = need(self, output_dim=output_dim)
+        outputs = require(self, output_dim=output_dim)
         shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
         net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, **kwargs)
@@ -193,7 +193,7 @@ class LSTMTagger(Tagger):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = need(self, num_classes=num_classes)
+        outputs = require(self, num_classes=num_classes)
         shape = (outputs, dim, depth, bidirectional, dropout, None, hidden)
         net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.layers.build import LayerSpec, activation, build, norm
-from zoo.tasks import Classifier, Regressor, need
+from zoo.tasks import Classifier, Regressor, require
 
 
 def spread(value: Any, n: int, name: str) -> list[Any]:
@@ -94,7 +94,7 @@ class MLPClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        width, classes = need(self, input_dim=input_dim, num_classes=num_classes)
+        width, classes = require(self, input_dim=input_dim, num_classes=num_classes)
         net = MLP(width, hidden, classes, activation, norm, dropout, dropout_type)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
@@ -123,5 +123,5 @@ class MLPRegressor(Regressor):
         output_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        width, outputs = need(self, input_dim=input_dim, output_dim=output_dim)
+        width, outputs = require(self, input_dim=input_dim, output_dim=output_dim)
         super().__init__(net=MLP(width, hidden, outputs, activation, norm, dropout, dropout_type), **kwargs)

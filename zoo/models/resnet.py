@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.layers.init import zero_init_residual as zero_residual_ends
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.pretrained import Pretrained, head_sizes
+from zoo.weights.pretrained import PretrainedNet, infer_head
 
 # Blocks in each of the four stages. From 50 layers up a block is a bottleneck.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -80,7 +80,7 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(Pretrained):
+class ResNet(PretrainedNet):
     """A stem, four stages of residual blocks, each but the first halving the image, and a layer over its average.
 
     Parameters are named as in torchvision, which timm does too.
@@ -95,8 +95,8 @@ class ResNet(Pretrained):
         zero_init_residual: begin with every block as the identity (Goyal et al. 2017).
     """
 
-    published = tuple(f"ResNet{depth}_Weights" for depth in DEPTHS)
-    first_kernel, head_names, formats = "conv1.weight", ("fc",), ("torchvision", "timm")
+    weights_enums = tuple(f"ResNet{depth}_Weights" for depth in DEPTHS)
+    input_conv, classifier_names, formats = "conv1.weight", ("fc",), ("torchvision", "timm")
 
     def __init__(
         self,
@@ -140,19 +140,19 @@ class ResNet(Pretrained):
         return self.fc(self.avgpool(x).flatten(1))
 
     @property
-    def published_as(self) -> str | None:
+    def weights_enum(self) -> str | None:
         if (self.arguments["width"], self.arguments["stem"]) != (64, "imagenet"):
             return None
         return f"ResNet{self.arguments['depth']}_Weights"
 
     @classmethod
-    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         kernel = state["conv1.weight"]
         blocks = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
         deep = "layer1.0.conv3.weight" in state
         depth = next((d for d, given in DEPTHS.items() if given == blocks and (d >= 50) == deep), None)
         stem = "imagenet" if kernel.shape[-1] == 7 else "cifar"
-        sizes = {"in_channels": kernel.shape[1], "width": len(kernel), "stem": stem, **head_sizes(state, "fc")}
+        sizes = {"in_channels": kernel.shape[1], "width": len(kernel), "stem": stem, **infer_head(state, "fc")}
         return sizes if depth is None else {**sizes, "depth": depth}
 
 
@@ -180,6 +180,6 @@ class ResNetClassifier(ImageClassifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, classes = need(self, in_channels=in_channels, num_classes=num_classes)
+        channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
         net = ResNet(channels, classes, depth, stem, width, head, zero_init_residual)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.layers.recurrent import Pooling, SequenceInput, TimePooling, at_end, initialize_recurrent
-from zoo.tasks import Classifier, Regressor, Tagger, need
+from zoo.layers.recurrent import Pooling, SequenceInput, TimePooling, initialize_recurrent, last_valid_state
+from zoo.tasks import Classifier, Regressor, Tagger, require
 
 
 class _Unroll(torch.autograd.Function):
@@ -42,7 +42,7 @@ class _Unroll(torch.autograd.Function):
         grad_a = torch.addcmul(states.new_ones(()), states, states, value=-1)  # of tanh; of ``a``, step by step, below
         grads_a, grads = grad_a.unbind(0), () if grad_states is None else grad_states.unbind(0)
         grad = torch.zeros_like(first) if grad_last is None else grad_last
-        small = _smallest(states)
+        small = _flush_below(states)
         for t in range(len(states) - 1, -1, -1):
             grad = torch.mm(grads_a[t].mul_(grad + grads[t] if grads else grad), across)
             if small and t % 8 == 0:
@@ -51,7 +51,7 @@ class _Unroll(torch.autograd.Function):
         return grad_a, grad, grad_weight
 
 
-def _smallest(states: Tensor) -> float:
+def _flush_below(states: Tensor) -> float:
     """Below this a gradient is as good as 0: one that vanishes would end in denormal numbers, slow ones for a CPU."""
     tiny = torch.finfo(states.dtype).tiny
     return tiny * 2.0**24 if states.device.type == "cpu" and tiny < 1e-30 else 0.0
@@ -129,7 +129,7 @@ class VanillaRNN(nn.Module):
         states, last = self.rnn(x)
         if self.pool is None:
             return self.out(states)
-        last = last if lengths is None else at_end(states, lengths)
+        last = last if lengths is None else last_valid_state(states, lengths)
         return self.out(self.pool(states, last, lengths))
 
 
@@ -161,7 +161,7 @@ class VanillaRNNClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        classes = need(self, num_classes=num_classes)
+        classes = require(self, num_classes=num_classes)
         net = VanillaRNN(classes, dim, input_dim, vocab_size, embed_dim, pad_id, pooling, init_recurrent, fast)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
@@ -194,7 +194,7 @@ class VanillaRNNRegressor(Regressor):
         output_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = need(self, output_dim=output_dim)
+        outputs = require(self, output_dim=output_dim)
         net = VanillaRNN(outputs, dim, input_dim, vocab_size, embed_dim, pad_id, pooling, init_recurrent, fast)
         super().__init__(net=net, **kwargs)
 
@@ -225,6 +225,6 @@ class VanillaRNNTagger(Tagger):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        classes = need(self, num_classes=num_classes)
+        classes = require(self, num_classes=num_classes)
         net = VanillaRNN(classes, dim, input_dim, vocab_size, embed_dim, pad_id, None, init_recurrent, fast)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.tasks import Classifier, need
+from zoo.tasks import Classifier, require
 
 
 class ScratchLinear(nn.Module):
@@ -110,7 +110,7 @@ class ScratchMLPClassifier(Classifier):
         class_names: list[str] | None = None,
         lr: float = 0.05,
     ) -> None:
-        width, classes = need(self, input_dim=input_dim, num_classes=num_classes)
+        width, classes = require(self, input_dim=input_dim, num_classes=num_classes)
         super().__init__(
             net=ScratchMLP([width, *hidden, classes]),
             loss=ScratchCrossEntropy(),
@@ -127,7 +127,7 @@ class ScratchMLPClassifier(Classifier):
         self.net.backward(self.loss.backward())  # type: ignore[operator, union-attr]
         self._average_over_processes(len(batch[1]))
         self.optimizers().step()  # type: ignore[union-attr]
-        self.log_training(loss, len(batch[1]))
+        self.log_train_loss(loss, len(batch[1]))
 
     def _average_over_processes(self, n: int) -> None:
         """The mean over all samples of all processes: what DDP does for autograd."""

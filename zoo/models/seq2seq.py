@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from zoo._lightning import trainer_of
 from zoo.layers.alignment import AdditiveAttention, DotAttention, Memory
 from zoo.layers.decoding import Generated, beam_search, greedy_search
-from zoo.layers.padded import EncoderLSTM, LSTMState
-from zoo.layers.recurrent import SequenceInput, initialize_recurrent, valid
-from zoo.tasks import Translator, need
+from zoo.layers.padded_rnn import EncoderLSTM, LSTMState
+from zoo.layers.recurrent import SequenceInput, initialize_recurrent, length_mask
+from zoo.tasks import Translator, require
 
 AttentionKind = Literal["none", "additive", "dot"]
 Schedule = Literal["constant", "linear", "inverse_sigmoid"]
@@ -86,26 +86,28 @@ class Decoder(nn.Module):
         if attention not in get_args(AttentionKind):
             raise ValueError(f"attention must be {', '.join(get_args(AttentionKind))}, got {attention!r}")
         self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=pad_id)
-        self.feeds = attention == "additive"
-        self.attention = AdditiveAttention(dim) if self.feeds else DotAttention() if attention == "dot" else None
-        width, between = embed_dim + dim * self.feeds, dropout if depth > 1 else 0.0
+        self.input_feeding = attention == "additive"
+        self.attention = (
+            AdditiveAttention(dim) if self.input_feeding else DotAttention() if attention == "dot" else None
+        )
+        width, between = embed_dim + dim * self.input_feeding, dropout if depth > 1 else 0.0
         self.rnn = nn.LSTM(width, dim, depth, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(2 * dim, dim, bias=False) if self.attention is not None else None
         self.out = nn.Linear(dim, vocab_size)
 
-    def remember(self, states: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"]) -> Memory:
+    def build_memory(self, states: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"]) -> Memory:
         """Prepare what the encoder has read for attention."""
         keys = states if self.attention is None else self.attention.key(states)
-        return Memory(states, keys, ~valid(lengths, states.shape[1]))
+        return Memory(states, keys, ~length_mask(lengths, states.shape[1]))
 
     def forward(
         self, tgt: Int[Tensor, "b t"], state: LSTMState, memory: Memory
     ) -> tuple[Float[Tensor, "b t v"], LSTMState, Float[Tensor, "b t s"] | None]:
         """Return logits, the state behind the last token, and the weights of attention."""
         x = self.dropout(self.embedding(tgt))
-        if self.feeds:
-            x, context, weights, state = self._feed(x, state, memory)
+        if self.input_feeding:
+            x, context, weights, state = self._decode_with_input_feeding(x, state, memory)
         else:
             x, state = self.rnn(x, state)
             context, weights = (x, None) if self.attention is None else self.attention(x, memory)
@@ -113,7 +115,9 @@ class Decoder(nn.Module):
             x = torch.tanh(self.mix(torch.cat([context, x], 2)))
         return self.out(self.dropout(x)), state, weights
 
-    def _feed(self, x: Tensor, state: LSTMState, memory: Memory) -> tuple[Tensor, Tensor, Tensor, LSTMState]:
+    def _decode_with_input_feeding(
+        self, x: Tensor, state: LSTMState, memory: Memory
+    ) -> tuple[Tensor, Tensor, Tensor, LSTMState]:
         """Step by step, each step given what attention saw with the top layer's state before it."""
         assert self.attention is not None
         found = []
@@ -182,7 +186,7 @@ class Seq2Seq(nn.Module):
                 network's own (Bengio et al. 2015, https://arxiv.org/abs/1506.03099), drawn for each step and sequence.
         """
         states, state, lengths = self.encoder(src, src_lengths)
-        memory = self.decoder.remember(states, lengths)
+        memory = self.decoder.build_memory(states, lengths)
         if not self.training or teacher_forcing >= 1:
             return self.decoder(tgt, state, memory)[0]
         token, logits = tgt[:, :1], []
@@ -205,7 +209,7 @@ class Seq2Seq(nn.Module):
             src_lengths: null counts up to the padding.
         """
         states, state, lengths = self.encoder(src, src_lengths)
-        return self.decoder(tgt, state, self.decoder.remember(states, lengths))[2]
+        return self.decoder(tgt, state, self.decoder.build_memory(states, lengths))[2]
 
     @torch.no_grad()
     def generate(
@@ -237,7 +241,7 @@ class Seq2Seq(nn.Module):
         if num_beams < 1 or max_new_tokens < 1:
             raise ValueError(f"num_beams and max_new_tokens start at 1, got {num_beams=}, {max_new_tokens=}")
         states, state, lengths = self.encoder(src, src_lengths)
-        memory = self.decoder.remember(states, lengths)
+        memory = self.decoder.build_memory(states, lengths)
         first = src.new_full((len(src),), bos_id)
         if num_beams == 1:
             return greedy_search(
@@ -326,7 +330,7 @@ class Seq2SeqTranslator(Translator):
         pad_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        src_vocab, tgt_vocab, pad = need(
+        src_vocab, tgt_vocab, pad = require(
             self, src_vocab_size=src_vocab_size, tgt_vocab_size=tgt_vocab_size, pad_id=pad_id
         )
         shape = (dim, embed_dim, depth, bidirectional, attention, dropout, init_recurrent)
@@ -344,9 +348,9 @@ class Seq2SeqTranslator(Translator):
     def forward(
         self, src: Int[Tensor, "b s"], tgt: Int[Tensor, "b t"], src_lengths: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b t v"]:
-        return self.net(src, tgt, src_lengths, self._share() if self.training else 1.0)
+        return self.net(src, tgt, src_lengths, self._teacher_forcing_now() if self.training else 1.0)
 
-    def _share(self) -> float:
+    def _teacher_forcing_now(self) -> float:
         """A function of the step alone, so that a resumed run goes on as if it had never stopped."""
         schedule, start = self.teacher_forcing_schedule, self.teacher_forcing
         if schedule == "constant" or trainer_of(self) is None:

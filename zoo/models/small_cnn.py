@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.layers.build import LayerSpec, activation, build, norm
-from zoo.tasks import Classifier, need
+from zoo.tasks import Classifier, require
 
 _activation, _norm = activation, norm
 
@@ -125,6 +125,6 @@ class SmallCNNClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, classes = need(self, in_channels=in_channels, num_classes=num_classes)
+        channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
         net = SmallCNN(channels, classes, stages, head, hidden, dropout, activation, norm, pool, image_size)
         super().__init__(net=net, num_classes=num_classes, **kwargs)

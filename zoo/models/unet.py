@@ -11,29 +11,29 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.image_blocks import Downsample, NormSiLU, PixelAttention, ResBlock, Stage, Upsample
-from zoo.models.unet_text import TextAttention
-from zoo.weights.diffusers import DiffusersNet
-from zoo.weights.diffusers_configs import unet_config, unet_sizes
+from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
+from zoo.models.spatial_transformer import SpatialTransformer
 from zoo.weights.files import Weights
+from zoo.weights.formats.diffusers import DiffusersNet
+from zoo.weights.formats.diffusers_configs import parse_unet_config, unet_config
 
 # By name: what fits images of 8 pixels, of 28 to 32, latents of 16 to 64, and Stable Diffusion's published weights.
 PRESETS: dict[str, dict[str, Any]] = {
-    "pixels-8": {"widths": (64, 128), "blocks": 1, "attention": (False, True), "head_dim": 32, "groups": 16},
-    "pixels-32": {"widths": (64, 128, 128), "attention": (False, False, True), "head_dim": 64},
-    "latents": {"widths": (128, 256, 384), "attention": (False, True, True), "head_dim": 64},
+    "pixels-8": {"channels": (64, 128), "blocks": 1, "attention": (False, True), "head_dim": 32, "groups": 16},
+    "pixels-32": {"channels": (64, 128, 128), "attention": (False, False, True), "head_dim": 64},
+    "latents": {"channels": (128, 256, 384), "attention": (False, True, True), "head_dim": 64},
     "sd-1.5": {
-        "in_channels": 4, "widths": (320, 640, 1280, 1280), "attention": (True, True, True, False), "heads": 8,
+        "in_channels": 4, "channels": (320, 640, 1280, 1280), "attention": (True, True, True, False), "heads": 8,
         "text_dim": 768,
     },
     "sd-2.1": {
-        "in_channels": 4, "widths": (320, 640, 1280, 1280), "attention": (True, True, True, False), "head_dim": 64,
+        "in_channels": 4, "channels": (320, 640, 1280, 1280), "attention": (True, True, True, False), "head_dim": 64,
         "text_dim": 1024, "linear_projection": True,
     },
 }  # fmt: skip
 
 
-class Down(Stage):
+class DownBlock(Stage):
     """Blocks, each of whose outputs is kept for the way up, then half the resolution."""
 
     def forward(  # type: ignore[override]
@@ -46,7 +46,7 @@ class Down(Stage):
         return [*kept, self.resize(x)] if self.resizers else kept
 
 
-class Up(Stage):
+class UpBlock(Stage):
     """Blocks, each of which takes back one output of the way down, then twice the resolution."""
 
     def forward(  # type: ignore[override]
@@ -76,10 +76,10 @@ class TimeEmbedding(nn.Module):
         self.linear_1, self.linear_2 = nn.Linear(dim, out_dim), nn.Linear(out_dim, out_dim)
 
     def forward(self, t: Float[Tensor, " b"] | Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        return self.linear_2(F.silu(self.linear_1(waves(t, self.dim).to(self.linear_1.weight.dtype))))
+        return self.linear_2(F.silu(self.linear_1(sinusoidal_embedding(t, self.dim).to(self.linear_1.weight.dtype))))
 
 
-def waves(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> Float[Tensor, "b e"]:
+def sinusoidal_embedding(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> Float[Tensor, "b e"]:
     """Cosines, then sines, of the time; wave lengths from 2 pi to 10,000 times that, in float32 or better."""
     t = t if t.dtype == torch.float64 else t.float()
     steps = torch.arange(dim // 2, dtype=t.dtype, device=t.device)
@@ -94,7 +94,7 @@ class UNet(DiffusersNet):
 
     Args:
         in_channels: channels of the images.
-        widths: channels by stage; the image is halved between stages.
+        channels: channels by stage; the image is halved between stages.
         out_channels: channels of the output; null is ``in_channels``.
         blocks: residual blocks in each stage (one more on the way up).
         attention: for each stage, whether attention follows its blocks; the middle always has it.
@@ -114,7 +114,7 @@ class UNet(DiffusersNet):
     def __init__(
         self,
         in_channels: int,
-        widths: Sequence[int] = (64, 128, 256),
+        channels: Sequence[int] = (64, 128, 256),
         out_channels: int | None = None,
         blocks: int = 2,
         attention: Sequence[bool] = (False, True, True),
@@ -131,9 +131,9 @@ class UNet(DiffusersNet):
         if heads is None and head_dim is None and text_dim is not None:
             heads = 1
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        _check(widths, attention, groups, heads, head_dim)
-        self.num_classes, self.text_dim, self.factor = num_classes, text_dim, 2 ** (len(widths) - 1)
-        time_dim = 4 * widths[0]
+        _check(channels, attention, groups, heads, head_dim)
+        self.num_classes, self.text_dim, self.factor = num_classes, text_dim, 2 ** (len(channels) - 1)
+        time_dim = 4 * channels[0]
 
         def block(width: int, out: int) -> nn.Module:
             return ResBlock(width, out, time_dim, groups, 1e-5, dropout)
@@ -141,36 +141,36 @@ class UNet(DiffusersNet):
         def attend(width: int) -> nn.Module:
             n = heads or width // (head_dim or width)
             if text_dim is None:
-                return PixelAttention(width, n, groups)
-            return TextAttention(width, n, text_dim, groups, linear_projection, dropout)
+                return SpatialSelfAttention(width, n, groups)
+            return SpatialTransformer(width, n, text_dim, groups, linear_projection, dropout)
 
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimeEmbedding(widths[0], time_dim)
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], time_dim)
         self.class_embedding = nn.Embedding(num_classes + 1, time_dim) if num_classes else None
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        kept, width, last = [widths[0]], widths[0], len(widths) - 1
-        for i, out in enumerate(widths):
+        kept, width, last = [channels[0]], channels[0], len(channels) - 1
+        for i, out in enumerate(channels):
             resnets = [block(width if j == 0 else out, out) for j in range(blocks)]
             resize = {"downsamplers": Downsample(out)} if i < last else {}
-            self.down_blocks.append(Down(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
+            self.down_blocks.append(DownBlock(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
             kept += [out] * (blocks + (i < last))
             width = out
         self.mid_block = Stage([block(width, width), block(width, width)], [attend(width)])
-        for i, out in reversed(list(enumerate(widths))):
+        for i, out in reversed(list(enumerate(channels))):
             resnets = [block((width if j == 0 else out) + kept.pop(), out) for j in range(blocks + 1)]
             resize = {"upsamplers": Upsample(out)} if i > 0 else {}
-            self.up_blocks.append(Up(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
+            self.up_blocks.append(UpBlock(resnets, [attend(out) for _ in resnets if attention[i]], **resize))
             width = out
-        self.conv_norm_out = NormSiLU(groups, widths[0], 1e-5)
-        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNormSiLU(groups, channels[0], 1e-5)
+        self.conv_out = nn.Conv2d(channels[0], out_channels, 3, padding=1)
 
     @classmethod
-    def sizes(cls, weights: Weights) -> dict[str, Any]:
-        return unet_sizes(weights)
+    def infer_config(cls, weights: Weights) -> dict[str, Any]:
+        return parse_unet_config(weights)
 
     @classmethod
-    def _sizes(cls, weights: Weights) -> dict[str, Any]:
-        found, state = super()._sizes(weights), weights.state
+    def _infer_config(cls, weights: Weights) -> dict[str, Any]:
+        found, state = super()._infer_config(weights), weights.state
         if "preset" not in weights.arguments or "conv_in.weight" not in state:
             return found
         # Those of a LatentDiffusion: null is what its preset says, and channels and classes are those of its data.
@@ -194,7 +194,7 @@ class UNet(DiffusersNet):
         labels: Int[Tensor, " b"] | None = None,
         text: Float[Tensor, "b s d"] | None = None,
     ) -> Float[Tensor, "b k h w"]:
-        time = self._vector(x, t, labels, text)
+        time = self._embed_conditions(x, t, labels, text)
         again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         if x.device.type == "cpu":  # whose convolutions are faster so
             x = x.contiguous(memory_format=torch.channels_last)
@@ -207,11 +207,13 @@ class UNet(DiffusersNet):
             x = up(x, kept, time, text, again)
         return self.conv_out(self.conv_norm_out(x))
 
-    def _vector(self, x: Tensor, t: Tensor, labels: Tensor | None, text: Tensor | None) -> Float[Tensor, "b e"]:
+    def _embed_conditions(
+        self, x: Tensor, t: Tensor, labels: Tensor | None, text: Tensor | None
+    ) -> Float[Tensor, "b e"]:
         """Time and class as one vector, ready for the blocks, after a look at whether inputs fit."""
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
             n, sides = len(self.down_blocks), f"{x.shape[-2]}x{x.shape[-1]}"
-            raise ValueError(f"a UNet of {n} widths needs sides divisible by {self.factor}, got {sides}")
+            raise ValueError(f"a UNet of {n} stages needs sides divisible by {self.factor}, got {sides}")
         if (text is None) != (self.text_dim is None):
             has = "reads no text, but got some" if self.text_dim is None else "reads a text, but got none"
             raise ValueError(f"this UNet {has} (text_dim={self.text_dim})")
@@ -226,14 +228,14 @@ class UNet(DiffusersNet):
 
 
 def _check(
-    widths: Sequence[int], attention: Sequence[bool], groups: int, heads: int | None, head_dim: int | None
+    channels: Sequence[int], attention: Sequence[bool], groups: int, heads: int | None, head_dim: int | None
 ) -> None:
-    if len(widths) != len(attention):
-        raise ValueError(f"attention needs a value for each of the {len(widths)} widths, got {list(attention)}")
-    if bad := [w for w in widths if w % groups]:
+    if len(channels) != len(attention):
+        raise ValueError(f"attention needs a value for each of the {len(channels)} stages, got {list(attention)}")
+    if bad := [w for w in channels if w % groups]:
         raise ValueError(f"groups={groups} does not divide the width {bad[0]}")
     if heads and head_dim:
         raise ValueError(f"give heads or head_dim, not both: got heads={heads}, head_dim={head_dim}")
     unit = heads or head_dim or 1
-    if bad := [w for w, a in zip(widths, [*attention[:-1], True], strict=True) if a and w % unit]:
+    if bad := [w for w, a in zip(channels, [*attention[:-1], True], strict=True) if a and w % unit]:
         raise ValueError(f"{'heads' if heads else 'head_dim'}={unit} does not divide the width {bad[0]}")

@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.layers.head import HeadKind, classifier_head
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.pretrained import Pretrained, head_sizes
+from zoo.weights.pretrained import PretrainedNet, infer_head
 
 # Convolutions in each of the five stages, by the number of layers with weights; the paper's columns A, B, D and E.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (1, 2, 4, 8, 8)  # of the stages, in units of the first one's
 
 
-class VGG(Pretrained):
+class VGG(PretrainedNet):
     """Five stages of 3x3 convolutions, each ending in a pooling that halves the image, and a perceptron.
 
     Parameters are named as in torchvision.
@@ -36,8 +36,8 @@ class VGG(Pretrained):
         head: its last layer: ``linear``, or ``mlp`` with one more hidden layer, of 256.
     """
 
-    published = tuple(f"VGG{depth}{norm}_Weights" for depth in DEPTHS for norm in ("", "_BN"))
-    first_kernel, head_names = "features.0.weight", ("classifier.6", "classifier")
+    weights_enums = tuple(f"VGG{depth}{norm}_Weights" for depth in DEPTHS for norm in ("", "_BN"))
+    input_conv, classifier_names = "features.0.weight", ("classifier.6", "classifier")
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class VGG(Pretrained):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
     @property
-    def published_as(self) -> str:
+    def weights_enum(self) -> str:
         return f"VGG{self.arguments['depth']}{'_BN' if self.arguments['batch_norm'] else ''}_Weights"
 
     @classmethod
-    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         kernels = [k for k, v in state.items() if k.startswith("features.") and v.ndim == 4]
         batch_norm = any(k.endswith("running_mean") for k in state)
         depth = {sum(stages): depth for depth, stages in DEPTHS.items()}.get(len(kernels))
@@ -94,7 +94,7 @@ class VGG(Pretrained):
         sizes: dict[str, Any] = {"in_channels": channels, "width": width, "batch_norm": batch_norm}
         if (first := state.get("classifier.0.weight")) is not None:
             sizes |= {"hidden": len(first), "pool": math.isqrt(first.shape[1] // (WIDTHS[-1] * width))}
-        return {**sizes, **({"depth": depth} if depth else {}), **head_sizes(state, "classifier.6")}
+        return {**sizes, **({"depth": depth} if depth else {}), **infer_head(state, "classifier.6")}
 
 
 class VGGClassifier(ImageClassifier):
@@ -127,7 +127,7 @@ class VGGClassifier(ImageClassifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, classes = need(self, in_channels=in_channels, num_classes=num_classes)
+        channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
         if image_size is not None and image_size < 32:
             raise ValueError(
                 f"VGG halves images five times, so it needs 32 pixels or more, got image_size={image_size}"

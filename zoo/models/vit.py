@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from zoo.layers.head import HeadKind, classifier_head
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights import vit_files
-from zoo.weights.pretrained import Format, Pretrained, head_sizes
+from zoo.weights.formats import vit as vit_format
+from zoo.weights.pretrained import Format, PretrainedNet, infer_head
 
 # Width, blocks, heads. Ti and S: Touvron et al. 2020, https://arxiv.org/abs/2012.12877; H is here for its weights.
 SIZES = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
@@ -131,7 +131,7 @@ def resample(positions: Float[Tensor, "1 t d"], rows: int, columns: int) -> Floa
     return torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
 
 
-class ViT(Pretrained):
+class ViT(PretrainedNet):
     """Patches of the image as tokens, positions added, through a transformer's encoder.
 
     Parameters are named as in torchvision. For images of another size than ``image_size``
@@ -152,10 +152,10 @@ class ViT(Pretrained):
         norm_eps: of the normalisations; Hugging Face's files have 1e-12.
     """
 
-    published = tuple(
+    weights_enums = tuple(
         f"ViT_{size}_{patch}_Weights" for size, patch in (("B", 16), ("B", 32), ("L", 16), ("L", 32), ("H", 14))
     )
-    first_kernel, head_names, formats = "conv_proj.weight", ("heads.head",), ("torchvision", "timm", "huggingface")
+    input_conv, classifier_names, formats = "conv_proj.weight", ("heads.head",), ("torchvision", "timm", "huggingface")
 
     def __init__(
         self,
@@ -214,18 +214,18 @@ class ViT(Pretrained):
     # Published weights ------------------------------------------------------------------------------------------------
 
     @property
-    def published_as(self) -> str | None:
+    def weights_enum(self) -> str | None:
         a = self.arguments
         size = next((s for s, given in SIZES.items() if given == (a["dim"], a["depth"], a["heads"])), None)
         group = f"ViT_{size}_{a['patch_size']}_Weights"
-        return group if group in self.published else None
+        return group if group in self.weights_enums else None
 
     @classmethod
-    def own_names(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return vit_files.own_names(state)
+    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return vit_format.convert_state_dict(state)
 
     @classmethod
-    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         dim, channels, patch, _ = state["conv_proj.weight"].shape
         depth = len({k.split(".")[2] for k in state if k.startswith("encoder.layers.")})
         # Heads leave no trace in a file; they are 64 wide in all sizes but H.
@@ -235,14 +235,14 @@ class ViT(Pretrained):
             "patch_size": patch,
             "dim": dim,
             "depth": depth,
-            **head_sizes(state, "heads.head"),
+            **infer_head(state, "heads.head"),
         }
         sizes |= {"heads": config.get("num_attention_heads", usual), "norm_eps": config.get("layer_norm_eps", 1e-6)}
         if (positions := state.get("encoder.pos_embedding")) is not None:
             sizes["image_size"] = patch * math.isqrt(positions.shape[1])
         return {**sizes, "pool": "class" if "class_token" in state else "mean"}
 
-    def fit_sizes(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def resize_to_image_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = "encoder.pos_embedding"
         extra = state[key].shape[1] - math.isqrt(state[key].shape[1]) ** 2 if key in state else -1
         if extra != int(self.class_token is not None):
@@ -250,14 +250,14 @@ class ViT(Pretrained):
         grid = self._patches(self.arguments["image_size"])
         return {**state, key: resample(state[key], grid, grid)}
 
-    def save_as(self, path: Path, format: Format) -> None:
+    def save_in_format(self, path: Path, format: Format) -> None:
         state, told = self.state_dict(), {"arguments": self.arguments, "preprocessing": self.preprocessing}
         if format == "timm":
-            vit_files.write_timm(path, state, **told)
+            vit_format.write_timm(path, state, **told)
         elif format == "huggingface":
-            vit_files.write_huggingface(path, state, **told)
+            vit_format.write_huggingface(path, state, **told)
         else:
-            super().save_as(path, format)
+            super().save_in_format(path, format)
 
 
 class ViTClassifier(ImageClassifier):
@@ -296,7 +296,9 @@ class ViTClassifier(ImageClassifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        channels, pixels, classes = need(self, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
+        channels, pixels, classes = require(
+            self, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+        )
         wide, deep, many = SIZES[size]
         sizes = {"dim": dim or wide, "depth": depth or deep, "heads": heads or many, "norm_eps": norm_eps}
         ends = {"pool": pool, "dropout": dropout, "stochastic_depth": stochastic_depth, "head": head}

@@ -1,21 +1,21 @@
 """What torch.optim lacks: Lion, several optimizers as one, rules for parameter groups, schedules by step."""
 
-from zoo.optim.combined import Combined
-from zoo.optim.groups import OptimizerFactory, Rule, build_optimizer, describe_groups, fused_by_default
 from zoo.optim.lion import Lion
+from zoo.optim.multi_optimizer import MultiOptimizer
 from zoo.optim.muon import BatchedMuon
+from zoo.optim.param_groups import OptimizerFactory, ParamGroupRule, build_optimizer, describe_groups, fused_by_default
 from zoo.optim.plateau import Plateau
 from zoo.optim.schedules import Constant, OneCycle, Schedule, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 __all__ = [
     "BatchedMuon",
-    "Combined",
+    "MultiOptimizer",
     "Constant",
     "Lion",
     "OneCycle",
     "OptimizerFactory",
     "Plateau",
-    "Rule",
+    "ParamGroupRule",
     "Schedule",
     "StepDecay",
     "WarmupCosine",

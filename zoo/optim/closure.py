@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-def evaluate(closure: Callable[[], Any] | None) -> Any:
+def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
     """The loss that a closure computes, together with its gradients; ``None`` where there is no closure."""
     if closure is None:
         return None

@@ -12,7 +12,7 @@ from typing import Literal
 Shape = Literal["linear", "cosine", "sqrt"]
 
 
-def steps_of(amount: int | float, total_steps: int, what: str = "warmup") -> int:
+def to_steps(amount: int | float, total_steps: int, what: str = "warmup") -> int:
     """The number of steps that a share or a count stands for.
 
     Args:
@@ -54,7 +54,7 @@ def anneal(progress: float, shape: Shape = "cosine") -> float:
     raise ValueError(f"shape is {shape!r}, but must be linear, cosine or sqrt")
 
 
-def _above(min_ratio: float, height: float) -> float:
+def _above_floor(min_ratio: float, height: float) -> float:
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio is {min_ratio}, but must be in [0, 1]")
     return min_ratio + (1 - min_ratio) * height
@@ -71,7 +71,7 @@ def constant(step: int, total_steps: int, warmup: int | float = 0) -> float:
     Returns:
         Factor on the learning rate, in (0, 1].
     """
-    steps = steps_of(warmup, total_steps)
+    steps = to_steps(warmup, total_steps)
     return (step + 1) / steps if step < steps else 1.0
 
 
@@ -90,11 +90,11 @@ def warmup_anneal(
     Returns:
         Factor on the learning rate.
     """
-    steps = steps_of(warmup, total_steps)
+    steps = to_steps(warmup, total_steps)
     if step < steps:
         return (step + 1) / steps
     peak = max(steps - 1, 0)
-    return _above(min_ratio, anneal((step - peak) / max(total_steps - 1 - peak, 1), shape))
+    return _above_floor(min_ratio, anneal((step - peak) / max(total_steps - 1 - peak, 1), shape))
 
 
 def warmup_stable_decay(
@@ -118,10 +118,10 @@ def warmup_stable_decay(
     Returns:
         Factor on the learning rate; the lower of the two where warmup and decay overlap.
     """
-    steps = min(steps_of(decay, total_steps, "decay"), total_steps - 1)
+    steps = min(to_steps(decay, total_steps, "decay"), total_steps - 1)
     into_decay = step - (total_steps - 1 - steps)
     height = anneal(into_decay / steps, shape) if steps else 1.0
-    return min(constant(step, total_steps, warmup), _above(min_ratio, height))
+    return min(constant(step, total_steps, warmup), _above_floor(min_ratio, height))
 
 
 def one_cycle(
@@ -176,5 +176,5 @@ def step_decay(
     Returns:
         Factor on the learning rate.
     """
-    passed = bisect_right(sorted(steps_of(m, total_steps, "milestone") for m in milestones), step)
+    passed = bisect_right(sorted(to_steps(m, total_steps, "milestone") for m in milestones), step)
     return constant(step, total_steps, warmup) * gamma**passed

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.optim.closure import evaluate
+from zoo.optim.closure import evaluate_closure
 
 # Elements a thread works on before moving on: parameter, gradient, momentum and update then stay in its L2 cache.
 CHUNK = 65_536
@@ -61,29 +61,29 @@ class Lion(torch.optim.Optimizer):
         Returns:
             What the closure returned, or ``None``.
         """
-        loss = evaluate(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             lr = float(group["lr"])
-            for update, some in self._ways(params, group["foreach"]):
+            for update, some in self._split_by_size(params, group["foreach"]):
                 grads = [self._checked_grad(p) for p in some]
-                momenta = [self._momentum(p) for p in some]
+                exp_avgs = [self._exp_avg(p) for p in some]
                 if group["maximize"]:
                     grads = [-grad for grad in grads]
-                update(some, grads, momenta, lr, 1 - lr * group["weight_decay"], group["betas"])
+                update(some, grads, exp_avgs, lr, 1 - lr * group["weight_decay"], group["betas"])
         return loss
 
     @staticmethod
-    def _ways(params: list[Tensor], foreach: bool | None) -> list[tuple[Callable[..., None], list[Tensor]]]:
+    def _split_by_size(params: list[Tensor], foreach: bool | None) -> list[tuple[Callable[..., None], list[Tensor]]]:
         """All together, or one by one, or, on a CPU, the small ones together and the others through its cache."""
         if foreach is not None:
-            return [(_update_together if foreach else _update_each, params)]
+            return [(_foreach_update if foreach else _single_tensor_update, params)]
         plain = [type(p) in (Tensor, nn.Parameter) and (p.is_cuda or p.numel() <= SMALL) for p in params]
         together = [p for p, yes in zip(params, plain, strict=True) if yes]
         alone = [p for p, yes in zip(params, plain, strict=True) if not yes]
-        return [(_update_together, together), (_update_each, alone)]
+        return [(_foreach_update, together), (_single_tensor_update, alone)]
 
-    def _momentum(self, param: Tensor) -> Tensor:
+    def _exp_avg(self, param: Tensor) -> Tensor:
         state = self.state[param]
         if not state:
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -99,24 +99,34 @@ class Lion(torch.optim.Optimizer):
         return param.grad
 
 
-def _update_together(
-    params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], lr: float, keep: float, betas: tuple[float, float]
+def _foreach_update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    lr: float,
+    keep: float,
+    betas: tuple[float, float],
 ) -> None:
     if not params:
         return
-    updates = torch._foreach_lerp(momenta, grads, 1 - betas[0])
+    updates = torch._foreach_lerp(exp_avgs, grads, 1 - betas[0])
     torch._foreach_sign_(updates)
-    torch._foreach_lerp_(momenta, grads, 1 - betas[1])
+    torch._foreach_lerp_(exp_avgs, grads, 1 - betas[1])
     if keep != 1:
         torch._foreach_mul_(params, keep)
     torch._foreach_add_(params, updates, alpha=-lr)
 
 
-def _update_each(
-    params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], lr: float, keep: float, betas: tuple[float, float]
+def _single_tensor_update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    lr: float,
+    keep: float,
+    betas: tuple[float, float],
 ) -> None:
-    for tensors in zip(params, grads, momenta, strict=True):
-        for param, grad, momentum in _pieces(*tensors):
+    for tensors in zip(params, grads, exp_avgs, strict=True):
+        for param, grad, momentum in _chunks(*tensors):
             update = momentum.lerp(grad, 1 - betas[0]).sign_()
             momentum.lerp_(grad, 1 - betas[1])
             if keep != 1:
@@ -124,7 +134,7 @@ def _update_each(
             param.add_(update, alpha=-lr)
 
 
-def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The same tensors as flat, cache-sized views, where plain memory allows it."""
     chunk = CHUNK * torch.get_num_threads()
     splittable = all(

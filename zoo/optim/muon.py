@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from zoo.optim.closure import evaluate
+from zoo.optim.closure import evaluate_closure
 
 # Elements in one batch: on a CPU what stays in its cache, elsewhere what keeps the memory for temporaries small.
 _CPU_BATCH, _GPU_BATCH = 2**19, 2**26
@@ -31,7 +31,7 @@ class BatchedMuon(Muon):
         Returns:
             What the closure returned, or ``None``.
         """
-        loss = evaluate(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             lr, momentum = float(group["lr"]), group["momentum"]
             keep = 1 - lr * group["weight_decay"]

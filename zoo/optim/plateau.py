@@ -5,7 +5,7 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from zoo.metric_names import better
+from zoo.optim.metric_mode import metric_mode
 
 
 class Plateau(ReduceLROnPlateau):
@@ -37,12 +37,12 @@ class Plateau(ReduceLROnPlateau):
     ) -> None:
         if not 0 < factor < 1:
             raise ValueError(f"Plateau: factor is {factor}, but must be between 0 and 1")
-        self.monitor, self.chosen_mode = monitor, mode
-        mode = mode or better(monitor or "val/loss")
+        self.monitor, self.user_mode = monitor, mode
+        mode = mode or metric_mode(monitor or "val/loss")
         super().__init__(optimizer, mode, factor, patience, threshold, cooldown=cooldown, min_lr=min_lr)
 
 
-def watched(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
+def plateau_monitor(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
     """The metric that a plateau schedule watches; settles zoo's on the task's own where the user has named none.
 
     Args:
@@ -61,7 +61,7 @@ def watched(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
         return named
     if isinstance(schedule, Plateau):
         schedule.monitor = monitor
-        schedule.load_state_dict({"mode": schedule.chosen_mode or mode})  # which sets the worst value, too
+        schedule.load_state_dict({"mode": schedule.user_mode or mode})  # which sets the worst value, too
         schedule.best = schedule.mode_worse
         return monitor
     if schedule.mode == mode:

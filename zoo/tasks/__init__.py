@@ -1,7 +1,7 @@
 """What a batch means and how it is optimised, for any network."""
 
 from zoo.tasks.autoencoder import Autoencoder
-from zoo.tasks.base import Task, need
+from zoo.tasks.base import Task, require
 from zoo.tasks.classification import Classifier
 from zoo.tasks.diffusion import Diffusion
 from zoo.tasks.distillation import Distiller
@@ -28,5 +28,5 @@ __all__ = [
     "Tagger",
     "Task",
     "Translator",
-    "need",
+    "require",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.tasks.base import Task, inputs_of
 
-MEASURED = 1024  # images that the scale of the latents is measured on
+SCALE_SAMPLES = 1024  # images that the scale of the latents is measured on
 
 
 class Autoencoder(Task):
@@ -34,9 +34,9 @@ class Autoencoder(Task):
             raise ValueError(f"reconstruction must be l1 or l2, got {reconstruction!r}")
         if kl_weight < 0:
             raise ValueError(f"kl_weight must be 0 or more, got {kl_weight}")
-        self.distance = F.l1_loss if reconstruction == "l1" else F.mse_loss
+        self.reconstruction_loss = F.l1_loss if reconstruction == "l1" else F.mse_loss
         self.kl_weight = kl_weight
-        self._kept: list[Tensor] = []  # training images of this epoch, to measure the scale on
+        self._scale_images: list[Tensor] = []  # training images of this epoch, to measure the scale on
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The images again, from the means of their latents."""
@@ -45,10 +45,10 @@ class Autoencoder(Task):
     def step(self, batch: Any, stage: str) -> Tensor:
         (x,) = inputs_of(batch)
         out, latents = self.net(x, sample=stage == "train")
-        if stage == "train" and sum(map(len, self._kept)) < MEASURED:
-            self._kept.append(x.detach())
-        reconstruction, kl = self.distance(out, x), latents.kl().mean() / latents.mean[0].numel()
-        self.report(stage, self.count(batch), reconstruction=reconstruction, kl=kl)
+        if stage == "train" and sum(map(len, self._scale_images)) < SCALE_SAMPLES:
+            self._scale_images.append(x.detach())
+        reconstruction, kl = self.reconstruction_loss(out, x), latents.kl().mean() / latents.mean[0].numel()
+        self.log_mean(stage, self.num_items(batch), reconstruction=reconstruction, kl=kl)
         return reconstruction + self.kl_weight * kl
 
     def on_validation_epoch_end(self) -> None:
@@ -62,13 +62,13 @@ class Autoencoder(Task):
 
     @torch.no_grad()
     def _measure_scale(self) -> None:
-        if not self._kept:
+        if not self._scale_images:
             return
         training = self.net.training
         self.net.eval()
-        parts = [moments(self.net.encode(x)) for x in self._kept]  # type: ignore[operator]
+        parts = [mean_and_mean_square(self.net.encode(x)) for x in self._scale_images]  # type: ignore[operator]
         self.net.train(training)
-        self._kept.clear()
+        self._scale_images.clear()
         mean, square = torch.stack(parts).mean(0)
         if self.trainer.world_size > 1:
             mean, square = self.trainer.strategy.reduce(torch.stack([mean, square]), reduce_op="mean")
@@ -78,10 +78,10 @@ class Autoencoder(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the column ``reconstruction``: how far each image is from itself again."""
         (x,) = inputs_of(batch)
-        return {"reconstruction": self.distance(self(x), x, reduction="none").flatten(1).mean(1).tolist()}
+        return {"reconstruction": self.reconstruction_loss(self(x), x, reduction="none").flatten(1).mean(1).tolist()}
 
 
-def moments(latents: Any) -> Float[Tensor, " 2"]:
+def mean_and_mean_square(latents: Any) -> Float[Tensor, " 2"]:
     """Mean, and mean of squares, of samples of all the latents."""
     mean, logvar = latents.mean.double(), latents.logvar.double()
     return torch.stack([mean.mean(), (mean.square() + logvar.exp()).mean()])

@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
 from zoo.callbacks.ema import load_ema, with_ema
 from zoo.layers.init import InitRule, initialize
-from zoo.optim import OptimizerFactory, Rule, build_optimizer, fused_by_default
-from zoo.optim.plateau import watched
-from zoo.tasks.means import Meter, quotient
+from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
+from zoo.optim.plateau import plateau_monitor
+from zoo.tasks.running_mean import RunningMean, quotient
 
 
 class Task(L.LightningModule):
@@ -31,7 +31,7 @@ class Task(L.LightningModule):
         lr: learning rate, of groups with ``lr_scale`` 1; schedules rise to it and fall from it.
         optimizer: any class of torch.optim or zoo.optim, without ``lr``; null is AdamW.
         lr_scheduler: a schedule of zoo.optim (stepped every step, its total found by itself) or of torch; null is none.
-        rules: groups of parameters with a rate, decay or optimizer of their own; the first that matches a name counts.
+        param_groups: groups of parameters with a rate, decay or optimizer of their own; the first that matches a name counts.
         layer_decay: factor of the learning rate from each block to the one below it (0.75, say).
         init: how to initialise weights, by rule; null keeps what the network does itself.
         compile: compile the network with torch.compile, in place.
@@ -48,7 +48,7 @@ class Task(L.LightningModule):
         lr: float = 1e-3,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        rules: list[Rule] | None = None,
+        param_groups: list[ParamGroupRule] | None = None,
         layer_decay: float | None = None,
         init: list[InitRule] | None = None,
         compile: bool = False,
@@ -59,21 +59,21 @@ class Task(L.LightningModule):
             raise ValueError(f"lr must be above 0, got {lr}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on networks and losses among the arguments, which are taken out below
-            self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "rules", "init"])
-        for name in [k for k, v in self.hparams.items() if not _plain(v)]:
+            self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "param_groups", "init"])
+        for name in [k for k, v in self.hparams.items() if not _is_plain_value(v)]:
             forget_hyperparameter(self, name)  # a network or loss built in Python: the one who loads gives it again
         self.net, self.loss, self.lr = net, loss, lr
         self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
-        self.rules, self.layer_decay = rules, layer_decay
+        self.param_groups, self.layer_decay = param_groups, layer_decay
         if init:
             initialize(net, init)
         if channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow the kernels
         if compile:
             net.compile()
-        self._meters: dict[str, Meter] = {}
-        self._items: float | Tensor = 0.0  # in this batch
-        self._seen: float | Tensor = 0.0  # in this accumulation window, on this process
+        self._running_means: dict[str, RunningMean] = {}
+        self._batch_items: float | Tensor = 0.0  # in this batch
+        self._window_items: float | Tensor = 0.0  # in this accumulation window, on this process
 
     # What a task says -------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Task(L.LightningModule):
         """Return the mean loss of a batch; the same for ``train``, ``val`` and ``test``."""
         raise ValueError(f"{type(self).__name__} does not say what a batch means: write step(batch, stage)")
 
-    def count(self, batch: Any) -> float | Tensor:
+    def num_items(self, batch: Any) -> float | Tensor:
         """Over how many items ``step`` takes its mean: samples here, tokens for a language model.
 
         What only the values of a batch tell, such as how many tokens are no padding, is a tensor ``()`` on its device:
@@ -89,20 +89,20 @@ class Task(L.LightningModule):
         """
         return len(next(iter(batch.values())) if isinstance(batch, Mapping) else inputs_of(batch)[0])
 
-    def start_of_evaluation(self, stage: str) -> None:
+    def reset_metrics(self, stage: str) -> None:
         """Forget the last validation or test."""
-        self._meters.pop(stage, None)
+        self._running_means.pop(stage, None)
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         """Return the metrics of a whole validation or test, without the loss."""
         return {}
 
-    def report(self, stage: str, n: float | Tensor, **values: Tensor) -> None:
+    def log_mean(self, stage: str, n: float | Tensor, **values: Tensor) -> None:
         """Add means over ``n`` items to the running means that are logged as ``<stage>/<name>``."""
-        meter = self._meters.get(stage)
-        if meter is None:
-            meter = self._meters[stage] = Meter()
-        meter.add(n, values)
+        mean = self._running_means.get(stage)
+        if mean is None:
+            mean = self._running_means[stage] = RunningMean()
+        mean.update(n, values)
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -111,44 +111,44 @@ class Task(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.step(batch, "train")
-        n = self.count(batch)
-        self.log_training(loss, n)
-        self._items = n
+        n = self.num_items(batch)
+        self.log_train_loss(loss, n)
+        self._batch_items = n
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weigh the batch by its size where batches are averaged; ``on_after_backward`` divides by all of them."""
-        if self._weighted:
-            self._seen += self._items
-            loss = loss * self._items
+        if self._weighs_batches:
+            self._window_items += self._batch_items
+            loss = loss * self._batch_items
         loss.backward(*args, **kwargs)
 
-    def log_training(self, loss: Tensor, n: float | Tensor) -> None:
+    def log_train_loss(self, loss: Tensor, n: float | Tensor) -> None:
         """Add to the running means of training; log them where Lightning logs, at the end of a window."""
-        self.report("train", n, loss=loss)
-        if self._log_due and not accumulates(self.trainer):
-            self._log_meter("train")
+        self.log_mean("train", n, loss=loss)
+        if self._is_logging_step and not accumulates(self.trainer):
+            self._log_running_means("train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.report("val", self.count(batch), loss=self.step(batch, "val"))
+        self.log_mean("val", self.num_items(batch), loss=self.step(batch, "val"))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.report("test", self.count(batch), loss=self.step(batch, "test"))
+        self.log_mean("test", self.num_items(batch), loss=self.step(batch, "test"))
 
     def on_train_epoch_end(self) -> None:
-        self._log_meter("train")
+        self._log_running_means("train")
 
     def on_validation_epoch_start(self) -> None:
-        self.start_of_evaluation("val")
+        self.reset_metrics("val")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_meter("val", self.end_of_evaluation("val"))
+        self._log_running_means("val", self.compute_metrics("val"))
 
     def on_test_epoch_start(self) -> None:
-        self.start_of_evaluation("test")
+        self.reset_metrics("test")
 
     def on_test_epoch_end(self) -> None:
-        self._log_meter("test", self.end_of_evaluation("test"))
+        self._log_running_means("test", self.compute_metrics("test"))
 
     def on_after_backward(self) -> None:
         """Turn the sum of gradients over micro-batches and processes into the gradient of the mean over all items.
@@ -156,10 +156,10 @@ class Task(L.LightningModule):
         Lightning divides by the number of micro-batches and DDP by that of processes, right only where all are of one
         size; here every sample (or token) counts the same, so accumulation equals the big batch.
         """
-        if not self._weighted or accumulates(self.trainer):
+        if not self._weighs_batches or accumulates(self.trainer):
             return
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        total, self._seen = self._seen, 0.0
+        total, self._window_items = self._window_items, 0.0
         if self.trainer.world_size > 1:
             total = torch.as_tensor(total, dtype=torch.float64, device=self.device)
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
@@ -174,13 +174,15 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         body = self.net if len(list(self.net.parameters())) == len(list(self.parameters())) else self
-        rules = self.rules and [replace(r, optimizer=r.optimizer and fused_by_default(r.optimizer)) for r in self.rules]
-        optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, rules, self.layer_decay)
+        param_groups = self.param_groups and [
+            replace(r, optimizer=r.optimizer and fused_by_default(r.optimizer)) for r in self.param_groups
+        ]
+        optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, param_groups, self.layer_decay)
         if isinstance(optimizer, torch.optim.LBFGS) and self.trainer.accumulate_grad_batches > 1:
             raise ValueError("LBFGS cannot accumulate, it looks at a batch several times: take a larger batch_size")
         if self.lr_scheduler is None:
             return optimizer
-        cls, given = _factory(self.lr_scheduler)
+        cls, given = _unwrap_factory(self.lr_scheduler)
         accepts_total = cls is not None and "total_steps" in inspect.signature(cls).parameters
         if accepts_total and given.get("total_steps") is None:
             scheduler = self.lr_scheduler(optimizer, total_steps=self._total_steps())  # type: ignore[call-arg]
@@ -188,13 +190,13 @@ class Task(L.LightningModule):
             scheduler = self.lr_scheduler(optimizer)
         plan = {"scheduler": scheduler, "interval": "step" if accepts_total else "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            plan["monitor"] = watched(scheduler, self.monitor, self.monitor_mode)
+            plan["monitor"] = plateau_monitor(scheduler, self.monitor, self.monitor_mode)
             plan["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": plan}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if meter := self._meters.get("train"):
-            checkpoint["train_meter"] = meter.state_dict()
+        if mean := self._running_means.get("train"):
+            checkpoint["train_running_mean"] = mean.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if trainer_of(self) is None or self.trainer.state.fn != "fit":
@@ -203,8 +205,8 @@ class Task(L.LightningModule):
                 checkpoint.update(with_ema(checkpoint))
             else:
                 load_ema(self, checkpoint.get("ema_params", {}))
-        if state := checkpoint.get("train_meter"):
-            self._meters["train"] = Meter(**state)
+        if state := checkpoint.get("train_running_mean"):
+            self._running_means["train"] = RunningMean(**state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == HOOK_NAME:  # nn.Module's way would take 0.1 ms of a step
@@ -215,18 +217,18 @@ class Task(L.LightningModule):
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     @property
-    def _weighted(self) -> bool:
+    def _weighs_batches(self) -> bool:
         """Whether micro-batches or processes may differ in size, so that means of means would be wrong."""
         return self.automatic_optimization and self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
 
     @property
-    def _log_due(self) -> bool:
+    def _is_logging_step(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (logged_step(self.trainer) + 1) % every == 0
 
-    def _log_meter(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
-        meter = self._meters.pop(stage, None)
-        values = {**(meter.means(self.trainer) if meter else {}), **(more or {})}
+    def _log_running_means(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
+        mean = self._running_means.pop(stage, None)
+        values = {**(mean.compute(self.trainer) if mean else {}), **(more or {})}
         bar = {"loss", self.monitor.rpartition("/")[2]}
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1)
@@ -238,12 +240,12 @@ class Task(L.LightningModule):
         return int(total)
 
 
-def need(module: nn.Module, **facts: Any) -> Any:
-    """Return the values of facts that the user or the data must give, one or several, or say which is missing."""
-    for name, value in facts.items():
+def require(module: nn.Module, **values: Any) -> Any:
+    """Return the values that the user or the data must give, one or several, or say which is missing."""
+    for name, value in values.items():
         if value is None:
             raise ValueError(f"{type(module).__name__} needs {name}: give it, or data that knows it")
-    return tuple(facts.values()) if len(facts) > 1 else next(iter(facts.values()))
+    return tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
 
 
 def inputs_of(batch: Any) -> tuple[Any, ...]:
@@ -255,16 +257,16 @@ def inputs_of(batch: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def _plain(value: Any) -> bool:
+def _is_plain_value(value: Any) -> bool:
     """Whether a hyperparameter is a number, a string, None, or lists and dicts of these."""
     if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and _is_plain_value(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return all(_plain(v) for v in value)
+        return all(_is_plain_value(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _factory(factory: Any) -> tuple[type | None, dict[str, Any]]:
+def _unwrap_factory(factory: Any) -> tuple[type | None, dict[str, Any]]:
     """Find the class and the given options in a class, a partial, or jsonargparse's partial around a class."""
     parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
     return next((p for p in parts if inspect.isclass(p)), None), getattr(factory, "keywords", {})

@@ -23,10 +23,15 @@ from torchmetrics.classification import (
 )
 
 from zoo.losses import DistillationLoss, FocalLoss
-from zoo.losses.fitting import OfTwo, divisor, fitted
-from zoo.tasks.base import Task, inputs_of, need
+from zoo.losses.adapt import BinaryFromMulticlass, adapt_loss, loss_weight_sum
+from zoo.tasks.base import Task, inputs_of, require
 
-_ONE_CLASS = (FocalLoss, DistillationLoss, OfTwo, nn.MultiMarginLoss)  # losses that take no probabilities as targets
+_HARD_TARGET_LOSSES = (
+    FocalLoss,
+    DistillationLoss,
+    BinaryFromMulticlass,
+    nn.MultiMarginLoss,
+)  # losses that take no probabilities as targets
 
 
 class Classifier(Task):
@@ -56,7 +61,7 @@ class Classifier(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
-        classes: int = need(self, num_classes=num_classes)
+        classes: int = require(self, num_classes=num_classes)
         task = task or "multiclass"
         if task == "binary" and classes != 2:
             raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
@@ -66,7 +71,7 @@ class Classifier(Task):
         self.class_names = class_names or [str(i) for i in range(classes)]
         if self.loss is None:
             self.loss = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
-        self.loss = fitted(self.loss, task, classes)
+        self.loss = adapt_loss(self.loss, task, classes)
         metrics = _metrics(task, classes)
         self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("val", "test")})
         if task != "multilabel":
@@ -83,30 +88,32 @@ class Classifier(Task):
 
     def step(self, batch: Any, stage: str) -> Tensor:
         _, y = batch
-        return self.judge(self(*inputs_of(batch)), y, stage)
+        return self.loss_and_metrics(self(*inputs_of(batch)), y, stage)
 
-    def judge(self, logits: Tensor, y: Tensor, stage: str) -> Tensor:
+    def loss_and_metrics(self, logits: Tensor, y: Tensor, stage: str) -> Tensor:
         """Return the loss of outputs and targets, one a row, and count them in the metrics of a stage."""
-        if y.device.type == "cpu" or stage not in self._meters:  # elsewhere looking at values waits for the device
-            self._check(y)
-        if _are_probabilities(y) and self.task != "multilabel" and isinstance(self.loss, _ONE_CLASS):
-            name = "CrossEntropyLoss" if isinstance(self.loss, OfTwo) else type(self.loss).__name__
+        if (
+            y.device.type == "cpu" or stage not in self._running_means
+        ):  # elsewhere looking at values waits for the device
+            self._check_labels(y)
+        if _is_soft_target(y) and self.task != "multilabel" and isinstance(self.loss, _HARD_TARGET_LOSSES):
+            name = "CrossEntropyLoss" if isinstance(self.loss, BinaryFromMulticlass) else type(self.loss).__name__
             right = "BCEWithLogitsLoss" if self.task == "binary" else "CrossEntropyLoss"
             makers = "such as MixUp and CutMix make: leave these out"
             raise ValueError(f"{name} here takes no probabilities as targets, {makers}, or take {right}")
-        scores, labels = self._scores(logits), self._labels(y)
+        scores, labels = self._scores(logits), self._hard_labels(y)
         loss = self._loss(scores, y)
         if stage == "train":
-            correct = self._decide(scores.detach()) == labels
-            self.report("train", len(y), accuracy=correct.mean(dtype=torch.float32))
+            correct = self._predicted_labels(scores.detach()) == labels
+            self.log_mean("train", len(y), accuracy=correct.mean(dtype=torch.float32))
         else:
             self._update_metrics(scores, labels, stage)
         return loss
 
-    def count(self, batch: Any) -> float | Tensor:
+    def num_items(self, batch: Any) -> float | Tensor:
         """Samples, or what else the loss divides by: their class weights, those that count."""
-        weight = divisor(self.loss, batch[1])
-        return super().count(batch) if weight is None else weight
+        weight = loss_weight_sum(self.loss, batch[1])
+        return super().num_items(batch) if weight is None else weight
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Logits as the loss takes them: ``(b,)`` of the second class for binary, else ``(b, k)``."""
@@ -117,16 +124,16 @@ class Classifier(Task):
     def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
         assert self.loss is not None
         if self.task == "binary":
-            y = y[:, 1] if _are_probabilities(y) else y.view(-1)
+            y = y[:, 1] if _is_soft_target(y) else y.view(-1)
         return self.loss(scores, y if self.task == "multiclass" else y.to(scores.dtype))
 
-    def _labels(self, y: Tensor) -> Tensor:
+    def _hard_labels(self, y: Tensor) -> Tensor:
         """Targets as whole numbers: of probabilities the likeliest class."""
         if self.task == "multilabel":
             return (y > 0.5).long() if y.is_floating_point() else y
-        return y.argmax(1) if _are_probabilities(y) else y.view(-1)
+        return y.argmax(1) if _is_soft_target(y) else y.view(-1)
 
-    def _decide(self, scores: Tensor) -> Tensor:
+    def _predicted_labels(self, scores: Tensor) -> Tensor:
         return scores.argmax(1) if self.task == "multiclass" else scores > 0
 
     def _update_metrics(self, scores: Tensor, y: Tensor, stage: str) -> None:
@@ -140,13 +147,13 @@ class Classifier(Task):
         scores = scores.float()
         return scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
         if stage == "test" and "confusion" in self.metrics:
             self.metrics["confusion"].reset()  # type: ignore[operator]
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         return self.metrics[stage].compute()  # type: ignore[operator]
 
     @property
@@ -168,7 +175,7 @@ class Classifier(Task):
         names = [self.class_names[i] for i in chosen.tolist()]
         return {"class": chosen.tolist(), "name": names, "probability": probability.tolist()}
 
-    def _check(self, y: Tensor) -> None:
+    def _check_labels(self, y: Tensor) -> None:
         """Say in words what a kernel would call an index out of bounds, or take for granted."""
         top = self.num_classes - 1 if self.task == "multiclass" else 1
         if (y.is_floating_point() and self.task == "multiclass") or not len(y):
@@ -184,7 +191,7 @@ class Classifier(Task):
             raise ValueError(f"label {bad.flatten()[0].item():g} is out of range: {rule}")
 
 
-def _are_probabilities(y: Tensor) -> bool:
+def _is_soft_target(y: Tensor) -> bool:
     """Whether targets are a row of probabilities for each sample, rather than its class."""
     return y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1
 

@@ -12,17 +12,17 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from zoo._lightning import trainer_of
 from zoo.layers.init import InitRule, initialize
-from zoo.tasks.base import need
+from zoo.tasks.base import require
 from zoo.tasks.language import LanguageModel
-from zoo.tasks.tokenized import tokenizer_beside
-from zoo.weights.divided import WholeDraws, materialize
-from zoo.weights.huggingface import HuggingFaceNet
+from zoo.tasks.tokenized import find_tokenizer
+from zoo.weights.formats.huggingface import HuggingFaceNet
+from zoo.weights.sharded import UnshardedInit, materialize
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-UNDIVIDED = {"orthogonal", "trunc_normal"}  # which look at numbers before they draw more
+UNSHARDABLE_INITS = {"orthogonal", "trunc_normal"}  # which look at numbers before they draw more
 
 
 class DecoderLanguageModel(LanguageModel):
@@ -45,13 +45,13 @@ class DecoderLanguageModel(LanguageModel):
         self, net: HuggingFaceNet, weights: str | None = None, activation_checkpointing: bool = False, **kwargs: Any
     ) -> None:
         self._weights, self._init = weights, kwargs.get("init") or []
-        if without_memory(net) and any({rule.weight, rule.bias} & UNDIVIDED for rule in self._init):
-            fill(net)
-        with WholeDraws():  # rules use up random numbers without memory too
+        if is_meta(net) and any({rule.weight, rule.bias} & UNSHARDABLE_INITS for rule in self._init):
+            materialize_and_init(net)
+        with UnshardedInit():  # rules use up random numbers without memory too
             super().__init__(net=net, **kwargs)
         if weights is not None:
             net.load_pretrained(weights)  # without memory, only to see whether they fit
-            self.their_tokenizer = tokenizer_beside(weights)
+            self.pretrained_tokenizer = find_tokenizer(weights)
             if "preset" in self.hparams:  # of which a null below would take what these weights do not have
                 self.hparams["preset"] = "baby"
         net.activation_checkpointing = activation_checkpointing
@@ -64,17 +64,17 @@ class DecoderLanguageModel(LanguageModel):
         """Divide the weights among devices, where the strategy asks for it; give memory to a network without."""
         device = torch.device("cpu")
         if trainer_of(self) is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
-            divide(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
+            shard(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
             device = self.trainer.strategy.root_device
-        if without_memory(self.net):
-            fill(self.net, device, self._weights, self._init)
+        if is_meta(self.net):
+            materialize_and_init(self.net, device, self._weights, self._init)
 
 
-def without_memory(net: HuggingFaceNet) -> bool:
+def is_meta(net: HuggingFaceNet) -> bool:
     return next(net.parameters()).is_meta
 
 
-def fill(
+def materialize_and_init(
     net: Any, device: torch.device | str = "cpu", weights: str | None = None, init: Sequence[InitRule] = ()
 ) -> None:
     """Give a network memory, and the weights that it would have had from the start, one whole parameter at a time.
@@ -89,13 +89,13 @@ def fill(
     if weights is not None:
         net.load_pretrained(weights)
         return
-    with torch.random.fork_rng(devices=[]), WholeDraws():
-        torch.set_rng_state(net.drawn_from)
+    with torch.random.fork_rng(devices=[]), UnshardedInit():
+        torch.set_rng_state(net.init_rng_state)
         net.reset_parameters()
         initialize(net, list(init))
 
 
-def divide(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
+def shard(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
     """Keep of each parameter one part a device; all of a block's are there only while it computes."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -128,7 +128,7 @@ def network(
         meta_device: whether to build it without memory.
         chosen: arguments by the user; null is not chosen, and beside weights nor is the constructor's default.
     """
-    tokens, data_block = need(module, vocab_size=vocab_size, block_size=block_size)
+    tokens, data_block = require(module, vocab_size=vocab_size, block_size=block_size)
     chosen = {k: v for k, v in chosen.items() if v is not None}
     context = chosen.pop("context", None)
     if weights is None:
@@ -136,12 +136,12 @@ def network(
     else:
         defaults = inspect.signature(cls).parameters
         chosen = {k: v for k, v in chosen.items() if k == "dropout" or v != defaults[k].default}
-        arguments = {**cls.arguments_of(weights), **chosen, **({"block_size": context} if context else {})}
+        arguments = {**cls.pretrained_arguments(weights), **chosen, **({"block_size": context} if context else {})}
     if arguments["block_size"] < data_block:
         raise ValueError(
             f"the data's block_size={data_block} is above the model's context of {arguments['block_size']}"
         )
     # Fresh weights use up random numbers without memory too, so that those drawn later are the same.
-    draws = WholeDraws() if meta_device and weights is None else nullcontext()
+    draws = UnshardedInit() if meta_device and weights is None else nullcontext()
     with torch.device("meta") if meta_device else nullcontext(), draws:
         return cls(**{**arguments, "vocab_size": tokens})

@@ -12,16 +12,23 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from zoo._lightning import trainer_of
-from zoo.diffusion import Noise, guided, make_sampler, make_schedule, min_snr_weight, target_of
+from zoo.diffusion import (
+    Noise,
+    classifier_free_guidance,
+    make_sampler,
+    make_schedule,
+    min_snr_weight,
+    prediction_target,
+)
+from zoo.diffusion.conditioning import broadcast, check_conditions, class_labels
 from zoo.diffusion.samplers import SamplerName
-from zoo.diffusion.schedules import ScheduleName, Spacing, Target
-from zoo.diffusion.wishes import check_wishes, of_each, wished_classes
+from zoo.diffusion.schedules import PredictionType, ScheduleName, Spacing
 from zoo.losses.embeddings import at_least_float32
-from zoo.tasks.base import Task, need
+from zoo.tasks.base import Task, require
 
 Condition = Literal["none", "class", "text"]
 GOLDEN = 0.6180339887498949  # multiples of it, without their whole part, fill [0, 1) evenly however many there are
-QUARTERS = 4
+NUM_NOISE_BINS = 4
 
 
 class Diffusion(Task):
@@ -34,17 +41,17 @@ class Diffusion(Task):
     there the noise of a sample is always the same, so that losses can be compared.
 
     Args:
-        target: what the network says: ``epsilon``, the noise; ``v``, as safe at all noise levels; ``flow``, the way
-            from the data to the noise.
+        prediction_type: what the network predicts: ``epsilon``, the noise; ``v_prediction``, the velocity (Salimans and
+            Ho 2022); ``flow_prediction``, the noise minus the data (rectified flow).
         schedule: of the noise: ``linear``, ``cosine``, ``scaled_linear`` (Stable Diffusion's), or ``flow``, the
-            straight line to it; null is ``flow`` for the target flow, or else ``cosine``.
+            straight line to it; null is ``flow`` for flow_prediction, or else ``cosine``.
         timesteps: noise levels.
         zero_snr: leave nothing of the data at the last noise level.
         beta_start: first beta of ``linear`` and ``scaled_linear``; null is the paper's.
         beta_end: last beta of these.
-        min_snr: signal-to-noise ratio from which on noise levels count alike, 5 in the paper; null weighs none.
+        min_snr_gamma: signal-to-noise ratio from which on noise levels count alike, 5 in the paper; null weighs none.
         condition: what images are made by: ``class``, ``text`` or ``none``.
-        drop_condition: share of the training samples whose condition is left out, so that it can be guided by.
+        cond_drop_prob: share of the training samples whose condition is left out, so that it can be guided by.
         num_classes: number of classes; null takes it from the data.
         class_names: names for ``zoo sample``; null takes them from the data, or numbers.
     """
@@ -52,39 +59,41 @@ class Diffusion(Task):
     def __init__(
         self,
         net: nn.Module,
-        target: Target = "v",
+        prediction_type: PredictionType = "v_prediction",
         schedule: ScheduleName | None = None,
         timesteps: int = 1000,
         zero_snr: bool = False,
         beta_start: float | None = None,
         beta_end: float | None = None,
-        min_snr: float | None = None,
+        min_snr_gamma: float | None = None,
         condition: Condition = "class",
-        drop_condition: float = 0.1,
+        cond_drop_prob: float = 0.1,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
-        schedule = schedule or ("flow" if target == "flow" else "cosine")
-        if (target == "flow") != (schedule == "flow"):
-            raise ValueError(f"the target flow and the schedule flow go together: got {target=}, {schedule=}")
-        if target == "epsilon" and zero_snr:
-            raise ValueError("target epsilon does not go with zero_snr: noise alone says nothing of the data; take v")
-        if not 0 <= drop_condition < 1:
-            raise ValueError(f"drop_condition is a share in [0, 1), got {drop_condition}")
-        if min_snr is not None and min_snr <= 0:
-            raise ValueError(f"min_snr must be above 0, got {min_snr}")
-        self.target: Target = target
+        schedule = schedule or ("flow" if prediction_type == "flow_prediction" else "cosine")
+        if (prediction_type == "flow_prediction") != (schedule == "flow"):
+            raise ValueError(
+                f"prediction_type flow_prediction and schedule flow go together: got {prediction_type=}, {schedule=}"
+            )
+        if prediction_type == "epsilon" and zero_snr:
+            raise ValueError("prediction_type epsilon does not go with zero_snr: take v_prediction")
+        if not 0 <= cond_drop_prob < 1:
+            raise ValueError(f"cond_drop_prob is a share in [0, 1), got {cond_drop_prob}")
+        if min_snr_gamma is not None and min_snr_gamma <= 0:
+            raise ValueError(f"min_snr_gamma must be above 0, got {min_snr_gamma}")
+        self.prediction_type: PredictionType = prediction_type
         self.schedule = make_schedule(schedule, timesteps, zero_snr, beta_start, beta_end)
-        self.min_snr, self.drop_condition = min_snr, drop_condition
+        self.min_snr_gamma, self.cond_drop_prob = min_snr_gamma, cond_drop_prob
         self.condition: Condition = condition
-        self.num_classes = need(self, num_classes=num_classes) if condition == "class" else None
+        self.num_classes = require(self, num_classes=num_classes) if condition == "class" else None
         self.class_names = (class_names if self.num_classes else None) or [str(i) for i in range(self.num_classes or 0)]
         if self.num_classes and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for num_classes={num_classes}: {class_names}")
-        self._judged = 0  # samples of this validation or test
-        self._looked = False  # whether pixels are what they should be
+        self._num_evaluated = 0  # samples of this validation or test
+        self._checked_pixels = False  # whether pixels are what they should be
 
     # What a subclass may say otherwise --------------------------------------------------------------------------------
 
@@ -106,7 +115,7 @@ class Diffusion(Task):
         """Images of what the network sees."""
         return x
 
-    def read(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
         """The states of texts."""
         raise ValueError(f"{type(self).__name__} has no text encoder, so it cannot be told texts")
 
@@ -122,7 +131,7 @@ class Diffusion(Task):
         """What the network says of images with the noise of times, which are 0 if not given."""
         t = torch.zeros(len(x), dtype=torch.long, device=x.device) if t is None else t
         conditions = {k: v for k, v in (("labels", labels), ("text", text)) if v is not None}
-        return self.net(x, self.schedule.told(t), **conditions)
+        return self.net(x, self.schedule.model_time(t), **conditions)
 
     def step(self, batch: Any, stage: str) -> Tensor:
         return self.losses(batch, stage).mean()
@@ -131,41 +140,41 @@ class Diffusion(Task):
         """The loss of each sample of a batch."""
         parts = [*batch] if isinstance(batch, (tuple, list)) else [batch]
         x, condition = parts if len(parts) > 1 else [parts[0], None]
-        self._look_at(x)
+        self._check_pixels(x)
         with torch.no_grad():
             x0 = at_least_float32(self.encode(x, stage))
-            conditions = self._conditions(condition, x0, self.drop_condition if stage == "train" else 0.0)
-        u, eps = self._drawn(x0, stage)
-        t = self.schedule.at(u)
-        alpha, sigma = self.schedule.levels(t)
-        said = self(self.schedule.noised(x0, eps, t).to(self._computed_in), t, **conditions)
-        wanted = target_of(self.target, x0, eps, alpha, sigma)
-        losses = (said.to(wanted.dtype) - wanted).square().flatten(1).mean(1)
-        if self.min_snr is not None:
-            losses = losses * min_snr_weight(self.target, alpha, sigma, self.min_snr).to(losses)
+            conditions = self._conditions(condition, x0, self.cond_drop_prob if stage == "train" else 0.0)
+        u, eps = self._times_and_noise(x0, stage)
+        t = self.schedule.training_timesteps(u)
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        prediction = self(self.schedule.add_noise(x0, eps, t).to(self._net_dtype), t, **conditions)
+        target = prediction_target(self.prediction_type, x0, eps, alpha, sigma)
+        losses = (prediction.to(target.dtype) - target).square().flatten(1).mean(1)
+        if self.min_snr_gamma is not None:
+            losses = losses * min_snr_weight(self.prediction_type, alpha, sigma, self.min_snr_gamma).to(losses)
         if stage != "train":
-            self._report_by_noise(stage, u, losses)
+            self._log_loss_by_noise_level(stage, u, losses)
         return losses
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the column ``loss``: how badly the network tells each image from noise."""
         return {"loss": self.losses(batch, "predict").tolist()}
 
-    def _drawn(self, x0: Tensor, stage: str) -> tuple[Float[Tensor, " b"], Tensor]:
+    def _times_and_noise(self, x0: Tensor, stage: str) -> tuple[Float[Tensor, " b"], Tensor]:
         """Where between data and noise each sample is looked at, and its noise."""
         if stage == "train":
             return torch.rand(len(x0), device=x0.device), torch.randn_like(x0)
         world, rank = (1, 0) if trainer_of(self) is None else (self.trainer.world_size, self.trainer.global_rank)
-        numbers = [(self._judged + i) * world + rank for i in range(len(x0))]
-        self._judged += len(x0)
+        numbers = [(self._num_evaluated + i) * world + rank for i in range(len(x0))]
+        self._num_evaluated += len(x0)
         u = torch.tensor([(number + 0.5) * GOLDEN % 1 for number in numbers], device=x0.device)
         return u, Noise(0, numbers)(x0)
 
-    def _report_by_noise(self, stage: str, u: Tensor, losses: Tensor) -> None:
-        quarters = (u * QUARTERS).long()
-        for i, count in enumerate(torch.bincount(quarters, minlength=QUARTERS).tolist()):
+    def _log_loss_by_noise_level(self, stage: str, u: Tensor, losses: Tensor) -> None:
+        quarters = (u * NUM_NOISE_BINS).long()
+        for i, count in enumerate(torch.bincount(quarters, minlength=NUM_NOISE_BINS).tolist()):
             if count:
-                self.report(stage, count, **{f"loss_t{i}": losses[quarters == i].mean()})
+                self.log_mean(stage, count, **{f"loss_t{i}": losses[quarters == i].mean()})
 
     def _conditions(self, given: Any, x: Tensor, drop: float) -> dict[str, Tensor]:
         """What the network is told beside the time: each sample's condition, or for some of them none."""
@@ -177,7 +186,7 @@ class Diffusion(Task):
             return {"labels": labels if dropped is None else labels.masked_fill(dropped, self.num_classes or 0)}
         if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
             raise ValueError("condition: text needs data whose batches are images with texts, as by --data.captions")
-        return {"text": self.read(["" if gone else text for text, gone in zip(
+        return {"text": self.encode_text(["" if gone else text for text, gone in zip(
             given, [False] * len(x) if dropped is None else dropped.tolist(), strict=True)])}  # fmt: skip
 
     def _labels(self, y: Any) -> Int[Tensor, " b"]:
@@ -200,7 +209,7 @@ class Diffusion(Task):
                     f"diffusion takes images in [-1, 1]: --data.mean [0.5] --data.std [0.5], or none of them, as "
                     f"zoo's images come so by themselves; {type(data).__name__} has {name} {found}"
                 )
-        self._looked = False
+        self._checked_pixels = False
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -211,23 +220,23 @@ class Diffusion(Task):
     def image_channels(self) -> int:
         return self.shape[0]
 
-    def _look_at(self, x: Tensor) -> None:
+    def _check_pixels(self, x: Tensor) -> None:
         """Say so where pixels are not in [-1, 1], once: elsewhere looking at values waits for the device."""
-        if self._looked or not isinstance(x, Tensor) or not len(x):
+        if self._checked_pixels or not isinstance(x, Tensor) or not len(x):
             return
-        self._looked = True
+        self._checked_pixels = True
         low, high = (float(v) for v in x.detach().aminmax())
         if low < -1.05 or high > 1.05:
             raise ValueError(f"diffusion takes images in [-1, 1], and these reach from {low:.2f} to {high:.2f}")
         if low >= 0 and high > 0:
             warnings.warn(f"images from {low:.2f} to {high:.2f}: those of diffusion reach from -1 to 1", stacklevel=2)
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
-        self._judged = 0
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
+        self._num_evaluated = 0
 
     def on_predict_epoch_start(self) -> None:
-        self._judged = 0
+        self._num_evaluated = 0
 
     # Sampling ---------------------------------------------------------------------------------------------------------
 
@@ -237,7 +246,7 @@ class Diffusion(Task):
         n: int = 1,
         sampler: SamplerName = "dpm++",
         steps: int = 20,
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         labels: int | Sequence[int] | Tensor | None = None,
         texts: str | Sequence[str] | None = None,
         seed: int = 0,
@@ -253,7 +262,7 @@ class Diffusion(Task):
             n: how many; image ``i`` follows from ``seed`` and ``i``, whatever ``n`` and ``batch_size`` are.
             sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpm++``.
             steps: of the sampler.
-            guidance: 1 is the condition alone, above 1 exaggerates it, 0 leaves it out.
+            guidance_scale: 1 is the condition alone, above 1 exaggerates it, 0 leaves it out.
             labels: class of all, or of each; null takes all classes in turn.
             texts: text of all, or of each.
             seed: of the noise.
@@ -263,50 +272,56 @@ class Diffusion(Task):
             first: number of the first image, to go on where others end.
             done: called with the images of batches that are done, and of one more step with those in the making.
         """
-        given = self._wishes(n, guidance, labels, texts, first)
+        given = self._sample_conditions(n, guidance_scale, labels, texts, first)
         if eta is not None and sampler != "ddim":
             raise ValueError(f"eta is for the sampler ddim, got {sampler}")
         more = {} if eta is None else {"eta": eta}
-        made = make_sampler(sampler, self.schedule, self.target, steps, spacing, clip=self.clip, **more)
+        sampler_fn = make_sampler(sampler, self.schedule, self.prediction_type, steps, spacing, clip=self.clip, **more)
         found = []
         with evaluating(self.net):
             for start in range(0, n, batch_size):
                 rows = range(start, min(n, start + batch_size))
                 noise = Noise(seed, [first + i for i in rows])
-                predict = guided(self._predictor([given[i] for i in rows]), guidance)
+                predict = classifier_free_guidance(
+                    self._conditional_predictor([given[i] for i in rows]), guidance_scale
+                )
                 x = noise.normal(*self.shape).to(self.device)
-                x = made(predict, x, noise, done and (lambda i: done(start, i)))  # noqa: B023
+                x = sampler_fn(predict, x, noise, done and (lambda i: done(start, i)))  # noqa: B023
                 if not x.isfinite().all():
-                    raise ValueError(f"samples are not finite: the network overflows in {self._computed_in}")
+                    raise ValueError(f"samples are not finite: the network overflows in {self._net_dtype}")
                 found.append((self.decode(x).float().cpu() / 2 + 0.5).clamp(0, 1))
         return torch.cat(found)
 
-    def _predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, Sequence[bool]], Tensor]:
+    def _conditional_predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, Sequence[bool]], Tensor]:
         """What the network says with these conditions, or without; samples stay in float32, whatever it computes in."""
-        told = {flag: self._told(given if flag else [None] * len(given)) for flag in (True, False)}
+        condition_kwargs = {
+            flag: self._condition_kwargs(given if flag else [None] * len(given)) for flag in (True, False)
+        }
 
         def predict(x: Tensor, t: Tensor, flags: Sequence[bool]) -> Tensor:
-            conditions = {name: torch.cat([told[flag][name] for flag in flags]) for name in told[True]}
+            conditions = {
+                name: torch.cat([condition_kwargs[flag][name] for flag in flags]) for name in condition_kwargs[True]
+            }
             x_of_each, t_of_each = (torch.cat([part] * len(flags)) for part in (x, t))
-            return self(x_of_each.to(self._computed_in), t_of_each, **conditions).to(x.dtype)
+            return self(x_of_each.to(self._net_dtype), t_of_each, **conditions).to(x.dtype)
 
         return predict
 
-    def _told(self, given: list[Any]) -> dict[str, Tensor]:
+    def _condition_kwargs(self, given: list[Any]) -> dict[str, Tensor]:
         if self.condition == "class":
             none = self.num_classes
             return {"labels": torch.tensor([none if c is None else c for c in given], device=self.device)}
-        return {"text": self.read([text or "" for text in given])} if self.condition == "text" else {}
+        return {"text": self.encode_text([text or "" for text in given])} if self.condition == "text" else {}
 
-    def _wishes(self, n: int, guidance: float, labels: Any, texts: Any, first: int) -> list[Any]:
+    def _sample_conditions(self, n: int, guidance_scale: float, labels: Any, texts: Any, first: int) -> list[Any]:
         """The condition of each image to be made."""
-        check_wishes(n, guidance, labels, texts, self.condition, self.drop_condition)
+        check_conditions(n, guidance_scale, labels, texts, self.condition, self.cond_drop_prob)
         if self.condition == "class":
-            return wished_classes(labels, n, self.num_classes or 0, first)
-        return [None] * n if self.condition == "none" else of_each([texts] if isinstance(texts, str) else texts, n)
+            return class_labels(labels, n, self.num_classes or 0, first)
+        return [None] * n if self.condition == "none" else broadcast([texts] if isinstance(texts, str) else texts, n)
 
     @property
-    def _computed_in(self) -> torch.dtype:
+    def _net_dtype(self) -> torch.dtype:
         return next(self.net.parameters()).dtype
 
 

@@ -47,7 +47,7 @@ class Distiller(Classifier):
             raise ValueError("Distiller needs a teacher, a teacher_checkpoint, or both")
         self.teacher_checkpoint = teacher_checkpoint
         self._teacher = (teacher,)  # a tuple keeps it out of the module's parameters, state_dict and train()
-        self._taught = torch.empty(0)
+        self._teacher_logits = torch.empty(0)
 
     @property
     def teacher(self) -> nn.Module:
@@ -72,17 +72,17 @@ class Distiller(Classifier):
     def step(self, batch: Any, stage: str) -> Tensor:
         x, y = batch
         with torch.no_grad():
-            self._taught = self.teacher(x)
+            self._teacher_logits = self.teacher(x)
         if stage != "train":
-            self.report(stage, len(y), teacher_accuracy=(self._taught.argmax(1) == y).float().mean())
+            self.log_mean(stage, len(y), teacher_accuracy=(self._teacher_logits.argmax(1) == y).float().mean())
         return super().step(batch, stage)
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if logits.shape != self._taught.shape:
-            shapes = f"{tuple(logits.shape)}, the teacher's {tuple(self._taught.shape)}"
+        if logits.shape != self._teacher_logits.shape:
+            shapes = f"{tuple(logits.shape)}, the teacher's {tuple(self._teacher_logits.shape)}"
             raise ValueError(f"the student's logits are {shapes}: give both the same num_classes")
         assert self.loss is not None
-        return self.loss(logits, self._taught, y)
+        return self.loss(logits, self._teacher_logits, y)
 
 
 def load_teacher(path: str, teacher: nn.Module | None = None) -> nn.Module:

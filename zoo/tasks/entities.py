@@ -15,7 +15,7 @@ from zoo.tasks.base import inputs_of
 from zoo.tasks.tagging import Tagger
 
 
-class EntityScores(Metric):
+class EntityF1(Metric):
     """Precision, recall and F1 of entities, over all sentences and types, as conlleval and seqeval count them.
 
     An entity counts where both its ends and its type are right.
@@ -32,15 +32,15 @@ class EntityScores(Metric):
 
     def __init__(self, class_names: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spans = Spans(class_names)
+        self.spans = SpanDecoder(class_names)
         for name in ("right", "found", "true"):
             self.add_state(name, torch.zeros(len(self.spans.types), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Int[Tensor, "b t"], target: Int[Tensor, "b t"]) -> None:
         """Count; where the target is negative nothing is asked for, and a sentence goes on behind it."""
-        asked = target >= 0
+        valid = target >= 0
         (start, kind, stop), (their_start, their_kind, their_stop) = (
-            self.spans(tags, asked) for tags in (preds, target)
+            self.spans(tags, valid) for tags in (preds, target)
         )
         n = len(self.spans.types)
         self.found += torch.bincount(kind[start], minlength=n)
@@ -59,7 +59,7 @@ class EntityScores(Metric):
         return dict(zip(self.spans.types, f1.tolist(), strict=True))
 
 
-class Spans:
+class SpanDecoder:
     """Where entities begin and end in tags.
 
     Args:
@@ -73,11 +73,11 @@ class Spans:
         self.kinds = torch.tensor([index.get(kind, -1) for _, kind in parts])
         self.begins = torch.tensor([prefix == "B" for prefix, _ in parts])
 
-    def __call__(self, tags: Int[Tensor, "b t"], asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, tags: Int[Tensor, "b t"], valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of all words that are asked for, one behind the other: whether an entity begins, its type, and its end."""
         kinds, begins = self.kinds.to(tags.device), self.begins.to(tags.device)
-        flat = tags[asked]
-        kind, first = kinds[flat], _first_of_rows(asked)
+        flat = tags[valid]
+        kind, first = kinds[flat], _row_starts(valid)
         before = torch.cat([kind.new_full((1,), -1), kind[:-1]])
         start = (kind >= 0) & (begins[flat] | (kind != before) | first)
         index = torch.arange(len(flat), device=tags.device)
@@ -87,8 +87,8 @@ class Spans:
         return start, kind, stop
 
 
-def _first_of_rows(asked: Tensor) -> Tensor:
-    return ((asked.cumsum(1) == 1) & asked)[asked]
+def _row_starts(valid: Tensor) -> Tensor:
+    return ((valid.cumsum(1) == 1) & valid)[valid]
 
 
 class EntityTagger(Tagger):
@@ -108,29 +108,29 @@ class EntityTagger(Tagger):
             for stage in ("val", "test"):
                 accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
                 self.metrics[stage] = MetricCollection({"accuracy": accuracy})
-                self.entities[stage] = EntityScores(self.class_names)
+                self.entities[stage] = EntityF1(self.class_names)
 
-    def see(self, logits: Tensor, y: Tensor, stage: str) -> None:
+    def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
         if stage in self.entities:
-            self.entities[stage].update(logits.argmax(2), y.masked_fill(y == self._ignored, -1))  # type: ignore[operator]
+            self.entities[stage].update(logits.argmax(2), y.masked_fill(y == self._ignore_index, -1))  # type: ignore[operator]
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         if stage in self.entities:
             self.entities[stage].reset()  # type: ignore[operator]
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         found = self.entities[stage].compute() if stage in self.entities else {}  # type: ignore[operator]
-        return {**super().end_of_evaluation(stage), **found}
+        return {**super().compute_metrics(stage), **found}
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list for each sentence, a tag a word: ``class``, ``name`` and ``probability``."""
         inputs = inputs_of(batch)
         probability, chosen = self(*inputs).float().softmax(2).max(2)
-        asked = batch[1] != self._ignored if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-        if asked is None:
+        valid = batch[1] != self._ignore_index if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+        if valid is None:
             return super().predict_step(batch, batch_idx)
-        classes = [row[kept].tolist() for row, kept in zip(chosen, asked, strict=True)]
-        scores = [row[kept].tolist() for row, kept in zip(probability, asked, strict=True)]
+        classes = [row[kept].tolist() for row, kept in zip(chosen, valid, strict=True)]
+        scores = [row[kept].tolist() for row, kept in zip(probability, valid, strict=True)]
         names = [[self.class_names[i] for i in row] for row in classes]
         return {"class": classes, "name": names, "probability": scores}

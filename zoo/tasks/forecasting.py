@@ -16,8 +16,8 @@ from torchmetrics import (
 )
 
 from zoo.losses import PinballLoss
-from zoo.losses.fitting import fitted
-from zoo.tasks.base import Task, inputs_of, need
+from zoo.losses.adapt import adapt_loss
+from zoo.tasks.base import Task, inputs_of, require
 from zoo.tasks.linear_forecast import LinearForecast
 
 BASELINES = ("naive", "seasonal_naive", "linear")
@@ -28,7 +28,7 @@ class Forecaster(Task):
 
     A batch is ``(inputs, targets)`` or ``(inputs, targets, about)``. Inputs are ``past`` ``(b, context, d)``, whose
     first column is the target's past, or ``(past, future)``, with covariates ``(b, horizon, k)`` that are known in
-    advance; targets ``(b, horizon)``. ``about`` is a dict of what is known of the windows: ``mean`` and ``std``
+    advance; targets ``(b, horizon)``. ``metadata`` is a dict of what is known of the windows: ``mean`` and ``std``
     ``(b,)``, by which targets become their own units; ``error`` ``(b,)``, the unit of MASE; ``seasonal_naive``
     ``(b, horizon)``; ``observed`` ``(b, horizon)``, which targets count; names for predictions, ``series`` and
     ``time``. The network returns ``(b, horizon)``, or ``(b, horizon, q)`` with quantiles.
@@ -50,11 +50,11 @@ class Forecaster(Task):
         self, net: nn.Module, horizon: int | None = None, quantiles: list[float] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(net=net, **kwargs)
-        self.horizon: int = need(self, horizon=horizon)
+        self.horizon: int = require(self, horizon=horizon)
         self.quantiles = check_quantiles(quantiles)
         if self.loss is None:
             self.loss = PinballLoss(self.quantiles) if self.quantiles else nn.MSELoss()
-        self.loss = fitted(self.loss, "numbers")
+        self.loss = adapt_loss(self.loss, "regression")
         if isinstance(self.loss, PinballLoss) != bool(self.quantiles):
             raise ValueError(f"PinballLoss is the loss of quantiles: got quantiles={quantiles}, {self.loss}")
         names = {"val": ("model",), "test": ("model", *BASELINES)}
@@ -71,44 +71,48 @@ class Forecaster(Task):
         return out.sort(-1).values if self.quantiles else out
 
     def step(self, batch: Any, stage: str) -> Tensor:
-        y, about = batch[1], about_of(batch)
+        y, metadata = batch[1], metadata_of(batch)
         out = self.net(*inputs_of(batch))
         expected = (*y.shape, len(self.quantiles)) if self.quantiles else tuple(y.shape)
         if out.shape != expected:
             raise ValueError(f"the network forecasts {tuple(out.shape)}, the targets {tuple(y.shape)} need {expected}")
-        target, counted = y.to(out.dtype), about.get("observed")
+        target, observed_mask = y.to(out.dtype), metadata.get("observed")
         assert self.loss is not None
         if stage != "train":
-            self._judge(out.detach().float(), batch, stage)
-        return self.loss(out, target) if counted is None else self.loss(out[counted], target[counted])
+            self._update_metrics(out.detach().float(), batch, stage)
+        return self.loss(out, target) if observed_mask is None else self.loss(out[observed_mask], target[observed_mask])
 
-    def count(self, batch: Any) -> float | Tensor:
+    def num_items(self, batch: Any) -> float | Tensor:
         """Windows, or as many as the targets that count would fill."""
-        counted = about_of(batch).get("observed")
-        return super().count(batch) if counted is None else float(counted.sum()) / counted.shape[1]
+        observed_mask = metadata_of(batch).get("observed")
+        return (
+            super().num_items(batch) if observed_mask is None else float(observed_mask.sum()) / observed_mask.shape[1]
+        )
 
-    def _judge(self, out: Tensor, batch: Any, stage: str) -> None:
-        y, about = batch[1].float(), about_of(batch)
-        counted = about.get("observed", torch.ones_like(y, dtype=torch.bool))
+    def _update_metrics(self, out: Tensor, batch: Any, stage: str) -> None:
+        y, metadata = batch[1].float(), metadata_of(batch)
+        observed_mask = metadata.get("observed", torch.ones_like(y, dtype=torch.bool))
         ordered = out.sort(2).values if self.quantiles else out.unsqueeze(2)
-        forecasts = {"model": ordered[:, :, self._middle]}
+        forecasts = {"model": ordered[:, :, self._median_index]}
         if stage == "test":
-            forecasts |= self._baselines(batch)
-        mean, std, error = _units(about, y)
-        target = (y * std + mean)[counted]
+            forecasts |= self._baseline_forecasts(batch)
+        mean, std, error = _scaling(metadata, y)
+        target = (y * std + mean)[observed_mask]
         for name, forecast in forecasts.items():
-            values = (forecast * std + mean)[counted]
-            self.metrics[stage][name].update(values, target, unit=error.expand_as(y)[counted])  # type: ignore[index]
+            values = (forecast * std + mean)[observed_mask]
+            self.metrics[stage][name].update(values, target, unit=error.expand_as(y)[observed_mask])  # type: ignore[index]
         if self.quantiles:
             inside = (ordered[..., 0] <= y) & (y <= ordered[..., -1])
-            pinball = PinballLoss(self.quantiles)((ordered * std.unsqueeze(2))[counted], (y * std)[counted])
-            self.report(stage, int(counted.sum()), coverage=inside[counted].float().mean(), pinball=pinball)
+            pinball = PinballLoss(self.quantiles)((ordered * std.unsqueeze(2))[observed_mask], (y * std)[observed_mask])
+            self.log_mean(
+                stage, int(observed_mask.sum()), coverage=inside[observed_mask].float().mean(), pinball=pinball
+            )
 
-    def _baselines(self, batch: Any) -> dict[str, Tensor]:
-        past, about = inputs_of(batch)[0].float(), about_of(batch)
+    def _baseline_forecasts(self, batch: Any) -> dict[str, Tensor]:
+        past, metadata = inputs_of(batch)[0].float(), metadata_of(batch)
         found = {"naive": past[:, -1:, 0].expand(-1, self.horizon)}
-        if "seasonal_naive" in about:
-            found["seasonal_naive"] = about["seasonal_naive"].float()
+        if "seasonal_naive" in metadata:
+            found["seasonal_naive"] = metadata["seasonal_naive"].float()
         if self.linear is not None:
             found["linear"] = self.linear(batch).float()
         return found
@@ -118,37 +122,37 @@ class Forecaster(Task):
 
         With quantiles also ``q0.1`` and so on; all in the targets' own units.
         """
-        inputs, about = inputs_of(batch), about_of(batch)
+        inputs, metadata = inputs_of(batch), metadata_of(batch)
         out = self(*inputs).float()
         out = out if self.quantiles else out.unsqueeze(2)
-        mean, std, _ = _units(about, out[:, :, 0])
+        mean, std, _ = _scaling(metadata, out[:, :, 0])
         out = (out * std.unsqueeze(2) + mean.unsqueeze(2)).flatten(0, 1)
         steps = range(self.horizon)
         found: dict[str, list] = {}
-        if "series" in about:
-            found["series"] = [name for name in about["series"] for _ in steps]
-            found["time"] = [time for row in about["time"] for time in row]
+        if "series" in metadata:
+            found["series"] = [name for name in metadata["series"] for _ in steps]
+            found["time"] = [time for row in metadata["time"] for time in row]
         found["step"] = [step + 1 for _ in range(len(inputs[0])) for step in steps]
-        found["forecast"] = out[:, self._middle].tolist()
+        found["forecast"] = out[:, self._median_index].tolist()
         return found | {f"q{q:g}": out[:, i].tolist() for i, q in enumerate(self.quantiles)}
 
     @property
-    def _middle(self) -> int:
+    def _median_index(self) -> int:
         return self.quantiles.index(0.5) if self.quantiles else 0
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         for scores in self.metrics[stage].values():  # type: ignore[operator]
             scores.reset()
 
     def on_test_start(self) -> None:
         """Fit the linear baseline to the training windows, where there are any."""
         data = getattr(self.trainer, "datamodule", None)
-        self.linear = LinearForecast.fitted(data, self.trainer, self.horizon)
+        self.linear = LinearForecast.fit(data, self.trainer, self.horizon)
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         kinds = self.metrics[stage].items()  # type: ignore[operator]
         found = {name: kind.compute() for name, kind in kinds if kind["mae"].update_called}
         values = dict(found["model"])
@@ -160,14 +164,14 @@ class Forecaster(Task):
         return values
 
 
-class ScaledError(MeanAbsoluteError):
+class MeanAbsoluteScaledError(MeanAbsoluteError):
     """Mean absolute error, each in a unit of its own."""
 
     def update(self, preds: Tensor, target: Tensor, unit: Tensor) -> None:
         super().update(preds / unit, target / unit)
 
 
-def about_of(batch: Any) -> dict[str, Any]:
+def metadata_of(batch: Any) -> dict[str, Any]:
     """What a batch says of its windows."""
     return batch[2] if len(batch) > 2 else {}
 
@@ -180,9 +184,11 @@ def check_quantiles(quantiles: list[float] | None) -> list[float]:
     return rising
 
 
-def _units(about: dict[str, Any], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scaling(metadata: dict[str, Any], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, deviation and the error that MASE counts in, each ``(b, 1)``."""
-    found = [about.get(name, y.new_full((len(y),), value)) for name, value in (("mean", 0), ("std", 1), ("error", 1))]
+    found = [
+        metadata.get(name, y.new_full((len(y),), value)) for name, value in (("mean", 0), ("std", 1), ("error", 1))
+    ]
     mean, std, error = (v.to(y.dtype).unsqueeze(1) for v in found)
     return mean, std, error
 
@@ -191,7 +197,7 @@ def _scores() -> MetricCollection:
     chosen: dict[str, Metric] = {
         "mae": MeanAbsoluteError(),
         "rmse": MeanSquaredError(squared=False),
-        "mase": ScaledError(),
+        "mase": MeanAbsoluteScaledError(),
         "smape": SymmetricMeanAbsolutePercentageError(),
     }
     return MetricCollection(chosen, compute_groups=False)  # type: ignore[arg-type]

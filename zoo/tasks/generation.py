@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.layers.token_step import TokenStep
+from zoo.layers.cpu.single_token_decoder import SingleTokenDecoder
 from zoo.losses.embeddings import at_least_float32
-from zoo.tasks.drawing import Sampling, draw, shape, uniforms
+from zoo.tasks.token_sampling import SamplingConfig, process_logits, row_uniforms, sample_tokens
 from zoo.text.tokenizer import Tokenizer
 
 OnToken = Callable[[int, int], bool | None]
@@ -33,7 +33,7 @@ def generate(
     net: nn.Module,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    sampling: Sampling,
+    sampling: SamplingConfig,
     block_size: int,
     eos_ids: Collection[int] = (),
     seed: int = 0,
@@ -67,14 +67,18 @@ def generate(
         raise ValueError("a prompt has no tokens: it takes at least one to go on from")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens starts at 1, got {max_new_tokens}")
-    drawn = uniforms(seed, range(len(own)) if rows is None else rows, max_new_tokens)
-    texts = _Texts(net, own, drawn, block_size, cache)
+    uniform = row_uniforms(seed, range(len(own)) if rows is None else rows, max_new_tokens)
+    texts = _GenerationState(net, own, uniform, block_size, cache)
     found: list[list[int]] = [[] for _ in own]
     while texts.rows:
         logits = at_least_float32(texts.next_logits()[:, :vocab_size])
         seen = texts.seen(logits.shape[1]) if sampling.repetition_penalty != 1 else None
-        shaped = shape(logits, sampling, seen)
-        new = shaped.argmax(1) if sampling.temperature == 0 else draw(shaped, texts.numbers[:, texts.n, None])
+        processed = process_logits(logits, sampling, seen)
+        new = (
+            processed.argmax(1)
+            if sampling.temperature == 0
+            else sample_tokens(processed, texts.numbers[:, texts.n, None])
+        )
         ended = set()
         for row, token in texts.add(new):
             if token not in eos_ids:
@@ -87,37 +91,37 @@ def generate(
     return found
 
 
-class _Texts:
+class _GenerationState:
     """Rows of tokens that are written on, and what the network says of the next ones.
 
     Args:
         net: the network.
         prompts: tokens, at most ``block_size`` each.
-        drawn: random numbers for the new tokens of each.
+        uniform: random numbers for the new tokens of each.
         block_size: tokens that the network sees at most.
         cache: whether to keep keys and values.
     """
 
     def __init__(
-        self, net: nn.Module, prompts: list[list[int]], drawn: Float[Tensor, "b n"], block_size: int, cache: bool
+        self, net: nn.Module, prompts: list[list[int]], uniform: Float[Tensor, "b n"], block_size: int, cache: bool
     ) -> None:
         device = next(net.parameters()).device
         self.net, self.block_size = net, block_size
         self.rows, self.lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
         self.n, self.longest = min(self.lengths), max(self.lengths)  # tokens so far
         self.start = 0  # of the window in the cache
-        tokens = torch.zeros(len(prompts), self.longest + drawn.shape[1], dtype=torch.long)
+        tokens = torch.zeros(len(prompts), self.longest + uniform.shape[1], dtype=torch.long)
         numbers = torch.zeros(tokens.shape, dtype=torch.float64)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)] = torch.tensor(prompt)
-            numbers[i, len(prompt) : len(prompt) + drawn.shape[1]] = drawn[i]
+            numbers[i, len(prompt) : len(prompt) + uniform.shape[1]] = uniform[i]
         self.tokens, self.numbers = tokens.to(device), numbers.to(device)
         self.limits = torch.tensor(self.lengths, device=device)
         self._seen: Tensor | None = None
         room = min(tokens.shape[1], block_size)
         has_cache = cache and hasattr(net, "make_cache")
         self.cache: Any = net.make_cache(len(prompts), room) if has_cache else None  # type: ignore[operator]
-        self.step = TokenStep.of(net, self.cache) if has_cache else None
+        self.step = SingleTokenDecoder.for_network(net, self.cache) if has_cache else None
         last_only = "logits_to_keep" in inspect.signature(net.forward).parameters
         self.options = {"logits_to_keep": 1} if last_only else {}
 
@@ -160,7 +164,7 @@ class _Texts:
         self._seen = self._seen[places] if self._seen is not None else None
         if self.cache is not None:
             self.cache.reorder(places)
-            self.step = TokenStep.of(self.net, self.cache)
+            self.step = SingleTokenDecoder.for_network(self.net, self.cache)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -180,33 +184,36 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.ids = list(before)[-8:]
-        self.told, self.read = 0, len(self.ids)  # tokens that text is compared from, and whose text is known
-        self.held, self.ended = "", False
+        self.decode_start, self.decode_end = (
+            0,
+            len(self.ids),
+        )  # tokens that text is compared from, and whose text is known
+        self.pending, self.ended = "", False
 
     def push(self, token: int) -> str:
         """Take a token; return the text that is certain now."""
         self.ids.append(token)
-        before = self.tokenizer.decode(self.ids[self.told : self.read])
-        text = self.tokenizer.decode(self.ids[self.told :])
-        if text.endswith("\ufffd") and len(self.ids) - self.read < 4:  # half a character has at most three bytes
+        before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
+        text = self.tokenizer.decode(self.ids[self.decode_start :])
+        if text.endswith("\ufffd") and len(self.ids) - self.decode_end < 4:  # half a character has at most three bytes
             return ""
-        self.told, self.read = self.read, len(self.ids)
-        return self._sure(text[len(before) :])
+        self.decode_start, self.decode_end = self.decode_end, len(self.ids)
+        return self._certain_text(text[len(before) :])
 
     def finish(self) -> str:
         """Return what was held back, at the end of the tokens."""
         if self.ended:
             return ""
-        before = self.tokenizer.decode(self.ids[self.told : self.read])
-        text = self._sure(self.tokenizer.decode(self.ids[self.told :])[len(before) :])
-        return text if self.ended else text + self.held
+        before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
+        text = self._certain_text(self.tokenizer.decode(self.ids[self.decode_start :])[len(before) :])
+        return text if self.ended else text + self.pending
 
-    def _sure(self, text: str) -> str:
-        text = self.held + text
+    def _certain_text(self, text: str) -> str:
+        text = self.pending + text
         ends = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         if ends:
-            self.held, self.ended = "", True
+            self.pending, self.ended = "", True
             return text[: min(ends)]
         kept = max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self.held = text[len(text) - kept :]
+        self.pending = text[len(text) - kept :]
         return text[: len(text) - kept]

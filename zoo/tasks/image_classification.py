@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.tasks.classification import Classifier
-from zoo.weights.pretrained import Pretrained
+from zoo.weights.pretrained import PretrainedNet
 
 
 class ImageClassifier(Classifier):
@@ -25,7 +25,7 @@ class ImageClassifier(Classifier):
 
     def __init__(
         self,
-        net: Pretrained,
+        net: PretrainedNet,
         weights: str | None = None,
         preprocessing: dict[str, Any] | None = None,
         **kwargs: Any,

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo.losses.adapt import adapt_loss
 from zoo.losses.embeddings import at_least_float32
-from zoo.losses.fitting import fitted
 from zoo.tasks import generation
-from zoo.tasks.base import need
-from zoo.tasks.drawing import Sampling
+from zoo.tasks.base import require
 from zoo.tasks.generation import TextStream
-from zoo.tasks.tokenized import IGNORED, Tokenized, asked_for
+from zoo.tasks.token_sampling import SamplingConfig
+from zoo.tasks.tokenized import IGNORE_INDEX, TextTask, num_targets
 
 
-class LanguageModel(Tokenized):
+class LanguageModel(TextTask):
     """Train any network that maps tokens to logits of the token after each of them.
 
     A batch is ``(x, y)``, tokens ``(b, t)`` each: ``y`` is ``x`` one token on, and -100 (the loss's ``ignore_index``)
@@ -33,14 +33,14 @@ class LanguageModel(Tokenized):
     """
 
     eos_ids: Collection[int] = ()  # tokens that end a text besides the tokenizer's, of published weights
-    adds_bos = False  # whether a prompt begins as the tokenizer wants it, which published weights expect
+    add_bos_token = False  # whether a prompt begins as the tokenizer wants it, which published weights expect
 
     def __init__(
         self, net: nn.Module, vocab_size: int | None = None, block_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(net=net, **kwargs)
-        self.vocab_size, self.block_size = need(self, vocab_size=vocab_size, block_size=block_size)
-        self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass", vocab_size)
+        self.vocab_size, self.block_size = require(self, vocab_size=vocab_size, block_size=block_size)
+        self.loss = adapt_loss(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX), "multiclass", vocab_size)
         self.bytes_per_token: float | None = None
 
     def forward(self, tokens: Int[Tensor, "b t"], **kwargs: Any) -> Float[Tensor, "b t v"]:
@@ -52,20 +52,20 @@ class LanguageModel(Tokenized):
         x, y = batch
         self._check(x, y)
         logits, y = at_least_float32(self(x)).flatten(0, 1), y.flatten()
-        if stage != "train" and not self._plain_loss:  # perplexity has its own meaning, whatever is trained
-            n = (y != IGNORED).sum()
-            self.report(stage, n, cross_entropy=F.cross_entropy(logits, y, ignore_index=IGNORED))
+        if stage != "train" and not self._is_plain_cross_entropy:  # perplexity has its own meaning, whatever is trained
+            n = (y != IGNORE_INDEX).sum()
+            self.log_mean(stage, n, cross_entropy=F.cross_entropy(logits, y, ignore_index=IGNORE_INDEX))
         assert self.loss is not None
-        if getattr(self.loss, "ignore_index", None) != IGNORED:
-            logits, y = logits[y != IGNORED], y[y != IGNORED]
+        if getattr(self.loss, "ignore_index", None) != IGNORE_INDEX:
+            logits, y = logits[y != IGNORE_INDEX], y[y != IGNORE_INDEX]
         return self.loss(logits, y)
 
-    def count(self, batch: Any) -> Tensor:
+    def num_items(self, batch: Any) -> Tensor:
         """Over how many tokens the mean is taken."""
-        return asked_for(self.loss, batch[1])
+        return num_targets(self.loss, batch[1])
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
-        means = self._meters[stage].means(self.trainer)
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
+        means = self._running_means[stage].compute(self.trainer)
         nats = means.get("cross_entropy", means["loss"])
         found = {"perplexity": nats.exp()}
         if self.bytes_per_token:
@@ -75,8 +75,8 @@ class LanguageModel(Tokenized):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return a column ``loss``: of each block, the mean over its tokens in nats."""
         x, y = batch
-        losses = F.cross_entropy(at_least_float32(self(x)).mT, y, ignore_index=IGNORED, reduction="none")
-        return {"loss": (losses.sum(1) / (y != IGNORED).sum(1)).tolist()}
+        losses = F.cross_entropy(at_least_float32(self(x)).mT, y, ignore_index=IGNORE_INDEX, reduction="none")
+        return {"loss": (losses.sum(1) / (y != IGNORE_INDEX).sum(1)).tolist()}
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class LanguageModel(Tokenized):
             raise ValueError("generate takes several prompts, (b, t): put one of them into a list")
         if strange := [i for prompt in prompts for i in prompt if not 0 <= i < self.vocab_size]:
             raise ValueError(f"token {strange[0]} is out of range: vocab_size={self.vocab_size}")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
         ends = {*self.eos_ids} if eos_id is None else {eos_id}
         if (tokenizer := self.tokenizer) is not None:
             ends |= {tokenizer.eos_id} if eos_id is None and tokenizer.eos_id is not None else set()
@@ -129,13 +129,15 @@ class LanguageModel(Tokenized):
         finally:
             self.net.train(training)
 
-    def prompt_tokens(self, prompt: str) -> list[int]:
-        """Tokens of a prompt; with ``adds_bos`` behind the one that the tokenizer sets before a text, if it does."""
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Tokens of a prompt; with ``add_bos_token`` behind the one that the tokenizer sets before a text, if it does."""
         tokenizer = self.tokenizer
         assert tokenizer is not None
         ids, bos = tokenizer.encode(prompt, parse_special=True), [tokenizer.bos_id]
-        wanted = self.adds_bos and ids[:1] != bos and tokenizer.encode(prompt, add_special_tokens=True)[:1] == bos
-        return bos + ids if wanted else ids  # type: ignore[return-value]
+        prepend_bos = (
+            self.add_bos_token and ids[:1] != bos and tokenizer.encode(prompt, add_special_tokens=True)[:1] == bos
+        )
+        return bos + ids if prepend_bos else ids  # type: ignore[return-value]
 
     def complete(
         self,
@@ -156,7 +158,7 @@ class LanguageModel(Tokenized):
             raise ValueError(f"{type(self).__name__} has no tokenizer: train it on text, or load a checkpoint that was")
         if isinstance(prompts, str) or isinstance(stop, str) or not all(stop):
             raise ValueError("prompts and stop are lists of texts, those of stop not empty")
-        rows = [self.prompt_tokens(prompt) for prompt in prompts]
+        rows = [self.encode_prompt(prompt) for prompt in prompts]
         streams = [TextStream(self.tokenizer, row, stop) for row in rows]
         texts = ["" for _ in rows]
 
@@ -179,7 +181,7 @@ class LanguageModel(Tokenized):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if (tokenizer := getattr(data, "tokenizer", None)) is not None:
-            self.take_tokenizer(tokenizer)
+            self.set_tokenizer(tokenizer)
         self.bytes_per_token = getattr(data, "bytes_per_token", None) or self.bytes_per_token
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -193,7 +195,7 @@ class LanguageModel(Tokenized):
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     @property
-    def _plain_loss(self) -> bool:
+    def _is_plain_cross_entropy(self) -> bool:
         loss = self.loss
         return type(loss) is nn.CrossEntropyLoss and loss.weight is None and not loss.label_smoothing
 

@@ -35,21 +35,21 @@ class LinearForecast:
         return (x @ self.weights + last).to(inputs_of(batch)[0])
 
     @classmethod
-    def fitted(cls, data: L.LightningDataModule | None, trainer: L.Trainer, horizon: int) -> LinearForecast | None:
+    def fit(cls, data: L.LightningDataModule | None, trainer: L.Trainer, horizon: int) -> LinearForecast | None:
         """Fit it to the training windows of some data; None where there are none."""
         sums = []
         for split in ("train", "val"):
             if data is None or not is_overridden(f"{split}_dataloader", data):
                 continue
             data.setup("fit")
-            found = products(getattr(data, f"{split}_dataloader")())
+            found = sum_of_products(getattr(data, f"{split}_dataloader")())
             if found is not None and trainer.world_size > 1:
                 found = trainer.strategy.reduce(found.to(trainer.strategy.root_device), reduce_op="sum").cpu()  # type: ignore
             sums += [] if found is None else [found]
-        return cls(solve(sums[0], sums[-1], horizon)) if sums else None
+        return cls(solve_ridge(sums[0], sums[-1], horizon)) if sums else None
 
 
-def products(batches: Iterable[Any]) -> Tensor | None:
+def sum_of_products(batches: Iterable[Any]) -> Tensor | None:
     """The sums over windows of all products of inputs and targets, beside each other; windows with gaps are left out.
 
     Args:
@@ -68,7 +68,7 @@ def products(batches: Iterable[Any]) -> Tensor | None:
     return total
 
 
-def solve(train: Tensor, val: Tensor, horizon: int, penalties: Iterable[float] = PENALTIES) -> Tensor:
+def solve_ridge(train: Tensor, val: Tensor, horizon: int, penalties: Iterable[float] = PENALTIES) -> Tensor:
     """The weights by least squares, with the penalty that is best for other windows.
 
     Args:

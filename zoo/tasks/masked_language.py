@@ -8,52 +8,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.losses.adapt import adapt_loss
 from zoo.losses.embeddings import at_least_float32
-from zoo.losses.fitting import fitted
 from zoo.tasks.base import Task, inputs_of
-from zoo.tasks.tokenized import IGNORED, asked_for
+from zoo.tasks.tokenized import IGNORE_INDEX, num_targets
 
 
 class MaskedLanguageModel(Task):
     """Train any network that maps texts with hidden tokens to logits of what they were.
 
     A batch is ``((x, lengths), y)``: tokens ``(b, t)``, some of them hidden, and ``y`` what these were, -100 (the
-    loss's ``ignore_index``) elsewhere. The network returns logits ``(n, v)`` of the ``chosen`` tokens, as
-    ``MaskedBERT`` does.
+    loss's ``ignore_index``) elsewhere. The network returns logits ``(n, v)`` of the tokens at ``positions``, as
+    ``BERTForMaskedLM`` does.
     The loss is the mean over all hidden tokens. Logs ``loss`` and ``accuracy``, and in validation and test
     ``perplexity``, all of hidden tokens.
     """
 
     def __init__(self, net: nn.Module, **kwargs: Any) -> None:
         super().__init__(net=net, **kwargs)
-        self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass")
+        self.loss = adapt_loss(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX), "multiclass")
 
     def step(self, batch: Any, stage: str) -> Tensor:
-        logits, y = self._hidden(batch)
+        logits, y = self._masked_logits(batch)
         if not len(y):
             return logits.sum() * 0
         hits = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
-        self.report(stage, len(y), accuracy=hits)
+        self.log_mean(stage, len(y), accuracy=hits)
         if stage != "train":  # perplexity has its own meaning, whatever is trained
-            self.report(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
+            self.log_mean(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
         assert self.loss is not None
         return self.loss(logits, y)
 
-    def count(self, batch: Any) -> Tensor:
+    def num_items(self, batch: Any) -> Tensor:
         """Over how many hidden tokens the mean is taken."""
-        return asked_for(self.loss, batch[1])
+        return num_targets(self.loss, batch[1])
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
-        meter = self._meters[stage]
-        nats = meter.means(self.trainer)["cross_entropy"]
-        del meter.sums["cross_entropy"], meter.counts["cross_entropy"]
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
+        mean = self._running_means[stage]
+        nats = mean.compute(self.trainer)["cross_entropy"]
+        del mean.sums["cross_entropy"], mean.counts["cross_entropy"]
         return {"perplexity": nats.exp()}
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list for each text: ``hidden`` tokens, the ``guess``, and its ``probability``."""
-        logits, y = self._hidden(batch)
+        logits, y = self._masked_logits(batch)
         probability, guess = logits.softmax(1).max(1)
-        counts = (batch[1] != IGNORED).sum(1).tolist()
+        counts = (batch[1] != IGNORE_INDEX).sum(1).tolist()
         tokenizer = getattr(self, "tokenizer", None)
 
         def rows(values: Tensor, name: bool) -> list[list]:
@@ -62,11 +62,11 @@ class MaskedLanguageModel(Task):
 
         return {"hidden": rows(y, True), "guess": rows(guess, True), "probability": rows(probability, False)}
 
-    def _hidden(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _masked_logits(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits and targets of the hidden tokens."""
         inputs, y = inputs_of(batch), batch[1]
         if inputs[0].shape != y.shape:
             given = f"inputs {tuple(inputs[0].shape)}, targets {tuple(y.shape)}"
             raise ValueError(f"masked language modelling takes tokens and targets (b, t): got {given}")
-        chosen = y != IGNORED
-        return at_least_float32(self(*inputs, chosen=chosen)), y[chosen]
+        chosen = y != IGNORE_INDEX
+        return at_least_float32(self(*inputs, positions=chosen)), y[chosen]

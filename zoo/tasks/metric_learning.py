@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from zoo.losses import ContrastiveLoss
-from zoo.losses.fitting import fitted
+from zoo.losses.adapt import adapt_loss
 from zoo.tasks.base import Task
 
 
@@ -39,8 +39,8 @@ class MetricLearner(Task):
         self.normalize = normalize
         if self.loss is None:
             self.loss = ContrastiveLoss()
-        self.loss = fitted(self.loss, "embeddings")
-        self.metrics = nn.ModuleDict({stage: _Recall(ks) for stage in ("val", "test")})
+        self.loss = adapt_loss(self.loss, "embeddings")
+        self.metrics = nn.ModuleDict({stage: _RecallAtK(ks) for stage in ("val", "test")})
 
     def forward(self, x: Tensor) -> Float[Tensor, "b d"]:
         embeddings = self.net(x)
@@ -54,11 +54,11 @@ class MetricLearner(Task):
         assert self.loss is not None
         return self.loss(embeddings, labels)
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         return self.metrics[stage].compute()  # type: ignore[operator]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
@@ -67,7 +67,7 @@ class MetricLearner(Task):
         return {f"e{i}": column.tolist() for i, column in enumerate(embeddings.float().T)}
 
 
-class _Recall(Metric):
+class _RecallAtK(Metric):
     """Keeps the embeddings of a whole split, and of all processes, until it is over."""
 
     def __init__(self, ks: Sequence[int]) -> None:
@@ -83,7 +83,7 @@ class _Recall(Metric):
     def compute(self) -> dict[str, Tensor]:
         # Gathered from several processes they are tensors already.
         whole = [torch.cat(s) if isinstance(s, list) else s for s in (self.embeddings, self.labels)]
-        ranks = mate_ranks(*whole)  # type: ignore[arg-type]
+        ranks = nearest_match_ranks(*whole)  # type: ignore[arg-type]
         return {f"recall@{k}": recall_at_k(ranks, k) for k in self.ks}
 
 
@@ -91,13 +91,15 @@ def recall_at_k(ranks: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:
     """Return the share of samples that have one of their own class among their k nearest, of those that could.
 
     Args:
-        ranks: from :func:`mate_ranks`.
+        ranks: from :func:`nearest_match_ranks`.
         k: number of neighbours, in samples.
     """
     return (ranks[ranks > 0] <= k).float().mean()
 
 
-def mate_ranks(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], numbers: int = 2**22) -> Int[Tensor, " n"]:
+def nearest_match_ranks(
+    embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], numbers: int = 2**22
+) -> Int[Tensor, " n"]:
     """Return for each sample the place, from 1, of the nearest of its class among all others; 0 if it has none.
 
     Where a sample of another class is just as near, it counts as nearer: embeddings that are all alike have no recall,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
-from zoo.losses.fitting import fitted
+from zoo.losses.adapt import adapt_loss
 from zoo.tasks.base import Task, inputs_of
 
 
@@ -33,7 +33,7 @@ class Regressor(Task):
             raise ValueError(f"target_std must be above 0, got {target_std}")
         if self.loss is None:
             self.loss = nn.MSELoss()
-        self.loss = fitted(self.loss, "numbers")
+        self.loss = adapt_loss(self.loss, "regression")
         self.metrics = nn.ModuleDict({stage: _metrics() for stage in ("val", "test")})
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
@@ -58,11 +58,11 @@ class Regressor(Task):
             self.metrics[stage].update(*(v.squeeze(1) for v in values))  # type: ignore[operator]
         return self.loss(out, (target - self.target_mean) / self.target_std)
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         metrics = self.metrics[stage]
         enough = metrics["r2"].total >= 2  # type: ignore[index, operator]
         values = {k: m.compute() for k, m in metrics.items() if k != "r2" or enough}  # type: ignore[operator]

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.losses.fitting import divisor
+from zoo.losses.adapt import loss_weight_sum
 from zoo.tasks.base import inputs_of
 from zoo.tasks.classification import Classifier
 
@@ -32,19 +32,19 @@ class Tagger(Classifier):
         if logits.shape[:2] != y.shape:
             given = f"outputs {tuple(logits.shape)}, targets {tuple(y.shape)}"
             raise ValueError(f"a Tagger takes one class a step, (b, t) for outputs (b, t, k): got {given}")
-        self.see(logits.detach(), y, stage)
-        where = (y.flatten() != self._ignored).nonzero().squeeze(1)  # the device is waited for once
+        self.update_sequence_metrics(logits.detach(), y, stage)
+        where = (y.flatten() != self._ignore_index).nonzero().squeeze(1)  # the device is waited for once
         if not len(where):
             return logits.sum() * 0
-        return self.judge(logits.flatten(0, 1)[where], y.flatten()[where], stage)
+        return self.loss_and_metrics(logits.flatten(0, 1)[where], y.flatten()[where], stage)
 
-    def see(self, logits: Tensor, y: Tensor, stage: str) -> None:
+    def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
         """Look at whole sequences, for metrics that are not of steps: logits ``(b, t, k)``, targets ``(b, t)``."""
 
-    def count(self, batch: Any) -> Tensor:
+    def num_items(self, batch: Any) -> Tensor:
         """Over how many steps the mean is taken: those whose class is asked for."""
-        found = divisor(self.loss, batch[1].flatten())
-        return (batch[1] != self._ignored).sum() if found is None else found
+        found = loss_weight_sum(self.loss, batch[1].flatten())
+        return (batch[1] != self._ignore_index).sum() if found is None else found
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list for each sequence: ``class`` (numbers), ``name`` and ``probability``."""
@@ -58,5 +58,5 @@ class Tagger(Classifier):
         return {"class": [c for c, _ in kept], "name": names, "probability": [p for _, p in kept]}
 
     @property
-    def _ignored(self) -> int:
+    def _ignore_index(self) -> int:
         return getattr(self.loss, "ignore_index", -100)

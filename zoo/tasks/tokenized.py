@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.losses.fitting import divisor
+from zoo.losses.adapt import loss_weight_sum
 from zoo.tasks.base import Task
 from zoo.text import Tokenizer
 
-IGNORED = -100  # the target where no token is asked for
+IGNORE_INDEX = -100  # the target where no token is asked for
 
 
-def asked_for(loss: nn.Module | None, y: Tensor) -> Tensor:
+def num_targets(loss: nn.Module | None, y: Tensor) -> Tensor:
     """How many tokens are asked for, or what else the loss divides by: a tensor ``()``, which nobody waits for."""
-    found = divisor(loss, y.flatten())
-    return (y != IGNORED).sum() if found is None else found
+    found = loss_weight_sum(loss, y.flatten())
+    return (y != IGNORE_INDEX).sum() if found is None else found
 
 
-def tokenizer_beside(weights: str | Path) -> Tokenizer | None:
+def find_tokenizer(weights: str | Path) -> Tokenizer | None:
     """The tokenizer that came with weights: in a model directory, or in a checkpoint of zoo; or None."""
     path = Path(weights).expanduser()
     if any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
@@ -33,15 +33,15 @@ def tokenizer_beside(weights: str | Path) -> Tokenizer | None:
     return Tokenizer.from_plain(plain) if plain else None
 
 
-class Tokenized(Task):
+class TextTask(Task):
     """A task whose checkpoints hold the tokenizer of the data, and refuse data with another one."""
 
     tokenizer: Tokenizer | None = None  # from the data, or a checkpoint
-    their_tokenizer: Tokenizer | None = None  # that came with the weights it starts from
+    pretrained_tokenizer: Tokenizer | None = None  # that came with the weights it starts from
 
-    def take_tokenizer(self, tokenizer: Tokenizer) -> None:
+    def set_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Use that of the data, unless weights were trained with another one that is written in the same way."""
-        theirs = self.their_tokenizer
+        theirs = self.pretrained_tokenizer
         if theirs is not None and type(theirs.engine) is type(tokenizer.engine) and theirs.source != tokenizer.source:
             raise ValueError(
                 "the data cuts or numbers its tokens differently from those of the weights: take --data.tokenizer with "

@@ -12,9 +12,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import CHRFScore, SacreBLEUScore
 
 from zoo.layers.decoding import Generated
-from zoo.losses.fitting import fitted
-from zoo.tasks.base import Task, inputs_of, need
-from zoo.tasks.tokenized import IGNORED, asked_for
+from zoo.losses.adapt import adapt_loss
+from zoo.tasks.base import Task, inputs_of, require
+from zoo.tasks.tokenized import IGNORE_INDEX, num_targets
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import UNKNOWN
 
@@ -62,46 +62,54 @@ class Translator(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
-        self.pad_id, self.bos_id, self.eos_id = need(self, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id)
-        self.tgt_vocab_size, self.max_new_tokens = need(
+        self.pad_id, self.bos_id, self.eos_id = require(self, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id)
+        self.tgt_vocab_size, self.max_new_tokens = require(
             self, tgt_vocab_size=tgt_vocab_size, max_new_tokens=max_new_tokens
         )
         if self.max_new_tokens < 1 or num_beams < 1 or examples < 0:
             least = "max_new_tokens and num_beams start at 1, examples at 0"
             raise ValueError(f"{least}: got {max_new_tokens=}, {num_beams=}, {examples=}")
-        self.search = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+        self.generation_options = {
+            "num_beams": num_beams,
+            "length_penalty": length_penalty,
+            "early_stopping": early_stopping,
+        }
         self.examples = examples
-        self.loss = fitted(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORED), "multiclass", tgt_vocab_size)
+        self.loss = adapt_loss(
+            self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX), "multiclass", tgt_vocab_size
+        )
         self.tokenizers: tuple[Tokenizer, ...] | None = None  # of source and target; from the data, or a checkpoint
         self.metrics = nn.ModuleDict()
-        self._take(None)
-        self._printed, self._said = list[str](), ""
+        self._set_tokenizers(None)
+        self._printed, self._last_printed = list[str](), ""
 
     # What it says -----------------------------------------------------------------------------------------------------
 
     def step(self, batch: Any, stage: str) -> Tensor:
         inputs, labels = batch
-        logits, kept = self(*inputs), labels != IGNORED
+        logits, kept = self(*inputs), labels != IGNORE_INDEX
         size = self.tgt_vocab_size
         if labels.device.type == "cpu" and int(labels.max()) >= size:  # elsewhere looking at values waits for it
             raise ValueError(f"target token {int(labels.max())} is out of range: tgt_vocab_size={size}")
         hits, n = ((logits.detach().argmax(2) == labels) & kept).sum(), kept.sum()
-        self.report(stage, n, token_accuracy=hits / n)
+        self.log_mean(stage, n, token_accuracy=hits / n)
         if stage != "train":
-            self._judge(inputs, labels, stage)
+            self._update_metrics(inputs, labels, stage)
         assert self.loss is not None
-        if getattr(self.loss, "ignore_index", None) != IGNORED:
+        if getattr(self.loss, "ignore_index", None) != IGNORE_INDEX:
             return self.loss(logits[kept], labels[kept])
         return self.loss(logits.flatten(0, 1), labels.flatten())
 
-    def count(self, batch: Any) -> Tensor:
+    def num_items(self, batch: Any) -> Tensor:
         """Over how many tokens of targets the mean is taken."""
-        return asked_for(self.loss, batch[1])
+        return num_targets(self.loss, batch[1])
 
     def generate(self, src: Int[Tensor, "b s"], *more: Tensor) -> Generated:
         """Translate a batch of sources: tokens ``(b, t)`` with a score each."""
         lengths = {"src_lengths": more[0]} if more else {}
-        return self.net.generate(src, self.bos_id, self.eos_id, self.max_new_tokens, **self.search, **lengths)  # type: ignore[operator]
+        return self.net.generate(
+            src, self.bos_id, self.eos_id, self.max_new_tokens, **self.generation_options, **lengths
+        )  # type: ignore[operator]
 
     def translate(self, texts: Sequence[str]) -> list[str]:
         """Translate texts, in eval mode."""
@@ -112,7 +120,7 @@ class Translator(Task):
         source = self.tokenizers[0]
         rows = [torch.tensor(source.encode(text) or [source.unknown_id], device=self.device) for text in texts]
         src = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
-        return [self._text(row) for row in self.generate(src).tokens]
+        return [self._decode(row) for row in self.generate(src).tokens]
 
     @torch.no_grad()
     def alignments(self, batch: Any, samples: int) -> list[tuple[list[str], list[str], Float[Tensor, "t s"]]]:
@@ -130,7 +138,7 @@ class Translator(Task):
             raise ValueError(f"{type(self).__name__} has no attention to draw")
         found = []
         for source, target, weight in zip(src.tolist(), tokens.tolist(), weights.float().cpu(), strict=True):
-            s, t = len(self._own(source)), len(self._own(target, end=True))
+            s, t = len(self._strip(source)), len(self._strip(target, end=True))
             names = [self._names(part, side) for side, part in enumerate((source[:s], target[:t]))]
             found.append((names[0], names[1], weight[:t, :s]))
         return found
@@ -139,32 +147,32 @@ class Translator(Task):
         """Return columns: ``source``, ``translation`` and ``score``, the log-probability a token (or as penalised)."""
         src = inputs_of(batch)[0]
         found = self.generate(src)
-        texts = [self._text(row, 0) for row in src], [self._text(row) for row in found.tokens]
+        texts = [self._decode(row, 0) for row in src], [self._decode(row) for row in found.tokens]
         return {"source": texts[0], "translation": texts[1], "score": found.scores.tolist()}
 
     # Judging ----------------------------------------------------------------------------------------------------------
 
-    def _judge(self, inputs: Any, labels: Tensor, stage: str) -> None:
-        found = [self._text(row) for row in self.generate(inputs[0]).tokens]
+    def _update_metrics(self, inputs: Any, labels: Tensor, stage: str) -> None:
+        found = [self._decode(row) for row in self.generate(inputs[0]).tokens]
         # What the vocabulary cannot say is in no translation, and no translation is right that leaves it out.
-        right = [self._text(row, unknown=UNKNOWN) for row in labels]
+        right = [self._decode(row, unknown=UNKNOWN) for row in labels]
         self.metrics[stage].update(found, [[text] for text in right])  # type: ignore[operator]
         exact = torch.tensor([a == b for a, b in zip(found, right, strict=True)], device=labels.device)
-        self.report(stage, len(right), exact_match=exact.float().mean())
+        self.log_mean(stage, len(right), exact_match=exact.float().mean())
         for row, text, true in zip(inputs[0], found, right, strict=True):
             if len(self._printed) >= self.examples:
                 break
-            self._printed.append(f"{self._text(row, 0)!r} -> {text!r}" + ("" if text == true else f", not {true!r}"))
+            self._printed.append(f"{self._decode(row, 0)!r} -> {text!r}" + ("" if text == true else f", not {true!r}"))
 
-    def start_of_evaluation(self, stage: str) -> None:
-        super().start_of_evaluation(stage)
+    def reset_metrics(self, stage: str) -> None:
+        super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
         self._printed.clear()
 
-    def end_of_evaluation(self, stage: str) -> dict[str, Any]:
+    def compute_metrics(self, stage: str) -> dict[str, Any]:
         text = "\n".join(self._printed)
-        if text != self._said and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self._said, bar = text, self.trainer.progress_bar_callback
+        if text != self._last_printed and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self._last_printed, bar = text, self.trainer.progress_bar_callback
             (print if bar is None else bar.print)(text)
         return self.metrics[stage].compute()  # type: ignore[operator]
 
@@ -173,7 +181,7 @@ class Translator(Task):
     def setup(self, stage: str) -> None:
         tokenizers = getattr(getattr(self.trainer, "datamodule", None), "tokenizers", None)
         if tokenizers is not None:
-            self._take(tokenizers)
+            self._set_tokenizers(tokenizers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -188,24 +196,24 @@ class Translator(Task):
                 raise ValueError(
                     "the data numbers its tokens differently from those that the checkpoint was trained on"
                 )
-            self._take(saved)
+            self._set_tokenizers(saved)
 
-    def _take(self, tokenizers: tuple[Tokenizer, ...] | None) -> None:
+    def _set_tokenizers(self, tokenizers: tuple[Tokenizer, ...] | None) -> None:
         self.tokenizers = tokenizers
         unit = "char" if tokenizers is not None and tokenizers[1].level == "characters" else "13a"
         bleu = SacreBLEUScore(tokenize=unit)
         self.metrics["val"] = MetricCollection({"bleu": bleu})
         self.metrics["test"] = MetricCollection({"bleu": bleu.clone(), "chrf": CHRFScore(n_word_order=0)})
 
-    def _own(self, numbers: list[int], end: bool = False) -> list[int]:
+    def _strip(self, numbers: list[int], end: bool = False) -> list[int]:
         """A row's tokens, without padding and what follows the end, which belongs to them or not."""
-        stops = [i for i, number in enumerate(numbers) if number in (self.eos_id, self.pad_id, IGNORED)]
+        stops = [i for i, number in enumerate(numbers) if number in (self.eos_id, self.pad_id, IGNORE_INDEX)]
         if not stops:
             return numbers
         return numbers[: stops[0] + (end and numbers[stops[0]] == self.eos_id)]
 
-    def _text(self, row: Tensor, side: int = 1, unknown: str = "") -> str:
-        own = self._own(row.tolist())
+    def _decode(self, row: Tensor, side: int = 1, unknown: str = "") -> str:
+        own = self._strip(row.tolist())
         return " ".join(map(str, own)) if self.tokenizers is None else self.tokenizers[side].decode(own, unknown)
 
     def _names(self, numbers: list[int], side: int) -> list[str]:

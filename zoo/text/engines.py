@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from zoo.text.vocabulary import Level, Vocabulary, tokenize
-from zoo.text.words import Words, cuts_as_gpt2
+from zoo.text.word_cache import WordCache, splits_like_gpt2
 
 Array = np.ndarray[Any, Any]
-UNCUT = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
-WORTH = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
+CANNOT_TOKENIZE = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
+CACHE_AFTER = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
 
 
 class Engine(abc.ABC):
@@ -53,11 +53,11 @@ class Engine(abc.ABC):
     def encode_array(self, text: str) -> Array:
         return np.array(self.encode(text), np.uint32)
 
-    def enclosed(self, text: str) -> list[int]:
+    def encode_with_special_tokens(self, text: str) -> list[int]:
         """The same with the special tokens that belong around a text, where the tokenizer says which."""
         return self.encode(text)
 
-    def parsed(self, text: str) -> list[int]:
+    def encode_parsing_special_tokens(self, text: str) -> list[int]:
         """The same where the names of special tokens in the text mean these."""
         names = {self.name(i): i for i in self.specials}
         longest_first = sorted(names, key=len, reverse=True)
@@ -65,7 +65,7 @@ class Engine(abc.ABC):
         return [i for part in parts if part for i in ([names[part]] if part in names else self.encode(part))]
 
 
-class Table(Engine):
+class VocabularyEngine(Engine):
     """Characters as they are, or words in lower case and signs.
 
     Args:
@@ -116,7 +116,7 @@ class Table(Engine):
         return self.vocabulary.index.get(token)
 
 
-class Bytes(Engine):
+class ByteEngine(Engine):
     """The 256 bytes of UTF-8, and special tokens behind them.
 
     Args:
@@ -150,7 +150,7 @@ class Bytes(Engine):
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def as_value_error(what: str) -> Iterator[None]:
     """Tell errors of the tokenizers library, which are bare exceptions, as mistakes of a user."""
     try:
         yield
@@ -158,7 +158,7 @@ def told(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
 
 
-class Library(Engine):
+class TokenizersEngine(Engine):
     """A tokenizer of the tokenizers library.
 
     Args:
@@ -167,61 +167,61 @@ class Library(Engine):
 
     def __init__(self, source: str) -> None:
         tokenizers = load_tokenizers()
-        with told("no tokenizer in the form of tokenizer.json"):
-            self.own: Any = tokenizers.Tokenizer.from_str(source)
-        self.own.no_truncation()  # published files may cut at 128 tokens and pad to them
-        self.own.no_padding()
-        self.source = self.own.to_str()
-        self.own.encode_special_tokens = True
-        self.specials = {i for i, token in self.own.get_added_tokens_decoder().items() if token.special}
-        self.size = max(self.own.get_vocab().values()) + 1  # numbers may have gaps
-        self._words = Words(self.encode) if cuts_as_gpt2(self.source) else None
+        with as_value_error("no tokenizer in the form of tokenizer.json"):
+            self.backend: Any = tokenizers.Tokenizer.from_str(source)
+        self.backend.no_truncation()  # published files may cut at 128 tokens and pad to them
+        self.backend.no_padding()
+        self.source = self.backend.to_str()
+        self.backend.encode_special_tokens = True
+        self.specials = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        self.size = max(self.backend.get_vocab().values()) + 1  # numbers may have gaps
+        self._words = WordCache(self.encode) if splits_like_gpt2(self.source) else None
         self._seen = 0
 
     def __len__(self) -> int:
         return self.size
 
     def encode(self, text: str) -> list[int]:
-        return self._cut(self.own, text)
+        return self._cut(self.backend, text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        with told(UNCUT):
-            return [found.ids for found in self.own.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with as_value_error(CANNOT_TOKENIZE):
+            return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_array(self, text: str) -> Array:
         self._seen += len(text)
-        if self._words is not None and self._seen > WORTH:
+        if self._words is not None and self._seen > CACHE_AFTER:
             found = self._words.encode(text)
             if found is not None:
                 return found
         return np.array(self.encode(text), np.uint32)
 
-    def enclosed(self, text: str) -> list[int]:
-        return self._cut(self.own, text, add_special_tokens=True)
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        return self._cut(self.backend, text, add_special_tokens=True)
 
     @cached_property
     def _parsing(self) -> Any:
         return load_tokenizers().Tokenizer.from_str(self.source)
 
-    def parsed(self, text: str) -> list[int]:
+    def encode_parsing_special_tokens(self, text: str) -> list[int]:
         return self._cut(self._parsing, text)
 
     def _cut(self, library: Any, text: str, add_special_tokens: bool = False) -> list[int]:
-        with told(UNCUT):
+        with as_value_error(CANNOT_TOKENIZE):
             return library.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        return self.own.decode(ids, skip_special_tokens=skip)
+        return self.backend.decode(ids, skip_special_tokens=skip)
 
     def name(self, i: int) -> str:
-        token = self.own.id_to_token(i) or ""
-        return token if i in self.specials else self.own.decode([i], skip_special_tokens=False) or token
+        token = self.backend.id_to_token(i) or ""
+        return token if i in self.specials else self.backend.decode([i], skip_special_tokens=False) or token
 
     def number(self, token: str) -> int | None:
-        return self.own.token_to_id(token)
+        return self.backend.token_to_id(token)
 
 
-class SentencePiece(Engine):
+class SentencePieceEngine(Engine):
     """A model of sentencepiece, as LLaMA's first two versions publish it.
 
     Args:
@@ -234,37 +234,39 @@ class SentencePiece(Engine):
         except ModuleNotFoundError:
             raise ValueError("a tokenizer.model needs sentencepiece: pip install sentencepiece") from None
         try:
-            self.own: Any = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(source, validate=True))
+            self.backend: Any = sentencepiece.SentencePieceProcessor(
+                model_proto=base64.b64decode(source, validate=True)
+            )
         except (RuntimeError, binascii.Error):
             raise ValueError("no model of sentencepiece") from None
         self.source = source
-        self.specials = {i for i in range(len(self)) if self.own.is_control(i)}
+        self.specials = {i for i in range(len(self)) if self.backend.is_control(i)}
 
     def __len__(self) -> int:
-        return self.own.get_piece_size()
+        return self.backend.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        return self.own.encode(text)
+        return self.backend.encode(text)
 
-    def enclosed(self, text: str) -> list[int]:
-        return self.own.encode(text, add_bos=self.own.bos_id() >= 0)
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        return self.backend.encode(text, add_bos=self.backend.bos_id() >= 0)
 
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
         if skip or not self.specials & set(ids):
-            return self.own.decode(ids)
+            return self.backend.decode(ids)
         parts, start = [], 0
         for stop, i in enumerate([*ids, None]):
             if i is None or i in self.specials:
-                parts += [self.own.decode(ids[start:stop]), "" if i is None else self.name(i)]
+                parts += [self.backend.decode(ids[start:stop]), "" if i is None else self.name(i)]
                 start = stop + 1
         return "".join(parts)
 
     def name(self, i: int) -> str:
-        return self.own.id_to_piece(i).replace("\u2581", " ")
+        return self.backend.id_to_piece(i).replace("\u2581", " ")
 
     def number(self, token: str) -> int | None:
-        i = self.own.piece_to_id(token)
-        return i if self.own.id_to_piece(i) == token else None
+        i = self.backend.piece_to_id(token)
+        return i if self.backend.id_to_piece(i) == token else None
 
 
 def load_tokenizers() -> Any:

@@ -47,11 +47,11 @@ def _read_json(path: Path) -> Parts:
     if isinstance(unknown, str) and unknown in (*added, *(content["model"].get("vocab") or ())):
         specials["unknown"] = unknown
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        said = _json(path.with_name(name)) if path.with_name(name).is_file() else {}
+        config = _json(path.with_name(name)) if path.with_name(name).is_file() else {}
         for role, key in KEYS.items():
-            token = said.get(key)
+            token = config.get(key)
             token = token.get("content") if isinstance(token, dict) else token
-            if token is None and key in said:
+            if token is None and key in config:
                 specials.pop(role, None)
             elif isinstance(token, str) and token in added:
                 specials[role] = token
@@ -69,7 +69,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_sentencepiece(path: Path) -> Parts:
-    from zoo.text.engines import SentencePiece
+    from zoo.text.engines import SentencePieceEngine
 
     content = path.read_bytes()
     head = content[:200].split(b"\n")[0].split(b" ")
@@ -77,8 +77,8 @@ def _read_sentencepiece(path: Path) -> Parts:
         raise ValueError(f"{path} is in the form of tiktoken (LLaMA 3): take the tokenizer.json that comes with it")
     source = base64.b64encode(content).decode()
     try:
-        own = SentencePiece(source).own
+        backend = SentencePieceEngine(source).backend
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    ids = {"pad": own.pad_id(), "unknown": own.unk_id(), "bos": own.bos_id(), "eos": own.eos_id()}
-    return "sentencepiece", source, {role: own.id_to_piece(i) for role, i in ids.items() if i >= 0}
+    ids = {"pad": backend.pad_id(), "unknown": backend.unk_id(), "bos": backend.bos_id(), "eos": backend.eos_id()}
+    return "sentencepiece", source, {role: backend.id_to_piece(i) for role, i in ids.items() if i >= 0}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from zoo.text.engines import Array, Bytes, Engine, Library, SentencePiece, Table
+from zoo.text.engines import Array, ByteEngine, Engine, SentencePieceEngine, TokenizersEngine, VocabularyEngine
 from zoo.text.pretrained import read_pretrained
 from zoo.text.training import count_characters, train_bpe, train_wordpiece
 from zoo.text.vocabulary import UNKNOWN, Vocabulary, tokenize
@@ -55,11 +55,11 @@ class Tokenizer:
         names = list(dict.fromkeys(self.specials.values()))
         self.engine: Engine
         if level == "characters" or level == "words":
-            self.engine = Table(level, source, names)
+            self.engine = VocabularyEngine(level, source, names)
         elif level == "bytes":
-            self.engine = Bytes(names)
+            self.engine = ByteEngine(names)
         else:
-            self.engine = (SentencePiece if level == "sentencepiece" else Library)(str(source))
+            self.engine = (SentencePieceEngine if level == "sentencepiece" else TokenizersEngine)(str(source))
         ids = {role: self.engine.number(name) for role, name in self.specials.items()}
         for role, i in ids.items():
             if i is None:
@@ -166,11 +166,11 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError:
-            said = "the text has bytes that are not UTF-8, or half of a surrogate pair: no character"
-            raise ValueError(said) from None
+            config = "the text has bytes that are not UTF-8, or half of a surrogate pair: no character"
+            raise ValueError(config) from None
         if add_special_tokens:
-            return self.engine.enclosed(text)
-        return self.engine.parsed(text) if parse_special else self.engine.encode(text)
+            return self.engine.encode_with_special_tokens(text)
+        return self.engine.encode_parsing_special_tokens(text) if parse_special else self.engine.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same of several texts, at once where the level can."""

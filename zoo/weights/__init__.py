@@ -2,7 +2,7 @@
 
 from zoo.weights.fetch import fetch
 from zoo.weights.files import Weights, read, write
-from zoo.weights.pretrained import Pretrained
+from zoo.weights.pretrained import PretrainedNet
 from zoo.weights.published import preprocessing_of, transform
 
-__all__ = ["Pretrained", "Weights", "fetch", "preprocessing_of", "read", "transform", "write"]
+__all__ = ["PretrainedNet", "Weights", "fetch", "preprocessing_of", "read", "transform", "write"]

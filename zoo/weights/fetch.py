@@ -26,12 +26,12 @@ TRIES = 3
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def place_of(url: str) -> Path:
+def cache_path(url: str) -> Path:
     """Where a published file lies: ``checkpoints`` in torch.hub's folder, as torchvision has it."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
-def hash_of(url: str) -> str:
+def hash_prefix(url: str) -> str:
     """The beginning of the SHA-256 that torch's file names carry (``resnet18-f37072fd.pth``), or nothing."""
     found = re.search(r"-([0-9a-f]{8,})\.", Path(urlparse(url).path).name)
     return found[1] if found else ""
@@ -46,11 +46,11 @@ def fetch(url: str) -> Path:
     Raises:
         ValueError: there is no network, or the file is not the published one; the one line says what to do.
     """
-    place = place_of(url)
+    place = cache_path(url)
     if not place.exists():
         _download(url, place)
-    elif not _has_hash(place, hash_of(url)):
-        raise ValueError(f"{place} is not the published file, whose SHA-256 begins with {hash_of(url)}: delete it")
+    elif not _has_hash(place, hash_prefix(url)):
+        raise ValueError(f"{place} is not the published file, whose SHA-256 begins with {hash_prefix(url)}: delete it")
     return place
 
 
@@ -67,10 +67,12 @@ def _download(url: str, place: Path) -> None:
         try:
             _receive(url, file)
         except (OSError, http.client.HTTPException) as error:
-            raise ValueError(_by_hand(url, place, error)) from error
-        if not _has_hash(partial, hash_of(url)):
+            raise ValueError(_manual_download_hint(url, place, error)) from error
+        if not _has_hash(partial, hash_prefix(url)):
             partial.unlink()
-            raise ValueError(f"{url} gave a file whose SHA-256 does not begin with {hash_of(url)}; nothing was kept")
+            raise ValueError(
+                f"{url} gave a file whose SHA-256 does not begin with {hash_prefix(url)}; nothing was kept"
+            )
         os.replace(partial, place)
 
 
@@ -107,9 +109,9 @@ def _has_hash(path: Path, prefix: str) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(prefix)
 
 
-def _by_hand(url: str, place: Path, error: Exception) -> str:
+def _manual_download_hint(url: str, place: Path, error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    known = f" (its SHA-256 begins with {hash_of(url)})" if hash_of(url) else ""
+    known = f" (its SHA-256 begins with {hash_prefix(url)})" if hash_prefix(url) else ""
     command = f"curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(url)}"
     return f"cannot fetch {place.name}: {reason}; where there is a network, put it at {place}{known} by: {command}"
 

@@ -26,7 +26,7 @@ class Weights:
         state: parameters and buffers, by the names that the file gives them.
         arguments: of the network's constructor, where zoo wrote the file.
         config: what ``config.json`` beside it says, where another library wrote it.
-        preprocessing: what the images have to look like, see :class:`zoo.weights.Pretrained`.
+        preprocessing: what the images have to look like, see :class:`zoo.weights.PretrainedNet`.
     """
 
     source: str
@@ -77,7 +77,7 @@ def _read_safetensors(path: Path, device: str) -> Weights:
 
     try:
         with safe_open(path, "pt", device="cpu") as file:
-            told = json.loads((file.metadata() or {}).get("zoo", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("zoo", "{}"))
             if device == "meta":
                 shapes = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118
                 state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
@@ -85,7 +85,7 @@ def _read_safetensors(path: Path, device: str) -> Weights:
                 state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except SafetensorError:
         raise ValueError(f"{path} is no whole file of weights") from None
-    return Weights(str(path), state, told.get("arguments", {}), {}, told.get("preprocessing"))
+    return Weights(str(path), state, metadata.get("arguments", {}), {}, metadata.get("preprocessing"))
 
 
 def _read_folder(folder: Path, device: str) -> Weights:
@@ -96,7 +96,7 @@ def _read_folder(folder: Path, device: str) -> Weights:
     weights.source, weights.config = str(folder), _json(folder / "config.json")
     if weights.preprocessing is None:
         processor = _json(folder / "preprocessor_config.json")
-        weights.preprocessing = _from_timm(weights.config) or _from_huggingface(processor)
+        weights.preprocessing = _timm_preprocessing(weights.config) or _huggingface_preprocessing(processor)
     return weights
 
 
@@ -107,7 +107,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON") from None
 
 
-def _from_timm(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _timm_preprocessing(config: Mapping[str, Any]) -> dict[str, Any] | None:
     cfg = config.get("pretrained_cfg") or {}
     if not {"input_size", "mean", "std"} <= cfg.keys():
         return None
@@ -115,7 +115,7 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"image_size": cfg["input_size"][-1], "mean": list(cfg["mean"]), "std": list(cfg["std"]), **rest}
 
 
-def _from_huggingface(processor: Mapping[str, Any]) -> dict[str, Any] | None:
+def _huggingface_preprocessing(processor: Mapping[str, Any]) -> dict[str, Any] | None:
     if not {"size", "image_mean", "image_std"} <= processor.keys():
         return None
     size = processor["size"]
@@ -139,8 +139,8 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     return state
 
 
-def write(path: str | Path, state: Mapping[str, Tensor], **told: Any) -> None:
-    """Write weights to ``.safetensors``, ``.pth`` or ``.pt``; ``told`` goes into the header of a safetensors file."""
+def write(path: str | Path, state: Mapping[str, Tensor], **metadata: Any) -> None:
+    """Write weights to ``.safetensors``, ``.pth`` or ``.pt``; ``metadata`` goes into a safetensors header."""
     path = Path(path)
     if path.suffix not in SUFFIXES[:3]:
         raise ValueError(f"weights are written to a {', '.join(SUFFIXES[:3])} file, not to {path.name!r}")
@@ -150,18 +150,18 @@ def write(path: str | Path, state: Mapping[str, Tensor], **told: Any) -> None:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(state, new, {"format": "pt", "zoo": json.dumps(told)})
+            save_file(state, new, {"format": "pt", "zoo": json.dumps(metadata)})
         else:
             torch.save(state, new)
 
-    _whole(path, save)
+    _write_atomically(path, save)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _whole(path, lambda new: new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+    _write_atomically(path, lambda new: new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
 
 
-def _whole(path: Path, save: Any) -> None:
+def _write_atomically(path: Path, save: Any) -> None:
     """Write beside the file and rename, so that nobody ever finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")

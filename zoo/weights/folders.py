@@ -62,7 +62,7 @@ class LazyTensors(NamedTensors):
         return file[name] if isinstance(file, Mapping) else file.get_tensor(name)
 
 
-class Renamed(NamedTensors):
+class RenamedTensors(NamedTensors):
     """Tensors by other names than their file gives them.
 
     Args:
@@ -117,9 +117,9 @@ def open_weights(path: str | Path) -> Weights:
 
 def _open_zoo(path: Path) -> Weights:
     file = open_file(path)
-    told = json.loads((file.metadata() or {}).get("zoo", "{}"))
+    metadata = json.loads((file.metadata() or {}).get("zoo", "{}"))
     state: Any = LazyTensors(dict.fromkeys(file.keys(), path), {path: file})
-    return Weights(str(path), state, told.get("arguments", {}), {}, told.get("preprocessing"))
+    return Weights(str(path), state, metadata.get("arguments", {}), {}, metadata.get("preprocessing"))
 
 
 def open_file(path: Path) -> Any:

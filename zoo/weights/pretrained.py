@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from zoo.weights.fetch import say
 from zoo.weights.files import Weights, write
-from zoo.weights.published import named
+from zoo.weights.published import load_by_name
 
 Format = Literal["torchvision", "timm", "huggingface"]
 
 
-class Pretrained(nn.Module, ABC):
+class PretrainedNet(nn.Module, ABC):
     """A network that reads and writes published weights.
 
     Its attribute ``preprocessing`` says what the images of its weights look like: ``image_size`` (pixels), ``mean`` and
@@ -25,9 +25,9 @@ class Pretrained(nn.Module, ABC):
     the central crop keeps), or None where nobody knows. ``arguments`` are those of its constructor, as plain values.
     """
 
-    published: ClassVar[tuple[str, ...]]  # groups of names, such as ResNet50_Weights
-    first_kernel: ClassVar[str]
-    head_names: ClassVar[
+    weights_enums: ClassVar[tuple[str, ...]]  # groups of names, such as ResNet50_Weights
+    input_conv: ClassVar[str]
+    classifier_names: ClassVar[
         tuple[str, ...]
     ]  # what may be replaced where classes differ: the last layer, or more of the end
     formats: ClassVar[tuple[Format, ...]] = ("torchvision",)
@@ -38,24 +38,24 @@ class Pretrained(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def published_as(self) -> str | None:
+    def weights_enum(self) -> str | None:
         """The group of names that fits this network, or None."""
 
     @classmethod
-    def own_names(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate any of ``formats`` to the names used here."""
         return state
 
     @classmethod
     @abstractmethod
-    def sizes(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Read the constructor's arguments off the shapes of a state (named as here) and a ``config.json``."""
 
-    def fit_sizes(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def resize_to_image_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample what depends on the size of the images."""
         return state
 
-    def save_as(self, path: Path, format: Format) -> None:
+    def save_in_format(self, path: Path, format: Format) -> None:
         """Write in one of ``formats``: here by the names used here, which are torchvision's."""
         write(path, self.state_dict(), arguments=self.arguments, preprocessing=self.preprocessing)
 
@@ -69,13 +69,13 @@ class Pretrained(nn.Module, ABC):
             name_or_path: name (``ResNet50_Weights.IMAGENET1K_V2``), file or folder, see :func:`zoo.weights.read`.
             arguments: of the constructor, where the file does not tell or something else is wanted, as ``num_classes``.
         """
-        weights = named(str(name_or_path), cls.published)
+        weights = load_by_name(str(name_or_path), cls.weights_enums)
         known = inspect.signature(cls).parameters
-        state = cls.own_names(weights.state)
+        state = cls.convert_state_dict(weights.state)
         told = {k: v for k, v in weights.arguments.items() if k in known and v is not None}
-        sizes = cls.sizes(state, weights.config) if cls.first_kernel in state else {}
+        sizes = cls.infer_config(state, weights.config) if cls.input_conv in state else {}
         net = cls(**{**sizes, **told, **arguments})
-        net._take(weights)
+        net._load_weights(weights)
         return net.eval()
 
     def load_pretrained(self, name_or_path: str) -> Self:
@@ -87,8 +87,8 @@ class Pretrained(nn.Module, ABC):
         Raises:
             ValueError: they are of another architecture, or cannot be had.
         """
-        own = self.published_as
-        self._take(named(str(name_or_path), [own] if own else [], own))
+        own = self.weights_enum
+        self._load_weights(load_by_name(str(name_or_path), [own] if own else [], own))
         return self
 
     def save_pretrained(self, path: str | Path, format: Format = "torchvision") -> None:
@@ -100,49 +100,51 @@ class Pretrained(nn.Module, ABC):
         """
         if format not in self.formats:
             raise ValueError(f"{type(self).__name__} is written as {' or '.join(self.formats)}, not as {format!r}")
-        self.save_as(Path(path), format)
+        self.save_in_format(Path(path), format)
 
-    def _take(self, weights: Weights) -> None:
-        state = self.fit_sizes(self._fit_channels(self.own_names(weights.state), weights.source))
+    def _load_weights(self, weights: Weights) -> None:
+        state = self.resize_to_image_size(
+            self._adapt_input_conv(self.convert_state_dict(weights.state), weights.source)
+        )
         # torchvision's files for features alone hold NaN in the rest
         state = {k: v for k, v in state.items() if not (v.is_floating_point() and v.isnan().any())}
         own = self.state_dict()
         # old files lack the counters of batches
         counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
         state = {k: v for k, v in counters.items() if k.replace("num_batches_tracked", "running_mean") in state} | state
-        for head in ("", *self.head_names):
-            kept = {k: v for k, v in state.items() if not head or not _inside(k, head)}
-            kept = {**{k: v for k, v in own.items() if head and _inside(k, head)}, **kept}
+        for head in ("", *self.classifier_names):
+            kept = {k: v for k, v in state.items() if not head or not _is_under(k, head)}
+            kept = {**{k: v for k, v in own.items() if head and _is_under(k, head)}, **kept}
             if not _differences(own, kept):
                 break
         else:
-            raise ValueError(self._misfit(weights, state, own))
+            raise ValueError(self._mismatch_message(weights, state, own))
         if head:
-            old = [v for k, v in state.items() if _inside(k, head) and v.ndim == 2]
+            old = [v for k, v in state.items() if _is_under(k, head) and v.ndim == 2]
             was = f"its head of {len(old[-1])} classes" if old else "it has no head, so one"
-            new = len([v for k, v in own.items() if _inside(k, head) and v.ndim == 2][-1])
+            new = len([v for k, v in own.items() if _is_under(k, head) and v.ndim == 2][-1])
             said = f"{was} is replaced by a fresh one of {new}" if old else f"{was} of {new} classes starts fresh"
             say(f"{weights.source}: {said}")
         self.load_state_dict(kept)
         self.preprocessing = weights.preprocessing
 
-    def _fit_channels(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    def _adapt_input_conv(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         """A network for grey images takes the sum over red, green and blue, which is what it would see in grey ones."""
-        kernel, own = state.get(self.first_kernel), self.state_dict()[self.first_kernel]
+        kernel, own = state.get(self.input_conv), self.state_dict()[self.input_conv]
         if kernel is None or kernel.ndim != 4 or (kernel.shape[1], own.shape[1]) != (3, 1):
             return state
         say(f"{source}: its colour channels are summed, as the images have one")
-        return {**state, self.first_kernel: kernel.sum(1, keepdim=True)}
+        return {**state, self.input_conv: kernel.sum(1, keepdim=True)}
 
-    def _misfit(self, weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    def _mismatch_message(self, weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         """One line: in which arguments the file differs, or else in which names and shapes."""
-        theirs = self.sizes(state, weights.config) if self.first_kernel in state else {}
+        theirs = self.infer_config(state, weights.config) if self.input_conv in state else {}
         unlike = [f"{k}={v} instead of {self.arguments[k]}" for k, v in theirs.items() if self.arguments.get(k, v) != v]
         why = ", ".join(unlike[:3]) or "; ".join(_differences(own, state))
         return f"{weights.source} does not fit this {type(self).__name__}: it has {why}"
 
 
-def head_sizes(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
+def infer_head(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
     """The kind of head and the number of classes, where the file has a head."""
     for kind, last in (("linear", head), ("mlp", f"{head}.3")):
         if f"{last}.weight" in state:
@@ -150,7 +152,7 @@ def head_sizes(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
     return {}
 
 
-def _inside(name: str, head: str) -> bool:
+def _is_under(name: str, head: str) -> bool:
     return name.startswith(f"{head}.")
 
 

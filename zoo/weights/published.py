@@ -23,7 +23,7 @@ IN_PACKAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def named(name: str, groups: Iterable[str], own: str | None = None) -> Weights:
+def load_by_name(name: str, groups: Iterable[str], own: str | None = None) -> Weights:
     """Read weights by name or path.
 
     Args:

@@ -1,0 +1,109 @@
+"""How a U-Net reads a text: a transformer over its positions (Rombach et al. 2022, https://arxiv.org/abs/2112.10752)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zoo.layers.image_blocks import attend, to_image, to_tokens
+
+
+class CrossAttention(nn.Module):
+    """Positions of the image look at the states of a text, or at each other.
+
+    Args:
+        dim: width of the positions.
+        heads: number of heads, dividing ``dim``.
+        text_dim: width of the text's states; null looks at the image itself.
+        dropout: share dropped from the output.
+    """
+
+    def __init__(self, dim: int, heads: int, text_dim: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k, self.to_v = (nn.Linear(text_dim or dim, dim, bias=False) for _ in range(2))
+        self.to_out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
+        nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"] | None = None) -> Float[Tensor, "b t d"]:
+        source = x if text is None else text
+        return self.to_out(attend(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+
+
+class GEGLU(nn.Module):
+    """A linear layer gated by another (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+
+    Args:
+        dim: width of the input.
+        hidden: width of the output.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * hidden)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
+        value, gate = self.proj(x).chunk(2, -1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The transformer's perceptron, four times as wide inside.
+
+    Args:
+        dim: width.
+        dropout: share dropped inside.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return self.net(x)
+
+
+class SpatialTransformerBlock(nn.Module):
+    """Attention to the image, attention to the text, a perceptron: each normalised before it and beside a shortcut."""
+
+    def __init__(self, dim: int, heads: int, text_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
+        self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
+        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout)
+
+    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer over the positions of the image that reads the text, beside a shortcut.
+
+    Args:
+        dim: channels of the image.
+        heads: number of heads.
+        text_dim: width of the text's states.
+        groups: of the normalisation.
+        linear: whether the products at its ends are kept as linear layers or, the same, as convolutions of 1x1.
+        dropout: share dropped inside.
+    """
+
+    def __init__(self, dim: int, heads: int, text_dim: int, groups: int, linear: bool, dropout: float) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = nn.GroupNorm(groups, dim, 1e-6)
+        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([SpatialTransformerBlock(dim, heads, text_dim, dropout)])
+        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b c h w"]:
+        h = self.norm(x)
+        tokens = self.proj_in(to_tokens(h)) if self.linear else to_tokens(self.proj_in(h))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, text)
+        return x + (to_image(self.proj_out(tokens), x) if self.linear else self.proj_out(to_image(tokens, x)))
