@@ -14,7 +14,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import lightning as L
 import pytest
 import torch
+from shape_checks import install_import_hook
 
+install_import_hook()
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import zoo.models
-from zoo.data.base import FACTS as DATA_FACTS
+from zoo.data.base import SPEC_FIELDS as DATA_FACTS
 from zoo.tasks import (
     Autoencoder,
     Classifier,

@@ -174,7 +174,8 @@ def _no_log(*_: Any, **__: Any) -> None:
 def optimizer_step(trainer: Any, module: LightningModule, batches: Iterator[Any], step: int) -> float | None:
     """One step as Lightning takes it, with accumulation, precision and clipping; the mean loss of all it read."""
     strategy, many = trainer.strategy, trainer.accumulate_grad_batches
-    optimizer, losses = module.optimizers(), []
+    optimizer: Any = module.optimizers()
+    losses: list[Tensor] = []
     for micro in range(many):
         index = step * many + micro
         # Lightning, and modules through it, tell by this count whether a window of accumulation ends; 2**40: no epoch's

@@ -16,7 +16,7 @@ import numpy as np
 from zoo.text.vocabulary import Level, Vocabulary, tokenize
 from zoo.text.word_cache import WordCache, splits_like_gpt2
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 CANNOT_TOKENIZE = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
 CACHE_AFTER = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
 

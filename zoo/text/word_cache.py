@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class WordCache(dict[str, list[int]]):
         found = self[word] = self.backend(word)
         return found
 
-    def encode(self, text: str) -> np.ndarray[Any, Any] | None:
+    def encode(self, text: str) -> np.ndarray | None:
         """Numbers of a text; None where it has characters that are newer than Python's tables."""
         ascii = text.isascii()
         if not ascii and any(unicodedata.category(c) == "Cn" for c in set(text)):

@@ -183,7 +183,7 @@ class NaNGuard(L.Callback):
         given = step_arguments(module, self._batch, self._batch_idx)
 
         def step() -> Tensor:
-            out: Any = module.training_step(*step_args)
+            out: Any = module.training_step(*given)
             return out["loss"] if isinstance(out, dict) else out
 
         with side_effect_free_step(module, self._restore_buffers), trainer.precision_plugin.train_step_context():

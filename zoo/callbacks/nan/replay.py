@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from zoo.callbacks.nan.advice import INTENTIONAL
 from zoo.callbacks.nan.trace import Finding, Tracer, is_finite
-from zoo.callbacks.state_snapshot import Memory
+from zoo.callbacks.state_snapshot import StateSnapshot
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -36,10 +36,10 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 def side_effect_free_step(module: L.LightningModule, restore_buffers: Callable[[], None]) -> Iterator[None]:
     """A training step inside leaves nothing behind: no logs, gradients, metric counts, used-up random numbers."""
     state, gradients = random_state(module.device), [(weight, weight.grad) for weight in module.parameters()]
-    metrics = Memory()
+    metrics = StateSnapshot()
     for sub in module.modules():
         if isinstance(sub, Metric):
-            metrics.keep(sub)
+            metrics.add(sub)
     loggers = [sub for sub in module.modules() if isinstance(sub, L.LightningModule)]
     try:
         for weight, _ in gradients:

@@ -32,7 +32,7 @@ def cache_key(root: Path, files: Sequence[str], **options: Any) -> str:
 
 
 def load_or_build(
-    folder: Path, key: str, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any] | str]
+    folder: Path, key: str, shape: Sequence[int], images: Iterable[np.ndarray | str]
 ) -> tuple[Tensor, dict[int, str]]:
     """Map a cache into memory, after building it if it is not there.
 
@@ -55,7 +55,7 @@ def load_or_build(
     return torch.from_numpy(mapped), unreadable
 
 
-def _write(new: Path, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any] | str]) -> None:
+def _write(new: Path, shape: Sequence[int], images: Iterable[np.ndarray | str]) -> None:
     unreadable, count = {}, 0
     # Written, not mapped: on a full disk a write raises, where touching a mapping would end the process.
     with open(new / "images.bin", "wb") as file:
@@ -72,7 +72,7 @@ def _write(new: Path, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any
 
 
 def build_in_memory(
-    n: int, shape: Sequence[int], images: Iterable[np.ndarray[Any, Any] | str]
+    n: int, shape: Sequence[int], images: Iterable[np.ndarray | str]
 ) -> tuple[Tensor, dict[int, str]]:
     """The same in memory: the images that could be read, and the reasons of the others by number."""
     out, unreadable, count = torch.empty(n, *shape, dtype=torch.uint8), {}, 0
@@ -86,7 +86,7 @@ def build_in_memory(
     return out[:count], unreadable
 
 
-def check_shape(image: np.ndarray[Any, Any], shape: Sequence[int]) -> None:
+def check_shape(image: np.ndarray, shape: Sequence[int]) -> None:
     if image.shape != tuple(shape):
         a, b = (f"{s[2]}x{s[1]}" for s in (image.shape, shape))
         raise ValueError(f"the images differ in size, {b} and {a}: give --data.image_size")

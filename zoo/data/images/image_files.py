@@ -141,7 +141,7 @@ def inspect_images(root: Path, files: Sequence[str], most: int = 1000) -> tuple[
     return (1 if grey and sizes else 3), (next(iter(sizes)) if len(sizes) == 1 else None), words
 
 
-def decode(path: Path, channels: int, size: int | None = None, how: Resizing = "crop") -> np.ndarray[Any, Any]:
+def decode(path: Path, channels: int, size: int | None = None, how: Resizing = "crop") -> np.ndarray:
     """Read an image, the right way up, as bytes ``(channels, height, width)``.
 
     Args:
@@ -191,7 +191,7 @@ def reason(error: Exception, path: Path) -> str:
 
 def decode_all(
     root: Path, files: Sequence[str], channels: int, size: int | None, how: Resizing, title: str
-) -> Iterator[np.ndarray[Any, Any] | str]:
+) -> Iterator[np.ndarray | str]:
     """Decode images in order, several at a time, with a progress bar; for those that cannot be read, the reason.
 
     Args:
@@ -205,7 +205,7 @@ def decode_all(
     from rich.console import Console
     from rich.progress import Progress, TimeRemainingColumn
 
-    def one(file: str) -> np.ndarray[Any, Any] | str:
+    def one(file: str) -> np.ndarray | str:
         try:
             return decode(root / file, channels, size, how)
         except Exception as error:  # a damaged file makes decoders raise anything

@@ -66,7 +66,7 @@ def draw_letters(n: int, side: int, seed: int) -> tuple[UInt8[Tensor, "n 1 side 
     return torch.from_numpy(np.stack(images)).unsqueeze(1), torch.from_numpy(labels)
 
 
-def draw_letter(text: str, font: Any, side: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def draw_letter(text: str, font: Any, side: int, rng: np.random.Generator) -> np.ndarray:
     """Draw one letter, as high as the image or a little less, at a random place in it."""
     from PIL import Image, ImageDraw
 

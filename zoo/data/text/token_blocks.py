@@ -23,7 +23,7 @@ class TokenBlocks(Dataset):
         block_size: tokens of a block.
     """
 
-    def __init__(self, ids: np.ndarray[Any, Any], block_size: int) -> None:
+    def __init__(self, ids: np.ndarray, block_size: int) -> None:
         self.ids, self.block_size = ids, block_size
         self._map()
 

@@ -22,7 +22,7 @@ from zoo.text import Tokenizer
 
 VERSION = 1
 SHOWN = 4 << 20  # bytes from which on a bar is shown
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 @dataclass
