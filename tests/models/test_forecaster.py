@@ -14,7 +14,7 @@ from zoo.losses import PinballLoss
 from zoo.models import GRUForecaster, GRUForecastNet, LSTMForecaster, LSTMForecastNet
 from zoo.models.forecaster import RevIN
 from zoo.tasks import Forecaster
-from zoo.tasks.linear_forecast import PENALTIES, linear_inputs, products, solve
+from zoo.tasks.linear_forecast import PENALTIES, linear_inputs, solve_ridge, sum_of_products
 
 NETS = [LSTMForecastNet, GRUForecastNet]
 DECODINGS = ["direct", "autoregressive"]
@@ -322,8 +322,8 @@ def test_linear_forecast_is_ridge_regression_on_differences_from_the_last_value(
         trials.append((np.square(ridge.predict(vx) + vlast - vy)[vwhole].mean(), penalty, ridge))
     _, penalty, best = min(trials, key=lambda trial: trial[0])
     assert PENALTIES[0] < penalty < PENALTIES[-1]
-    sums = [products(getattr(data, f"{s}_dataloader")()) for s in ("train", "val")]
-    weights = solve(*sums, horizon=4)
+    sums = [sum_of_products(getattr(data, f"{s}_dataloader")()) for s in ("train", "val")]
+    weights = solve_ridge(*sums, horizon=4)
     chosen = data.datasets["test"]
     rows, anchor = linear_inputs(chosen.batch(torch.arange(len(chosen))))
     tx, _, tlast, _ = table["test"]
