@@ -9,6 +9,8 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
@@ -57,23 +59,33 @@ def fetch(url: str) -> Path:
 def _download(url: str, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(place.name + ".partial")
-    with open(partial, "ab") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)  # of several processes that train together, one fetches
+    with _one_process(partial):
         if place.exists():  # another did it while we waited
             partial.unlink(missing_ok=True)
             return
-        say(f"fetching {url} to {place}" + (f", from byte {file.tell():,}" if file.tell() else ""))
-        try:
-            _receive(url, file)
-        except (OSError, http.client.HTTPException) as error:
-            raise ValueError(_manual_download_hint(url, place, error)) from error
+        with open(partial, "ab") as file:
+            say(f"fetching {url} to {place}" + (f", from byte {file.tell():,}" if file.tell() else ""))
+            try:
+                _receive(url, file)
+            except (OSError, http.client.HTTPException) as error:
+                raise ValueError(_manual_download_hint(url, place, error)) from error
         if not _has_hash(partial, hash_prefix(url)):
             partial.unlink()
             raise ValueError(
                 f"{url} gave a file whose SHA-256 does not begin with {hash_prefix(url)}; nothing was kept"
             )
         os.replace(partial, place)
+
+
+@contextmanager
+def _one_process(partial: Path) -> Iterator[None]:
+    """Of several processes that train together, one fetches and the others wait."""
+    if fcntl is None:
+        yield
+        return
+    with open(partial, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _receive(url: str, file: IO[bytes]) -> None:

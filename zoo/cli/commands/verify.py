@@ -16,6 +16,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from zoo.errors import UserError
+
 # What of a checkpoint makes up the state of training. `loops` counts attempts too, which a kill adds to.
 STATE = (
     "epoch",
@@ -113,6 +115,8 @@ def resume(argv: Sequence[str], kills: int = 4, seed: int = 0, say: Callable[[st
         seed: of the random steps.
         say: told what happens.
     """
+    if not hasattr(os, "fork"):
+        raise UserError("zoo verify forks a process for each run, which this system cannot: use Linux, WSL or macOS")
     random_ = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="zoo-verify-"))
     whole, broken, log = folder / "whole", folder / "killed", folder / "log"

@@ -94,7 +94,10 @@ def check_shape(image: np.ndarray, shape: Sequence[int]) -> None:
 
 def free_memory() -> int:
     """Bytes of memory that may be taken, by the machine and by the limit of a container."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows has no sysconf, macOS does not know the first name
+        free = 4 << 30
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
