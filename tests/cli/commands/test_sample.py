@@ -102,7 +102,7 @@ def test_nothing_is_left_of_what_fails(checkpoints, zoo, here, monkeypatch):
     def broken(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.cli.commands.sample.tiles", broken)
+    monkeypatch.setattr("zoo.cli.commands.sample.tile_images", broken)
     code, _, err = zoo("sample", "--ckpt_path", checkpoints["diffusion_digits"], "--n", 2, "--steps", 2, "--out", "x")
     assert code == 2
     assert "No space left on device" in err

@@ -330,7 +330,7 @@ def test_tokens_are_made_once_for_each_content_and_tokenizer(folder, tmp_path, m
 @pytest.mark.parametrize("when", ["tokens", "tokenizer"])
 def test_an_interrupted_build_leaves_nothing(folder, tmp_path, monkeypatch, when):
     cache = tmp_path / "cache"
-    real = corpus_files.parts
+    real = corpus_files.read_parts
 
     def interrupted(text, lines):
         if text.name.endswith("1.txt"):
