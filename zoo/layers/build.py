@@ -1,4 +1,4 @@
-"""Layers of torch.nn by name, so that a network's hyperparameters stay plain strings and dicts."""
+"""Build ``torch.nn`` layers by name, so that the hyperparameters of a network stay plain strings and dicts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 LayerSpec = str | dict[str, Any]
+
+# Short names, and what other libraries call a layer.
 ALIASES = {
     "Swish": "SiLU",
     "none": "Identity",
@@ -17,55 +19,62 @@ ALIASES = {
     "group": "GroupNorm",
     "instance": "InstanceNorm1d",
 }
+MAX_GROUPS = 32  # the number of groups in the paper of GroupNorm
 
 
 def build(spec: LayerSpec, *args: Any, **kwargs: Any) -> nn.Module:
-    """Build a layer of torch.nn from its name, or from ``{class_path: name, init_args: {...}}``.
+    """Return a layer of ``torch.nn``, built from its name or from ``{class_path: name, init_args: {...}}``.
 
     Args:
-        spec: ``GELU``, ``{class_path: LeakyReLU, init_args: {negative_slope: 0.2}}``; case counts, ``torch.nn.`` may
-            stand before it, and Swish is SiLU.
-        args: positional arguments of the layer, such as its width.
-        kwargs: defaults for arguments that the layer has and ``spec`` does not give; others are left out.
+        spec: ``GELU`` or ``{class_path: LeakyReLU, init_args: {negative_slope: 0.2}}``. Names are case-sensitive, may
+            begin with ``torch.nn.``, and may be an alias such as Swish for SiLU.
+        args: positional arguments of the layer, such as its number of features.
+        kwargs: default keyword arguments. ``spec`` overrides them, and those that the layer does not accept are
+            ignored.
+
+    Raises:
+        ValueError: ``torch.nn`` has no such layer, or the layer does not accept the arguments.
     """
-    name, given = (spec, {}) if isinstance(spec, str) else (spec.get("class_path", ""), spec.get("init_args") or {})
-    name = str(name).removeprefix("torch.nn.")
-    cls = getattr(nn, ALIASES.get(name, name), None)
-    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        known = [k for k, v in vars(nn).items() if inspect.isclass(v) and issubclass(v, nn.Module)] + list(ALIASES)
-        by_lower = {k.lower(): k for k in known}
-        close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, 3)]
-        raise ValueError(f"torch.nn has no layer {name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+    name, init_args = parse_spec(spec)
+    cls = _layer_class(name)
     if cls is nn.Identity:
         return cls()
     accepted = inspect.signature(cls).parameters
+    arguments = {key: value for key, value in kwargs.items() if key in accepted}
+    arguments |= init_args
     try:
-        return cls(*args, **({k: v for k, v in kwargs.items() if k in accepted} | given))
+        return cls(*args, **arguments)
     except TypeError as error:
-        raise ValueError(f"torch.nn.{cls.__name__} cannot be built with {args} and {given}: {error}") from None
+        raise ValueError(f"torch.nn.{cls.__name__} cannot be built with {args} and {init_args}: {error}") from None
 
 
-def norm(spec: LayerSpec, width: int) -> nn.Module:
-    """A normalisation of ``width`` channels by name; GroupNorm without ``num_groups`` takes up to 32 that divide it."""
-    name = (spec if isinstance(spec, str) else str(spec.get("class_path", ""))).removeprefix("torch.nn.")
-    if ALIASES.get(name, name) == "GroupNorm":
-        given = {} if isinstance(spec, str) else spec.get("init_args") or {}
-        groups = given.get("num_groups") or next(g for g in range(min(32, width), 0, -1) if width % g == 0)
-        rest = {k: v for k, v in given.items() if k != "num_groups"}
-        return build({"class_path": "GroupNorm", "init_args": rest}, groups, width)
-    return build(spec, width, affine=True)
+def norm(spec: LayerSpec, channels: int) -> nn.Module:
+    """Return a normalization layer by name.
+
+    GroupNorm without ``num_groups`` gets the largest number of groups, up to 32, that divides ``channels``.
+
+    Args:
+        spec: as in :func:`build`.
+        channels: number of channels (or features) to normalize.
+    """
+    name, init_args = parse_spec(spec)
+    if ALIASES.get(name, name) != "GroupNorm":
+        return build(spec, channels, affine=True)
+    options = dict(init_args)
+    groups = options.pop("num_groups", None) or _largest_group_count(channels)
+    return build({"class_path": "GroupNorm", "init_args": options}, groups, channels)
 
 
 def activation(spec: LayerSpec) -> nn.Module:
-    """An activation by name; Softmax, where asked for, runs over the features (dimension 1)."""
+    """Return an activation by name; Softmax normalizes over the features (dimension 1) unless ``dim`` is given."""
     return build(spec, dim=1)
 
 
 class Stack(nn.Sequential):
-    """Layers one after the other, as a list: any network of torch.nn's layers from YAML.
+    """Sequential network from a list of layers, so that YAML can describe any stack of ``torch.nn`` layers.
 
     Args:
-        layers: the layers, each as ``{class_path: torch.nn.Linear, init_args: {...}}``.
+        layers: the layers in order, each as ``{class_path: torch.nn.Linear, init_args: {...}}``.
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -73,3 +82,40 @@ class Stack(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
+
+
+def parse_spec(spec: LayerSpec) -> tuple[str, dict[str, Any]]:
+    """Return the name of a layer, without ``torch.nn.``, and its ``init_args``."""
+    if isinstance(spec, str):
+        name = spec
+        init_args = {}
+    else:
+        name = str(spec.get("class_path", ""))
+        init_args = spec.get("init_args") or {}
+    return name.removeprefix("torch.nn."), init_args
+
+
+def _layer_class(name: str) -> type[nn.Module]:
+    cls = getattr(nn, ALIASES.get(name, name), None)
+    if _is_layer(cls):
+        return cls
+    known = [key for key, value in vars(nn).items() if _is_layer(value)]
+    known += ALIASES
+    # Match without regard to case, as Gelu and gelu are the usual mistakes.
+    by_lower = {key.lower(): key for key in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, 3)
+    message = f"torch.nn has no layer {name!r}"
+    if close:
+        message += f"; did you mean {', '.join(by_lower[key] for key in close)}?"
+    raise ValueError(message)
+
+
+def _is_layer(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
+
+
+def _largest_group_count(channels: int) -> int:
+    groups = min(MAX_GROUPS, channels)
+    while channels % groups:
+        groups -= 1
+    return groups

@@ -1,4 +1,4 @@
-"""The end of a classifier: one layer, or a small perceptron for transfer learning."""
+"""Classifier heads: a linear layer, or an MLP for transfer learning."""
 
 from __future__ import annotations
 
@@ -9,18 +9,32 @@ from torch import nn
 HeadKind = Literal["linear", "mlp"]
 
 
-def classifier_head(kind: HeadKind, width: int, num_classes: int, hidden: int = 256, dropout: float = 0.5) -> nn.Module:
-    """Build the last layer of a classifier.
+def classifier_head(
+    kind: HeadKind,
+    in_features: int,
+    num_classes: int,
+    hidden: int = 256,
+    dropout: float = 0.5,
+) -> nn.Module:
+    """Return a classifier head that maps features ``(b, in_features)`` to logits ``(b, num_classes)``.
 
     Args:
-        kind: ``linear``, or ``mlp`` with a hidden layer, ReLU and dropout.
-        width: number of features.
-        num_classes: number of outputs.
-        hidden: width of the hidden layer of ``mlp``.
-        dropout: share dropped behind it.
+        kind: ``linear``, or ``mlp`` with one hidden layer, ReLU and dropout.
+        in_features: number of features.
+        num_classes: number of logits.
+        hidden: hidden size of ``mlp``.
+        dropout: dropout probability before the last layer of ``mlp``.
+
+    Raises:
+        ValueError: ``kind`` is neither ``linear`` nor ``mlp``.
     """
-    if kind not in ("linear", "mlp"):
-        raise ValueError(f"head must be linear or mlp, got {kind!r}")
     if kind == "linear":
-        return nn.Linear(width, num_classes)
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
+        return nn.Linear(in_features, num_classes)
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(in_features, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
+    raise ValueError(f"head must be linear or mlp, got {kind!r}")

@@ -1,62 +1,37 @@
-"""Blocks of networks that make images: residual convolutions (Ho et al. 2020, https://arxiv.org/abs/2006.11239)."""
+"""Blocks of image generators: residual blocks, attention and resampling (Ho et al. 2020, arxiv.org/abs/2006.11239)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from zoo.layers.cpu.image_blocks import GroupNormSiLUFunction, upsample_conv
 
 
 class GroupNormSiLU(nn.GroupNorm):
-    """Normalise groups of channels, then SiLU."""
+    """Group normalization followed by SiLU."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return F.silu(super().forward(x))
-        return GroupNormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-
-
-class GroupNormSiLUFunction(torch.autograd.Function):
-    """Both in one for a CPU: what lies between them takes no memory, as it is made again on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, *ctx.sizes, eps)  # type: ignore[call-arg]
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        return F.silu(y, inplace=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        shift, scale = (part.repeat_interleave(len(weight) // part.shape[1], 1) for part in (mean, rstd))
-        scale = scale * weight
-        shift = bias - shift * scale
-        wide = x.to(weight.dtype)  # under autocast: torch is slow with channels last in bf16
-        y = torch.addcmul(shift[..., None, None], wide, scale[..., None, None])
-        torch.ops.aten.silu_backward.grad_input(grad.to(y.dtype), y, grad_input=y)
-        given = (y, wide, mean, rstd, weight, *ctx.sizes, [True] * 3)
-        of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(*given)
-        return of_x.to(x.dtype), of_weight, of_bias, None, None
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return GroupNormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return F.silu(super().forward(x))
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions beside a shortcut; a vector (of the time) is added between them.
+    """Residual block of two normalized 3x3 convolutions, conditioned on a time embedding that is added between them.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        time_dim: width of the vector; null for none.
-        groups: of the normalisations, dividing both numbers of channels.
-        eps: of the normalisations.
-        dropout: share dropped before the second convolution.
+        in_channels: input channels.
+        out_channels: output channels.
+        time_dim: dimension of the time embedding; null for a block without one.
+        groups: number of groups of both normalizations; divides ``in_channels`` and ``out_channels``.
+        eps: epsilon of both normalizations.
+        dropout: dropout probability before the second convolution.
     """
 
     def __init__(
@@ -71,91 +46,106 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1 = GroupNormSiLU(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_dim, out_channels) if time_dim else None
-        self.norm2, self.dropout = GroupNormSiLU(groups, out_channels, eps), nn.Dropout(dropout)
+        self.time_emb_proj = None
+        if time_dim:
+            self.time_emb_proj = nn.Linear(time_dim, out_channels)
+        self.norm2 = GroupNormSiLU(groups, out_channels, eps)
+        self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
-        nn.init.zeros_(self.conv2.weight)  # the block begins as its shortcut, as in DDPM's own code
+        self.conv_shortcut = None
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        # The residual branch starts at zero, as in the code of DDPM.
+        nn.init.zeros_(self.conv2.weight)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b e"] | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        time: Float[Tensor, "b e"] | None = None,
     ) -> Float[Tensor, "b d h w"]:
         h = self.conv1(self.norm1(x))
         if self.time_emb_proj is not None:
-            h = h + self.time_emb_proj(time)[:, :, None, None]
+            h = h + self.time_emb_proj(time)[:, :, None, None]  # (b, d, 1, 1)
         h = self.conv2(self.dropout(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return h + x
 
 
 class SpatialSelfAttention(nn.Module):
-    """Every position of the image looks at every other one, beside a shortcut.
+    """Self-attention over the positions of a feature map, with a residual connection.
 
     Args:
-        dim: channels of the image.
-        heads: number of heads, dividing ``dim``.
-        groups: of the normalisation.
-        eps: of the normalisation.
+        dim: channels of the feature map.
+        heads: number of attention heads; divides ``dim``.
+        groups: number of groups of the normalization.
+        eps: epsilon of the normalization.
     """
 
     def __init__(self, dim: int, heads: int = 1, groups: int = 32, eps: float = 1e-5) -> None:
         super().__init__()
         self.heads = heads
         self.group_norm = nn.GroupNorm(groups, dim, eps)
-        self.to_q, self.to_k, self.to_v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        # A Sequential because diffusers names this layer to_out.0.
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
         nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         tokens = to_tokens(self.group_norm(x))
-        out = self.to_out(attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads))
+        q = self.to_q(tokens)
+        k = self.to_k(tokens)
+        v = self.to_v(tokens)
+        out = self.to_out(attend(q, k, v, self.heads))
         return x + to_image(out, x)
 
 
 class Downsample(nn.Module):
-    """Halve the image with a convolution.
+    """Halve height and width with a strided 3x3 convolution.
 
     Args:
-        channels: of the image.
-        symmetric: pad all sides, or only right and below, as the autoencoder does.
+        channels: channels of the feature map.
+        symmetric: pad all four sides; false pads only right and bottom, as Stable Diffusion's autoencoder does.
     """
 
     def __init__(self, channels: int, symmetric: bool = True) -> None:
         super().__init__()
         self.symmetric = symmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=int(symmetric))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        if not self.symmetric:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.conv(x)
 
 
 class Upsample(nn.Module):
-    """Double the image by repeating pixels, and smooth it with a convolution.
+    """Double height and width by nearest-neighbor interpolation, followed by a 3x3 convolution.
 
     Args:
-        channels: of the image.
+        channels: channels of the feature map.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-        if x.device.type != "cpu" or x.dtype.itemsize < 4:  # in bf16 this is as fast
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        # Both in one: where the kernel meets a pixel twice its weights are added, not their products: 4 of 9 are left.
-        kernel = self.conv.weight.flip(2, 3).transpose(0, 1)
-        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-        kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
-        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+        # In half precision the fused version is not faster.
+        if x.device.type == "cpu" and x.dtype.itemsize >= 4:
+            return upsample_conv(x, self.conv.weight, self.conv.bias)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution, attention behind each where the stage has it, then another resolution.
+    """Residual blocks at one resolution, each followed by attention if the stage has it, then a change of resolution.
 
     Args:
         resnets: the residual blocks.
-        attentions: as many, or fewer, or none.
-        resize: to the next resolution: ``downsamplers`` or ``upsamplers`` by name, or none.
+        attentions: attention modules of the first blocks, at most one per block.
+        resize: change of resolution, named as in diffusers: ``downsamplers=module`` or ``upsamplers=module``, or none.
     """
 
     def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], **resize: nn.Module) -> None:
@@ -166,16 +156,19 @@ class Stage(nn.Module):
         for name, module in resize.items():
             self.add_module(name, nn.ModuleList([module]))
 
-    def block(self, i: int, x: Tensor, time: Tensor | None, text: Tensor | None, again: bool = False) -> Tensor:
-        """Apply block ``i``, and the attention behind it where there is one; ``again``: twice, to keep less."""
-        if again:
+    def block(self, i: int, x: Tensor, time: Tensor | None, text: Tensor | None, recompute: bool = False) -> Tensor:
+        """Apply residual block ``i`` and its attention; ``recompute`` recomputes activations in the backward pass."""
+        if recompute:
             return checkpoint(self.block, i, x, time, text, use_reentrant=False)
         x = self.resnets[i](x, time)
         if i >= len(self.attentions):
             return x
-        return self.attentions[i](x) if text is None else self.attentions[i](x, text)
+        if text is None:
+            return self.attentions[i](x)
+        return self.attentions[i](x, text)
 
-    def resize(self, x: Tensor) -> Tensor:
+    def resize(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+        """Change to the next resolution, if the stage does that."""
         for name in self.resizers:
             x = self.get_submodule(name)[0](x)  # type: ignore[operator]
         return x
@@ -184,26 +177,31 @@ class Stage(nn.Module):
         self,
         x: Float[Tensor, "b c h w"],
         time: Float[Tensor, "b e"] | None = None,
-        text: Float[Tensor, "b s d"] | None = None,
-        again: bool = False,
+        text: Float[Tensor, "b s f"] | None = None,
+        recompute: bool = False,
     ) -> Float[Tensor, "b d i j"]:
         for i in range(len(self.resnets)):
-            x = self.block(i, x, time, text, again)
+            x = self.block(i, x, time, text, recompute)
         return self.resize(x)
 
 
 def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
-    """Positions of an image as a sequence; no copy where channels are last in memory."""
+    """Flatten the positions of a feature map to a sequence; a view if memory is channels-last."""
     return x.flatten(2).transpose(1, 2)
 
 
 def to_image(tokens: Float[Tensor, "b t c"], like: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c h w"]:
-    """The inverse of ``to_tokens``, for an image of the same height and width."""
+    """Invert :func:`to_tokens` for a feature map with the height and width of ``like``."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
 def attend(
-    q: Float[Tensor, "b t c"], k: Float[Tensor, "b s c"], v: Float[Tensor, "b s c"], heads: int
+    q: Float[Tensor, "b t c"],
+    k: Float[Tensor, "b s c"],
+    v: Float[Tensor, "b s c"],
+    heads: int,
 ) -> Float[Tensor, "b t c"]:
-    q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    """Multi-head attention without a mask; heads are consecutive slices of the ``c`` features."""
+    q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (b, h, t, c / h)
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).flatten(2)  # (b, t, c)

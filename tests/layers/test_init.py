@@ -1,4 +1,4 @@
-"""Initialisation by rule: the right tensors, the right distributions."""
+"""Initialization by rules: the right tensors, the right distributions."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_orthogonal_and_constants():
     assert (layer.bias == 0.5).all()
 
 
-def test_rules_choose_by_name_and_type_and_the_last_word_counts():
+def test_rules_match_by_name_and_type_and_later_rules_override():
     net = nn.ModuleDict(
         {"embed": nn.Embedding(5, 4), "norm": nn.LayerNorm(4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 2)}
     )
@@ -68,7 +68,7 @@ def test_rules_choose_by_name_and_type_and_the_last_word_counts():
     assert 0 < net["embed"].weight.abs().max() <= 0.04
 
 
-def test_attention_and_recurrent_layers_have_weights_under_other_names():
+def test_parameters_of_attention_and_recurrent_layers_are_initialized():
     net = nn.ModuleList([nn.MultiheadAttention(4, 2), nn.LSTM(3, 4)])
     done = initialize(net, [InitRule(weight="zeros", bias="zeros")])
     assert done == [n for n, _ in net.named_parameters()]
@@ -78,11 +78,11 @@ def test_attention_and_recurrent_layers_have_weights_under_other_names():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"match": "hed", "weight": "zeros"}, "'hed' finds no layer in Linear"),
+        ({"match": "hed", "weight": "zeros"}, "'hed' matches no layer in Linear"),
         ({"types": ["Conv2d"], "weight": "zeros"}, "no layer of type Conv2d"),
         ({}, "neither weight nor bias"),
         ({"match": "[", "weight": "zeros"}, "not a regular expression"),
-        ({"weight": "he"}, "init method is 'he'"),
+        ({"weight": "he"}, "init method must be one of xavier_uniform, .*, got 'he'"),
     ],
 )
 def test_mistakes(rule, message):
