@@ -417,7 +417,7 @@ def test_transfer_through_the_command_line(zoo, tmp_path):
         ),
         (["ResNetClassifier", "--model.depth", "20"], "model.depth: expected one of 18, 34, 50, 101, 152, got '20'"),
         (["ResNetClassifier", "--model.in_channels", "2"], "--model.in_channels is 2, but Digits has in_channels 1"),
-        (["VGGClassifier"], "VGG halves images five times, so it needs 32 pixels or more, got image_size=8"),
+        (["VGGClassifier"], "VGG downsamples images by 32, so it needs 32 pixels or more, got image_size=8"),
         (
             ["ViTClassifier", "--model.patch_size", "3"],
             "image_size 8 is not divisible by patch_size 3: take images of 6 or 9 pixels, or a patch_size of 4, 2",
