@@ -75,18 +75,18 @@ def test_files_of_timm(variant, name, tmp_path):
 def test_lite0_is_timms_in_gradients_too(pixels):
     """TensorFlow pads even and odd sizes differently."""
     reference, net = timm.create_model("tf_efficientnet_lite0", num_classes=5), EfficientNet(3, 5, "lite0")
-    from zoo.models.efficientnet import _timm_names
+    from zoo.weights.formats.efficientnet import timm_names
     from zoo.weights.renaming import rename_keys
 
     randomize(reference)
-    net.load_state_dict(rename_keys(reference.state_dict(), _timm_names(reference.state_dict())))
+    net.load_state_dict(rename_keys(reference.state_dict(), timm_names(reference.state_dict())))
     results = {}
     for model in (net, reference):
         out = model.double().eval()(images(2, pixels).double())
         out.square().mean().backward()
         results[model] = out, {k: p.grad for k, p in model.named_parameters()}
     assert_near("output", results[net][0], results[reference][0], torch.float64)
-    expected = rename_keys(results[reference][1], _timm_names(reference.state_dict()))
+    expected = rename_keys(results[reference][1], timm_names(reference.state_dict()))
     assert results[net][1].keys() == expected.keys()
     for name, grad in results[net][1].items():
         assert_near(name, grad, expected[name], torch.float64)

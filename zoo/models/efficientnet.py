@@ -1,13 +1,11 @@
-"""EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946), and its lite0 variant for small devices."""
+"""EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946), and its lite0 variant for mobile devices."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,140 +15,194 @@ from torchvision.ops import SqueezeExcitation, StochasticDepth
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.files import write
+from zoo.weights.formats import efficientnet as formats
 from zoo.weights.pretrained import Format, PretrainedNet, infer_head
-from zoo.weights.renaming import invert, rename_keys
 
-# Compound scaling: factors on width and depth, the resolution in pixels, and the dropout of the head.
-VARIANTS = {
-    "b0": (1.0, 1.0, 224, 0.2),
-    "b1": (1.0, 1.1, 240, 0.2),
-    "b2": (1.1, 1.2, 260, 0.3),
-    "b3": (1.2, 1.4, 300, 0.3),
-    "b4": (1.4, 1.8, 380, 0.4),
-    "b5": (1.6, 2.2, 456, 0.4),
-    "b6": (1.8, 2.6, 528, 0.5),
-    "b7": (2.0, 3.1, 600, 0.5),
-    "lite0": (1.0, 1.0, 224, 0.2),
-}
 Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "lite0"]
-# The stages of b0: expansion, kernel, stride, channels, blocks.
+
+
+class Scaling(NamedTuple):
+    """Compound scaling of a variant: factors on width and depth, image size in pixels, dropout of the head."""
+
+    width_mult: float
+    depth_mult: float
+    resolution: int
+    dropout: float
+
+
+VARIANTS = {
+    "b0": Scaling(1.0, 1.0, 224, 0.2),
+    "b1": Scaling(1.0, 1.1, 240, 0.2),
+    "b2": Scaling(1.1, 1.2, 260, 0.3),
+    "b3": Scaling(1.2, 1.4, 300, 0.3),
+    "b4": Scaling(1.4, 1.8, 380, 0.4),
+    "b5": Scaling(1.6, 2.2, 456, 0.4),
+    "b6": Scaling(1.8, 2.6, 528, 0.5),
+    "b7": Scaling(2.0, 3.1, 600, 0.5),
+    "lite0": Scaling(1.0, 1.0, 224, 0.2),
+}
+
+
+class StageSpec(NamedTuple):
+    """One stage of b0."""
+
+    expansion: int
+    kernel_size: int
+    stride: int
+    channels: int
+    num_blocks: int
+
+
 STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
+    StageSpec(1, 3, 1, 16, 1),
+    StageSpec(6, 3, 2, 24, 2),
+    StageSpec(6, 5, 2, 40, 2),
+    StageSpec(6, 3, 2, 80, 3),
+    StageSpec(6, 5, 1, 112, 3),
+    StageSpec(6, 5, 2, 192, 4),
+    StageSpec(6, 3, 1, 320, 1),
 )
-STEM = 32
+STEM_CHANNELS = 32
 
 
-def scaled_width(channels: int, factor: float) -> int:
-    """Round scaled channels to a multiple of 8, never more than 10 % down."""
-    wanted = channels * factor
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * wanted else rounded
+def scale_width(channels: int, factor: float) -> int:
+    """Return scaled channels, rounded to a multiple of 8 but never down by more than 10 %."""
+    scaled = channels * factor
+    rounded = int(scaled + 4) // 8 * 8
+    rounded = max(8, rounded)
+    if rounded < 0.9 * scaled:
+        rounded += 8
+    return rounded
 
 
-def scaled_depth(blocks: int, factor: float) -> int:
-    return math.ceil(blocks * factor)
+def scale_depth(num_blocks: int, factor: float) -> int:
+    """Return the scaled number of blocks, rounded up."""
+    return math.ceil(num_blocks * factor)
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: to ceil(size / stride), what is odd goes to the right and below."""
+    """Convolution with TensorFlow's SAME padding: output size ceil(size / stride), odd padding at right and bottom."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        (k, _), (s, _) = self.kernel_size, self.stride
-        down, right = (max((math.ceil(n / s) - 1) * s + k - n, 0) for n in x.shape[-2:])
-        return super().forward(F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)))
+        top, bottom = self._padding(x.shape[-2])
+        left, right = self._padding(x.shape[-1])
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+    def _padding(self, size: int) -> tuple[int, int]:
+        kernel_size = self.kernel_size[0]
+        stride = self.stride[0]
+        out_size = math.ceil(size / stride)
+        total = max((out_size - 1) * stride + kernel_size - size, 0)
+        return total // 2, total - total // 2
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, BatchNorm and activation.
+    """Convolution, batch normalization and activation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel: its side.
-        stride: its stride.
-        groups: as many as channels for a depthwise convolution.
-        act: whether there is an activation.
-        lite: ReLU6 in place of SiLU, TensorFlow's padding and its constants of BatchNorm.
-        slow_norm: the constants of BatchNorm that b5, b6 and b7 have, which are TensorFlow's too.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel_size: kernel size of the convolution.
+        stride: stride of the convolution.
+        groups: groups of the convolution; as many as channels for a depthwise convolution.
+        act: apply the activation.
+        lite: ReLU6 instead of SiLU, with the padding and the batch normalization of TensorFlow.
+        tf_norm: epsilon and momentum of TensorFlow's batch normalization, which b5, b6 and b7 have too.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
+        kernel_size: int,
         stride: int = 1,
         groups: int = 1,
         act: bool = True,
         lite: bool = False,
-        slow_norm: bool = False,
+        tf_norm: bool = False,
     ) -> None:
-        # with stride 1 TensorFlow's padding is the usual one
-        kind, padding = (SameConv2d, 0) if lite and stride > 1 else (nn.Conv2d, kernel // 2)
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01) if lite or slow_norm else nn.BatchNorm2d
-        super().__init__(
-            kind(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
-            norm(out_channels),
-            *([nn.ReLU6(inplace=True) if lite else nn.SiLU(inplace=True)] if act else []),
-        )
+        conv_type = nn.Conv2d
+        padding = kernel_size // 2
+        if lite and stride > 1:  # at stride 1 TensorFlow pads like torch
+            conv_type = SameConv2d
+            padding = 0
+        conv = conv_type(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(out_channels)
+        if lite or tf_norm:
+            norm.eps = 1e-3
+            norm.momentum = 0.01
+        layers = [conv, norm]
+        if act:
+            layers.append(nn.ReLU6(inplace=True) if lite else nn.SiLU(inplace=True))
+        super().__init__(*layers)
 
 
 class MBConv(nn.Module):
-    """Widen by 1x1, filter each channel, weigh the channels, narrow by 1x1; beside a shortcut where shapes agree.
+    """Mobile inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-excitation, 1x1 projection.
+
+    The block has a residual connection if input and output have the same shape.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        expansion: how many times wider the inside is.
-        kernel: side of the depthwise convolution.
-        stride: of the depthwise convolution.
-        drop: probability of leaving the branch out, for each sample (Huang et al. 2016).
-        style: ``lite`` and ``slow_norm`` of ConvNormAct.
+        in_channels: input channels.
+        out_channels: output channels.
+        expansion: expansion ratio; the depthwise convolution has ``expansion * in_channels`` channels.
+        kernel_size: kernel size of the depthwise convolution.
+        stride: stride of the depthwise convolution.
+        drop: stochastic depth: probability of skipping the residual branch, per sample (Huang et al. 2016).
+        style: ``lite`` and ``tf_norm`` of ConvNormAct; ``lite`` omits squeeze-excitation.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int, drop: float, **style: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        kernel_size: int,
+        stride: int,
+        drop: float,
+        **style: bool,
     ) -> None:
         super().__init__()
-        inner, layers = in_channels * expansion, []
+        hidden = in_channels * expansion
+        layers: list[nn.Module] = []
         if expansion > 1:
-            layers.append(ConvNormAct(in_channels, inner, 1, **style))
-        layers.append(ConvNormAct(inner, inner, kernel, stride, groups=inner, **style))
+            layers.append(ConvNormAct(in_channels, hidden, 1, **style))
+        layers.append(ConvNormAct(hidden, hidden, kernel_size, stride, groups=hidden, **style))
         if not style["lite"]:
-            layers.append(SqueezeExcitation(inner, max(1, in_channels // 4), activation=nn.SiLU))
-        self.block = nn.Sequential(*layers, ConvNormAct(inner, out_channels, 1, act=False, **style))
+            squeezed = max(1, in_channels // 4)
+            layers.append(SqueezeExcitation(hidden, squeezed, activation=nn.SiLU))
+        layers.append(ConvNormAct(hidden, out_channels, 1, act=False, **style))
+        self.block = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out_channels
         self.stochastic_depth = StochasticDepth(drop, "row")
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        return x + self.stochastic_depth(self.block(x)) if self.residual else self.block(x)
+        y = self.block(x)
+        if not self.residual:
+            return y
+        return x + self.stochastic_depth(y)
 
 
 class EfficientNet(PretrainedNet):
-    """A stem, seven stages of MBConv blocks, and a layer over the average of the image.
+    """EfficientNet: a stem, seven stages of MBConv blocks, global average pooling and a classifier head.
 
-    Parameters are named as in torchvision.
+    Parameters have the names of torchvision.
 
     Args:
         in_channels: channels of the images.
-        num_classes: number of outputs.
+        num_classes: number of logits.
         variant: ``b0`` to ``b7``, or ``lite0``: without squeeze-excitation, with ReLU6 and TensorFlow's padding.
         width_mult: factor on the channels of b0; null takes the variant's.
-        depth_mult: factor on the blocks of each stage of b0; null takes the variant's.
-        dropout: share dropped before the last layer; null takes the variant's.
-        stochastic_depth: probability of leaving out the last block; it rises evenly from the first.
-        head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout.
+        depth_mult: factor on the number of blocks in each stage of b0; null takes the variant's.
+        dropout: dropout probability before the head; null takes the variant's.
+        stochastic_depth: probability of skipping the last block; it increases linearly from 0 at the first block.
+        head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
     """
 
     weights_enums = tuple(f"EfficientNet_{variant.capitalize()}_Weights" for variant in VARIANTS)
-    input_conv, classifier_names, formats = "features.0.0.weight", ("classifier.1",), ("torchvision", "timm")
+    input_conv = "features.0.0.weight"
+    classifier_names = ("classifier.1",)
+    formats = ("torchvision", "timm")
 
     def __init__(
         self,
@@ -166,37 +218,56 @@ class EfficientNet(PretrainedNet):
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if variant not in VARIANTS:
-            raise ValueError(f"variant of an EfficientNet is one of {', '.join(VARIANTS)}, got {variant!r}")
-        wide, deep, self.resolution, dropped = VARIANTS[variant]
-        wide, deep = width_mult or wide, depth_mult or deep
-        style = {"lite": variant == "lite0", "slow_norm": variant in ("b5", "b6", "b7")}
-        channels, done = scaled_width(STEM, wide), 0
-        total = sum(scaled_depth(stage[-1], deep) for stage in STAGES)
+            raise ValueError(f"variant of an EfficientNet must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        scaling = VARIANTS[variant]
+        width_mult = width_mult or scaling.width_mult
+        depth_mult = depth_mult or scaling.depth_mult
+        if dropout is None:
+            dropout = scaling.dropout
+        self.resolution = scaling.resolution
+        style = {"lite": variant == "lite0", "tf_norm": variant in ("b5", "b6", "b7")}
+
+        channels = scale_width(STEM_CHANNELS, width_mult)
         features: list[nn.Module] = [ConvNormAct(in_channels, channels, 3, 2, **style)]
-        for expansion, kernel, stride, out, blocks in STAGES:
-            stage = []
-            for i in range(scaled_depth(blocks, deep)):
-                drop = stochastic_depth * done / total
-                block = MBConv(channels, scaled_width(out, wide), expansion, kernel, 1 if i else stride, drop, **style)
+        total_blocks = sum(scale_depth(spec.num_blocks, depth_mult) for spec in STAGES)
+        block_index = 0
+        for spec in STAGES:
+            out_channels = scale_width(spec.channels, width_mult)
+            stage = nn.Sequential()
+            for i in range(scale_depth(spec.num_blocks, depth_mult)):
+                stride = spec.stride if i == 0 else 1
+                drop = stochastic_depth * block_index / total_blocks
+                block = MBConv(channels, out_channels, spec.expansion, spec.kernel_size, stride, drop, **style)
                 stage.append(block)
-                channels, done = scaled_width(out, wide), done + 1
-            features.append(nn.Sequential(*stage))
+                channels = out_channels
+                block_index += 1
+            features.append(stage)
         features.append(ConvNormAct(channels, 4 * channels, 1, **style))
-        self.features, self.avgpool = nn.Sequential(*features), nn.AdaptiveAvgPool2d(1)
+        self.features = nn.Sequential(*features)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Dropout(dropped if dropout is None else dropout), classifier_head(head, 4 * channels, num_classes)
+            nn.Dropout(dropout),
+            classifier_head(head, 4 * channels, num_classes),
         )
+        self._init_weights()
+
+    def _init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 bound = 1 / math.sqrt(module.out_features)
                 nn.init.uniform_(module.weight, -bound, bound)
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+        x = self.features(x)
+        x = self.avgpool(x).flatten(1)  # (b, c)
+        return self.classifier(x)
+
+    # Published weights ------------------------------------------------------------------------------------------------
 
     @property
     def weights_enum(self) -> str:
@@ -204,89 +275,62 @@ class EfficientNet(PretrainedNet):
 
     @classmethod
     def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, where blocks are numbered through
-            state = _by_stage(state)
-        return rename_keys(state, _timm_names(state)) if "conv_stem.weight" in state else state
+        return formats.convert_state_dict(state)
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         kernel = state["features.0.0.weight"]
-        blocks = tuple(len({k.split(".")[2] for k in state if k.startswith(f"features.{i}.")}) for i in range(1, 8))
-        lite, last = not any(".fc1." in k for k in state), state["features.8.0.weight"].shape[1]
-        sizes = {"in_channels": kernel.shape[1], **infer_head(state, "classifier.1")}
-        for variant, (wide, deep, *_) in VARIANTS.items():
-            scaled = tuple(scaled_depth(stage[-1], deep) for stage in STAGES)
-            if (lite, last, blocks) == (variant == "lite0", scaled_width(STAGES[-1][3], wide), scaled):
-                return {**sizes, "variant": variant}
-        return sizes
+        arguments = {"in_channels": kernel.shape[1], **infer_head(state, "classifier.1")}
+        variant = infer_variant(state)
+        if variant is not None:
+            arguments["variant"] = variant
+        return arguments
 
     def save_in_format(self, path: Path, format: Format) -> None:
-        if format == "torchvision":
-            return super().save_in_format(path, format)
-        names = invert(_timm_names(self.state_dict()))
-        write(path, rename_keys(self.state_dict(), names), arguments=self.arguments, preprocessing=self.preprocessing)
-
-
-def _timm_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """From timm's names to these, for the blocks that a state has by either."""
-    table = {"conv_stem": "features.0.0", "bn1": "features.0.1", "conv_head": "features.8.0", "bn2": "features.8.1"}
-    lite = not any(".se." in k or ".fc1." in k for k in state)
-    found = {m.groups() for k in state if (m := re.match(r"(?:blocks|features)\.(\d+)\.(\d+)\.(?:conv|block)", k))}
-    first = 0 if "conv_stem.weight" in state else 1
-    for stage, block in found:
-        number = int(stage) - first
-        parts = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")]
-        if STAGES[number][0] == 1:  # not widened: its one 1x1 convolution is the last
-            parts = [("conv_dw", "bn1"), ("conv_pw", "bn2")]
-        if not lite:
-            parts.insert(-1, ("se.conv_reduce", "se.conv_expand"))
-        for i, (one, other) in enumerate(parts):
-            ours, inner = f"features.{number + 1}.{block}.block.{i}", ("fc1", "fc2") if one[:2] == "se" else ("0", "1")
-            table |= {
-                f"blocks.{number}.{block}.{name}": f"{ours}.{i}" for name, i in zip((one, other), inner, strict=True)
-            }
-    return {**table, "classifier": "classifier.1"}
-
-
-def _by_stage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the names of EfficientNet-PyTorch, which TensorFlow's weights were ported to, to timm's."""
-    table = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    strides = [
-        len(state[f"_blocks.{i}._project_conv.weight"])
-        for i in range(sum(k.endswith("_project_conv.weight") for k in state))
-    ]
-    stage, block = -1, 0
-    for i, out in enumerate(strides):
-        stage, block = (stage, block + 1) if i and out == strides[i - 1] else (stage + 1, 0)
-        ours, theirs = f"blocks.{stage}.{block}", f"_blocks.{i}"
-        names = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand", "_depthwise_conv": "conv_dw"}
-        if f"{theirs}._expand_conv.weight" in state:
-            names |= {
-                "_expand_conv": "conv_pw",
-                "_bn0": "bn1",
-                "_bn1": "bn2",
-                "_project_conv": "conv_pwl",
-                "_bn2": "bn3",
-            }
+        if format == "timm":
+            metadata = {"arguments": self.arguments, "preprocessing": self.preprocessing}
+            formats.write_timm(path, self.state_dict(), **metadata)
         else:
-            names |= {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-        table |= {f"{theirs}.{old}": f"{ours}.{new}" for old, new in names.items()}
-    return rename_keys(state, table)
+            super().save_in_format(path, format)
+
+
+def infer_variant(state: Mapping[str, Tensor]) -> str | None:
+    """Return the variant that a state dict has by its width, its blocks and its squeeze-excitation, or None."""
+    num_blocks = []
+    for i in range(len(STAGES)):
+        blocks = {key.split(".")[2] for key in state if key.startswith(f"features.{i + 1}.")}
+        num_blocks.append(len(blocks))
+    last_channels = state["features.8.0.weight"].shape[1]
+    is_lite = not any(".fc1." in key for key in state)
+    for variant, scaling in VARIANTS.items():
+        scaled = [scale_depth(spec.num_blocks, scaling.depth_mult) for spec in STAGES]
+        same_width = last_channels == scale_width(STAGES[-1].channels, scaling.width_mult)
+        if is_lite == (variant == "lite0") and same_width and num_blocks == scaled:
+            return variant
+    return None
 
 
 class EfficientNetClassifier(ImageClassifier):
-    """An EfficientNet that tells images apart.
+    """EfficientNet image classifier.
 
     Args:
         variant: ``b0`` to ``b7``, or ``lite0``: without squeeze-excitation, with ReLU6 and TensorFlow's padding.
         width_mult: factor on the channels of b0; null takes the variant's.
-        depth_mult: factor on the blocks of each stage of b0; null takes the variant's.
-        dropout: share dropped before the last layer; null takes the variant's.
-        stochastic_depth: probability of leaving out the last block; it rises evenly from the first.
+        depth_mult: factor on the number of blocks in each stage of b0; null takes the variant's.
+        dropout: dropout probability before the head; null takes the variant's.
+        stochastic_depth: probability of skipping the last block; it increases linearly from 0 at the first block.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
         in_channels: channels of the images; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
     """
+
+    tiny = {
+        "width_mult": 0.25,
+        "depth_mult": 0.3,
+        "dropout": 0.0,
+        "stochastic_depth": 0.0,
+        "image_size": 64,
+    }
 
     def __init__(
         self,
@@ -301,5 +345,14 @@ class EfficientNetClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
-        net = EfficientNet(channels, classes, variant, width_mult, depth_mult, dropout, stochastic_depth, head)
+        net = EfficientNet(
+            in_channels=channels,
+            num_classes=classes,
+            variant=variant,
+            width_mult=width_mult,
+            depth_mult=depth_mult,
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            head=head,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)
