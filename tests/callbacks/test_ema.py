@@ -19,16 +19,17 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from torchmetrics import SumMetric
 
-from zoo.callbacks.ema import EMA, ema_update, load_ema, with_ema
+from zoo.callbacks.ema import EMA, ema_update
+from zoo.checkpoints import load_ema, with_ema
 
 Weights = dict[str, Tensor]
 PROBE = torch.linspace(-1, 1, 12).view(2, 6)
 
 
-def reference(history: list[Weights], decay=0.9, warmup=True, start_step=0, every=1, device=None) -> Weights:
+def reference(history: list[Weights], decay=0.9, warmup=True, start_step=0, every_n_steps=1, device=None) -> Weights:
     averages, t = {}, 0
     for step, weights in enumerate(history, 1):
-        if step > start_step and step % every == 0:
+        if step > start_step and step % every_n_steps == 0:
             d = min(decay, (1 + t) / (10 + t)) if warmup else decay
             for name, weight in weights.items():
                 weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -149,7 +150,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "constant decay": ({"warmup": False}, {}),
     "delayed start": ({"start_step": 3}, {}),
-    "every third step": ({"every": 3, "start_step": 1, "device": "cpu"}, {}),
+    "every third step": ({"every_n_steps": 3, "start_step": 1, "device": "cpu"}, {}),
     "accumulation 4": ({}, {"accumulate_grad_batches": 4}),
     "bf16-mixed": ({}, {"precision": "bf16-mixed"}),
     "bf16-true": ({}, {"precision": "bf16-true"}),
@@ -295,7 +296,7 @@ def test_two_processes(kind, processes):
     for step, raw in enumerate(history, 1):
         assert_equal(saved(f"step={step}")["ema_params"], reference(history[:step]))
         options = saved(f"options/step={step}").get("ema_params", {})
-        assert_equal(options, reference(history[:step], start_step=1, every=2))
+        assert_equal(options, reference(history[:step], start_step=1, every_n_steps=2))
         if kind != "sharded files":
             assert_equal(only(saved(f"step={step}")["state_dict"], raw), raw)
     averages = reference(history)
@@ -531,7 +532,7 @@ def test_choice_of_weights(tmp_path):
     assert list(with_ema(late)) == [key for key in late if key != "ema_params"]
     assert_equal(late["state_dict"], raw)
     assert_equal(with_ema(early)["state_dict"], early["state_dict"])
-    with pytest.raises(ValueError, match="holds no averages"):
+    with pytest.raises(ValueError, match="holds no EMA weights"):
         with_ema(early, "ema")
     with pytest.raises(ValueError, match="'EMA'"):
         with_ema(late, "EMA")
@@ -545,7 +546,7 @@ def test_choice_of_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"decay": 1.0}, {"decay": -0.1}, {"start_step": -1}, {"every": 0}, {"device": "graphics card"}]
+    "wrong", [{"decay": 1.0}, {"decay": -0.1}, {"start_step": -1}, {"every_n_steps": 0}, {"device": "graphics card"}]
 )
 def test_impossible_options(wrong):
     (name,) = wrong

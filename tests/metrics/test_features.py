@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from tests.conftest import ROOT
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, InceptionFeatures
-from zoo.rebuild import rebuild
+from zoo.checkpoints import Checkpoint
 
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "1"]
 
@@ -36,7 +36,7 @@ def test_a_classifier_sees_images_normalised_as_its_own(checkpoints):
     features = ClassifierFeatures.load(checkpoints["small_cnn_digits"])
     assert torch.equal(torch.get_rng_state(), before)
     found, logits = features.train()(pixels)
-    model = rebuild(Path(checkpoints["small_cnn_digits"]))
+    model = Checkpoint(checkpoints["small_cnn_digits"]).build()
     x, _ = data.datasets["val"].batch(torch.arange(len(pixels)))
     with torch.no_grad():
         assert torch.allclose(logits, model(x), atol=1e-4), "averages, in eval mode"

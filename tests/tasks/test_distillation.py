@@ -131,7 +131,7 @@ def test_mistakes_are_told_in_a_line(trained):
         Distiller(MLP(6, [4], 1), teacher(), num_classes=2, task="binary")
     with pytest.raises(ValueError, match=r"is not of this MLP: size mismatch for 1\.weight[^\n]*$"):
         load_teacher(str(path), MLP(6, [9], 3))
-    with pytest.raises(ValueError, match="does not say what it is a checkpoint of, so Distiller needs a teacher too"):
+    with pytest.raises(ValueError, match="does not name the class of its model, so Distiller needs a teacher too"):
         load_teacher(str(path))
     module = Distiller(MLP(6, [4], 4), teacher(), num_classes=4)
     module.setup("fit")

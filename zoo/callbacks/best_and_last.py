@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo._lightning import accumulates, end_restart, epoch_done, validates_next
+from zoo.checkpoints import mark_format, upgrade
 from zoo.optim.metric_mode import metric_mode, names
 
 
@@ -173,10 +174,14 @@ class BestAndLast(Checkpoint):
         trainer.strategy.barrier("checkpoint")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        mark_format(checkpoint)
         if self._between_epochs:  # the epoch that is about to start has not begun yet
             for progress in ("total", "current"):
                 counts = checkpoint["loops"]["fit_loop"]["epoch_progress"][progress]
                 counts.update(dict.fromkeys(counts, counts["completed"]))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        upgrade(checkpoint, type(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "monitor": self.monitor, "between_epochs": self._between_epochs}

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights (Polyak & Juditsky, 1992, https://doi.org/10.1137/0330046)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -9,8 +9,11 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+
+from zoo.callbacks.weight_choice import has_weight_choice
+from zoo.checkpoints import load_ema
+from zoo.distributed import local_part, reshard, shard_like
 
 
 def ema_decay(update: int, decay: float, warmup: bool) -> float:
@@ -32,32 +35,6 @@ def ema_update(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: flo
         torch._foreach_lerp_(*alike, 1 - decay)
     for a, w in other:
         a.lerp_(w.to(a), 1 - decay)  # one at a time: a cast of all at once would be a second model in memory
-
-
-def with_ema(checkpoint: Mapping[str, Any], weights: Literal["auto", "ema", "raw"] = "auto") -> dict[str, Any]:
-    """A shallow copy of a checkpoint with the chosen weights in `state_dict` and without `ema_params`.
-
-    Args:
-        checkpoint: what `torch.load` returned for a file written by a run with `EMA`, or without it.
-        weights: `auto` takes the averages where there are any, `ema` insists on them, `raw` keeps the trained weights.
-    """
-    if weights not in ("auto", "ema", "raw"):
-        raise ValueError(f"weights must be auto, ema or raw, not {weights!r}")
-    averages = checkpoint.get("ema_params", {})
-    if weights == "ema" and not averages:
-        raise ValueError("weights='ema', but this checkpoint holds no averages: it was saved without EMA or too early")
-    chosen = {key: value for key, value in checkpoint.items() if key != "ema_params"}
-    if weights != "raw" and averages and "state_dict" in checkpoint:  # sharded models have consumed theirs: `load_ema`
-        chosen["state_dict"] = {name: averages.get(name, tensor) for name, tensor in checkpoint["state_dict"].items()}
-    return chosen
-
-
-@torch.no_grad()
-def load_ema(module: nn.Module, averages: Mapping[str, Tensor]) -> None:
-    """Copies averages into the parameters of the same names, which may be sharded."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if name in averages:
-            _local(parameter).copy_(_shard(averages[name], parameter))
 
 
 class EMA(L.Callback):
@@ -173,27 +150,30 @@ class EMA(L.Callback):
         self._reset()
         averages = checkpoint.get("ema_params")
         if trainer.state.fn != TrainerFn.FITTING:
-            load_ema(pl_module, averages or {})
+            if not has_weight_choice(trainer):
+                load_ema(pl_module, averages or {})
             return
         self._step = checkpoint["global_step"]
         if averages:
             self._collect_params(pl_module)
             self.ema_weights = [
-                self._ema_copy(_shard(averages[names[0]], parameter) if names[0] in averages else _local(parameter))
+                self._ema_copy(
+                    shard_like(averages[names[0]], parameter) if names[0] in averages else local_part(parameter)
+                )
                 for parameter, names in self._param_names.items()
             ]
 
     # the averages
 
     def _collect_params(self, module: nn.Module) -> None:
-        _reshard(module)
+        reshard(module)
         self._param_names = {}
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if parameter.is_floating_point() or parameter.is_complex():
                 self._param_names.setdefault(parameter, []).append(name)
 
     def _weights(self) -> list[Tensor]:
-        return [_local(p) if isinstance(p, DTensor) else p for p in self._param_names]
+        return [local_part(p) if isinstance(p, DTensor) else p for p in self._param_names]
 
     def _ema_copy(self, weight: Tensor) -> Tensor:
         # bfloat16 would round away every update of a slow average
@@ -226,7 +206,7 @@ class EMA(L.Callback):
     def _swap_in(self, module: nn.Module) -> None:
         if self.ema_weights is None or self._raw_weights is not None:
             return
-        _reshard(module)
+        reshard(module)
         weights = self._weights()
         # A copy, taken before any weight changes, and not an exchange: Ctrl-C at any point leaves both whole. It takes
         # the memory of the gradients, which Lightning has freed by now, and lies beside the averages.
@@ -237,7 +217,7 @@ class EMA(L.Callback):
     def _swap_out(self, module: nn.Module) -> None:
         if self._raw_weights is None:
             return
-        _reshard(module)
+        reshard(module)
         torch._foreach_copy_(self._weights(), self._raw_weights)
         self._raw_weights = None
 
@@ -257,23 +237,3 @@ class EMA(L.Callback):
             if keep:
                 named.update(dict.fromkeys(names, tensor))
         return named
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """This rank's part of a parameter, sharing its memory."""
-    return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
-
-
-def _shard(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, cut as the parameter is."""
-    if not isinstance(parameter, DTensor):
-        return tensor
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return _local(distribute_tensor(tensor.to(parameter.device), mesh, placements, src_data_rank=None))
-
-
-def _reshard(module: nn.Module) -> None:
-    """Drops whole weights that fully_shard keeps after a forward pass: they would outlive a change of the shards."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.callbacks.ema import with_ema
+from zoo.checkpoints import Checkpoint
 from zoo.models.autoencoder_kl import AutoencoderKL
 from zoo.models.clip_text import CLIPTextEncoder
 from zoo.weights.folders import open_file
@@ -36,15 +36,16 @@ def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
 
 def _from_checkpoint(path: Path) -> AutoencoderKL:
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        given, state = checkpoint["hyper_parameters"], with_ema(checkpoint)["state_dict"]
+        checkpoint = Checkpoint(path, model="AutoencoderKLModule")
+        given = checkpoint.model_arguments
+        state = checkpoint.state_dict()
         state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
         names = ("in_channels", "channels", "blocks", "latent_channels", "groups")
         found = AutoencoderKL(**{name: given[name] for name in names})
         found.load_state_dict(state)
     except Exception:
         raise ValueError(f"{path} is no whole checkpoint of an AutoencoderKLModule") from None
-    images = checkpoint.get("datamodule_hyper_parameters") or {}
+    images = checkpoint.metadata.get("datamodule_hyper_parameters") or {}
     if any(value != 0.5 for name in ("mean", "std") for value in images.get(name) or ()):
         scaled = f"mean {images['mean']} and std {images['std']}"
         raise ValueError(f"the autoencoder {path} was trained on images with {scaled}; diffusion takes [0.5] for both")

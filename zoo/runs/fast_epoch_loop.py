@@ -1,9 +1,9 @@
-"""Lightning's training step by the shortest way, where nothing about it is out of the ordinary.
+"""A training loop with less overhead per step than Lightning's, for the common case of a fit.
 
-A step of Lightning 2.6 walks through some forty profiler regions, asks for the signature of ``training_step`` and calls
-every hook of every callback, most of them empty: half a millisecond, as much as a small network's whole step.
+A step of Lightning 2.6 enters some forty profiler regions, inspects the signature of ``training_step`` and calls every
+hook of every callback, most of them empty: half a millisecond, as much as the whole step of a small network.
 
-Subclasses a private class of Lightning: import this file only where ``zoo._lightning.untested`` has nothing to say.
+It subclasses a private class of Lightning: import this file only if ``zoo._lightning.untested("lightning")`` is None.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-# The empty hooks of a callback and of a module, which need no call.
+from zoo._lightning import HOOK_NAME
+
+# The hooks as Lightning defines them for a callback and for a module: empty, so they need no call.
 _EMPTY = {
     name: (getattr(L.Callback, name), getattr(L.LightningModule, name))
     for name in (
@@ -38,25 +40,27 @@ _EMPTY = {
     )
 }
 _TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_CLIPPING = ("configure_gradient_clipping", "clip_gradients")
 
 
 class FastEpochLoop(_TrainingEpochLoop):
-    """The loop over an epoch's batches: the same calls in the same order, and Lightning's own code for all else.
+    """Loop over the batches of an epoch that makes the same calls in the same order as Lightning's, with less overhead.
 
-    Ordinary is one device, float32, one optimizer, no accumulation, no profiler, and a module that leaves
-    ``optimizer_step`` alone. As in Lightning, hooks are looked up when they are due: they may be replaced at any time.
+    It handles one device, float32, one optimizer, no gradient accumulation, no profiler, and a module that does not
+    override ``optimizer_step``. In all other cases Lightning's own code runs. As in Lightning, hooks are looked up when
+    they are called, so they may be replaced at any time.
     """
 
     @classmethod
     def install(cls, trainer: L.Trainer) -> None:
-        """Let a trainer train with this loop; when training begins, a line says whether it does."""
+        """Make a trainer use this loop; when training begins, a line says which loop runs."""
         old = trainer.fit_loop.epoch_loop
         trainer.fit_loop.epoch_loop = cls(trainer, old.min_steps, old.max_steps)
 
     def __init__(self, trainer: L.Trainer, min_steps: int | None = None, max_steps: int = -1) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self._reported = False
-        # The function behind training_step when its signature was last asked for, and whether it takes batch_idx.
+        # The function behind training_step when its signature was last inspected, and whether it takes batch_idx.
         self._step_function: Any = None
         self._takes_index = False
 
@@ -68,23 +72,26 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def _description(self, data_fetcher: Any) -> str:
         unusual = self._unusual_run(data_fetcher) or self._unusual_step()
-        return f"Lightning's own ({unusual})" if unusual else "zoo's fast loop"
+        if unusual:
+            return f"Lightning's own ({unusual})"
+        return "zoo's fast loop"
 
     def _unusual_run(self, data_fetcher: Any) -> str | None:
-        """What of the trainer leaves training to Lightning's own loop, or None."""
-        strategy = self.trainer.strategy
+        """Return what about the trainer requires Lightning's own loop, or None."""
+        trainer: Any = self.trainer
+        strategy = trainer.strategy
         if type(strategy) is not SingleDeviceStrategy:
             return f"strategy {type(strategy).__name__}"
         if type(strategy.precision_plugin) is not Precision:
             return f"precision {strategy.precision_plugin.precision}"
-        if type(self.trainer.profiler) is not PassThroughProfiler:
-            return f"profiler {type(self.trainer.profiler).__name__}"
+        if type(trainer.profiler) is not PassThroughProfiler:
+            return f"profiler {type(trainer.profiler).__name__}"
         if isinstance(data_fetcher, _DataLoaderIterDataFetcher):
             return "training_step takes dataloader_iter"
         return None
 
     def _unusual_step(self) -> str | None:
-        """What leaves this batch's optimization to Lightning's own loop, or None."""
+        """Return what requires Lightning's own code for the optimization of this batch, or None."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
         if not module.automatic_optimization:
@@ -112,7 +119,8 @@ class FastEpochLoop(_TrainingEpochLoop):
         batch = self._to_device(batch)
         self.batch_progress.increment_ready()
         connector.on_batch_start(batch)
-        output, ends_epoch = None, False
+        output = None
+        ends_epoch = False
         if batch is None:
             self._warning_cache.warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
         elif self._call("on_train_batch_start", batch, batch_idx) == -1:
@@ -133,8 +141,8 @@ class FastEpochLoop(_TrainingEpochLoop):
         connector.update_train_step_metrics()
 
     def _optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Forward, backward and the optimizer's step; return what ``training_step`` gave, for the callbacks."""
-        if self._unusual_step():  # since on_train_batch_start
+        """Run forward, backward and the optimizer step; return the outputs of ``training_step`` for the callbacks."""
+        if self._unusual_step():  # on_train_batch_start may have changed the module or the trainer
             return self._optimize_as_lightning(batch, batch_idx)
         optimizer = self.trainer.optimizers[0]
         progress = self.automatic_optimization.optim_progress.optimizer
@@ -153,8 +161,10 @@ class FastEpochLoop(_TrainingEpochLoop):
         progress.step.increment_ready()
         self._within("optimizer_step", optimizer.step, closure=forward_and_backward)
         progress.step.increment_completed()
-        result = closure.consume_result()  # refuses an optimizer that has not called the closure
-        return {} if result.loss is None else result.asdict()
+        result = closure.consume_result()  # raises if the optimizer has not called the closure
+        if result.loss is None:
+            return {}
+        return result.asdict()
 
     def _optimize_as_lightning(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         arguments = self._build_kwargs(OrderedDict(), batch, batch_idx)
@@ -183,45 +193,49 @@ class FastEpochLoop(_TrainingEpochLoop):
     def _step_arguments(self, batch: Any, batch_idx: int) -> tuple[Any, ...]:
         step = self.trainer.lightning_module.training_step
         function = getattr(step, "__func__", step)
-        if function is not self._step_function:  # looking at a signature takes as long as the rest of the loop
+        if function is not self._step_function:  # inspecting a signature takes as long as the rest of the loop
             self._step_function = function
             self._takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-        return (batch, batch_idx) if self._takes_index else (batch,)
+        if self._takes_index:
+            return (batch, batch_idx)
+        return (batch,)
 
     def _clip(self, optimizer: torch.optim.Optimizer) -> None:
-        trainer, module = self.trainer, self.trainer.lightning_module
-        limit, by = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        hooks = ("configure_gradient_clipping", "clip_gradients")
-        if by == "value" or any(_overrides(module, L.LightningModule, name) for name in hooks):
-            clip = module.configure_gradient_clipping
-            given = {"gradient_clip_val": limit, "gradient_clip_algorithm": by}
-            self._within("configure_gradient_clipping", clip, optimizer, **given)
+        """Clip gradients by norm; by value, or where the module overrides the hooks, Lightning does it."""
+        module = self.trainer.lightning_module
+        limit = self.trainer.gradient_clip_val
+        algorithm = self.trainer.gradient_clip_algorithm
+        is_overridden = any(_overrides(module, L.LightningModule, name) for name in _CLIPPING)
+        if algorithm == "value" or is_overridden:
+            self._within(
+                "configure_gradient_clipping",
+                module.configure_gradient_clipping,
+                optimizer,
+                gradient_clip_val=limit,
+                gradient_clip_algorithm=algorithm,
+            )
         elif limit and limit > 0:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            grads = [p.grad for p in parameters if p.grad is not None]
-            if len({(g.dtype, g.layout) for g in grads}) > 1:
-                torch.nn.utils.clip_grad_norm_(parameters, limit)
-            elif grads:  # the same arithmetic, without sorting the tensors by kind twice
-                norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-                torch._foreach_mul_(grads, torch.clamp(limit / (norm + 1e-6), max=1.0))
+            _clip_norm(optimizer, limit)
 
     def _to_device(self, batch: Any) -> Any:
-        trainer, module = self.trainer, self.trainer.lightning_module
+        trainer: Any = self.trainer
+        module = trainer.lightning_module
         data = trainer.datamodule
-        own = any(_overrides(module, L.LightningModule, name) for name in _TRANSFER)
-        own = own or (data is not None and any(_overrides(data, L.LightningDataModule, name) for name in _TRANSFER))
-        if own:
+        is_overridden = any(_overrides(module, L.LightningModule, name) for name in _TRANSFER)
+        if data is not None and not is_overridden:
+            is_overridden = any(_overrides(data, L.LightningDataModule, name) for name in _TRANSFER)
+        if is_overridden:
             batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
             return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         return move_data_to_device(batch, trainer.strategy.root_device)
 
     def _call(self, name: str, *args: Any) -> Any:
-        """Call a hook of the callbacks, then of the module; return what the module's gives."""
+        """Call a hook of the callbacks, then of the module; return the result of the module's hook."""
         trainer: Any = self.trainer
-        empty, empty_of_module = _EMPTY[name]
+        empty_of_callback, empty_of_module = _EMPTY[name]
         for callback in trainer.callbacks:
             hook = getattr(callback, name)
-            if getattr(hook, "__func__", None) is not empty and callable(hook):
+            if getattr(hook, "__func__", None) is not empty_of_callback and callable(hook):
                 self._within(name, hook, trainer, trainer.lightning_module, *args)
         hook = getattr(trainer.lightning_module, name)
         if getattr(hook, "__func__", None) is not empty_of_module and callable(hook):
@@ -229,15 +243,28 @@ class FastEpochLoop(_TrainingEpochLoop):
         return None
 
     def _within(self, name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Call with the name set by which ``log`` knows where it is."""
-        attributes = vars(self.trainer.lightning_module)  # nn.Module's way to set one takes some microseconds
-        before = attributes["_current_fx_name"]
-        attributes["_current_fx_name"] = name
+        """Call a function with the name of the hook set, which ``log`` reads."""
+        attributes = vars(self.trainer.lightning_module)  # setattr of nn.Module takes some microseconds
+        before = attributes[HOOK_NAME]
+        attributes[HOOK_NAME] = name
         output = function(*args, **kwargs)
-        attributes["_current_fx_name"] = before
+        attributes[HOOK_NAME] = before
         return output
 
 
 def _overrides(owner: Any, base: type, name: str) -> bool:
-    """Whether a module or datamodule has a method of its own, in its class or as an attribute."""
+    """Return whether a module or datamodule overrides a method, in its class or as an attribute."""
     return getattr(getattr(owner, name), "__func__", None) is not getattr(base, name)
+
+
+def _clip_norm(optimizer: torch.optim.Optimizer, limit: float) -> None:
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if len({(grad.dtype, grad.layout) for grad in grads}) > 1:
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
+    elif grads:
+        # The arithmetic of clip_grad_norm_, without its grouping of tensors by dtype and device.
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, torch.clamp(limit / (norm + 1e-6), max=1.0))

@@ -1,11 +1,10 @@
-"""Where the numbers of a run go: always a CSV file, and Weights & Biases or TensorBoard when asked."""
+"""Loggers of a run: always a CSV file, and Weights & Biases or TensorBoard if the user asks for them."""
 
 from __future__ import annotations
 
 import csv
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,17 +12,20 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo._lightning import drop_anonymous
-from zoo.distributed import is_main_process
+from zoo.distributed import is_main_process, say
+from zoo.files import atomic_file
+
+WANDB_HOST = "api.wandb.ai"
 
 
 class MetricsCSV(Logger):
-    """Write ``metrics.csv``: one row a step, a column a metric, appended to when a run is resumed.
+    """Write ``metrics.csv``: a row for each step, a column for each metric; a resumed run appends to its file.
 
     Lightning's CSVLogger deletes the file of the run that it continues.
 
     Args:
         folder: the run folder.
-        upto: when resuming, the step of the checkpoint; later rows will come again and are dropped.
+        upto: step of the checkpoint that a run is resumed from; later rows are dropped, as they will come again.
     """
 
     def __init__(self, folder: str | Path, upto: int | None = None) -> None:
@@ -31,13 +33,11 @@ class MetricsCSV(Logger):
         self.path = Path(folder) / "metrics.csv"
         self.columns: list[str] = ["epoch", "step"]
         self.rows: list[dict[str, Any]] = []
+        # Rows that are in the file, and the position in it at which each of them ends.
+        self._written = 0
         self._ends: list[int] = []
-        self._written = 0  # rows in the file, and where each of them ends in it
         if upto is not None and self.path.exists() and is_main_process():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [r for r in reader if r["step"] and int(r["step"]) < upto]
+            self._read(upto)
             self._rewrite()
 
     name = property(lambda self: "csv")
@@ -47,11 +47,12 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: they stand in ``config.yaml``."""
+        """Do nothing: hyperparameters are in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row: dict[str, Any] = {k: float(v) for k, v in metrics.items()} | {"step": step}
+        row: dict[str, Any] = {name: float(value) for name, value in metrics.items()}
+        row["step"] = step
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
         if self.rows and str(self.rows[-1]["step"]) == str(step):
@@ -59,29 +60,38 @@ class MetricsCSV(Logger):
             self._written = min(self._written, len(self.rows) - 1)
         else:
             self.rows.append(row)
-        if new := sorted(row.keys() - set(self.columns)):
-            self.columns += new
-            self._written = 0
+        new_columns = sorted(row.keys() - set(self.columns))
+        if new_columns:
+            self.columns += new_columns
+            self._written = 0  # the header changes, so the whole file does
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the file up to date: add the new rows, and write the last one again if its step brought more."""
-        if self._written == 0 and self.rows:
+        """Bring the file up to date: append new rows, and write the last one again if its step logged more."""
+        if self._written == len(self.rows):
+            return
+        if self._written == 0:
             self._rewrite()
-        elif self._written < len(self.rows):
-            with open(self.path, "r+", newline="", encoding="utf-8") as file:
-                file.seek(self._ends[self._written - 1])
-                file.truncate()
-                self._write(file)
+            return
+        with open(self.path, "r+", newline="", encoding="utf-8") as file:
+            file.seek(self._ends[self._written - 1])
+            file.truncate()
+            self._write(file)
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _read(self, upto: int) -> None:
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            self.columns = list(reader.fieldnames or self.columns)
+            self.rows = [row for row in reader if row["step"] and int(row["step"]) < upto]
 
     def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".csv.new")
-        with open(new, "w", newline="", encoding="utf-8") as file:
+        with atomic_file(self.path) as new, open(new, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(self.columns)
             self._written = 0
             self._write(file)
-        os.replace(new, self.path)
 
     def _write(self, file: TextIO) -> None:
         writer = csv.DictWriter(file, self.columns, lineterminator="\n")
@@ -91,29 +101,38 @@ class MetricsCSV(Logger):
             self._ends.append(file.tell())
         self._written = len(self.rows)
 
-    def finalize(self, status: str) -> None:
-        self.save()
-
 
 def wandb_logger(folder: Path, name: str, run_id: str, config: dict[str, Any]) -> Logger:
-    """Weights & Biases for a run; offline, and saying so, where there is no key or no network."""
+    """Return a Weights & Biases logger; offline, with a line that says so, if there is no API key or no network.
+
+    Args:
+        folder: of the run.
+        name: of the run.
+        run_id: under which a resumed run continues.
+        config: logged as hyperparameters.
+    """
     from lightning.pytorch.loggers import WandbLogger
 
-    reason = None
-    if not os.environ.get("WANDB_MODE"):
-        reason = "no API key" if not _wandb_key() else None if _reachable("api.wandb.ai") else "no network"
-    offline = reason is not None or os.environ.get("WANDB_MODE") == "offline"
-    if reason and is_main_process():
-        print(f"wandb: {reason}, so the run is kept offline; `wandb sync` sends it later", file=sys.stderr)
+    mode = os.environ.get("WANDB_MODE")
+    reason = None if mode else _why_offline()
+    if reason is not None:
+        say(f"wandb: {reason}, so the run is logged offline; `wandb sync` uploads it later")
     os.environ.setdefault("WANDB_SILENT", "true")
-    logger = WandbLogger(project="zoo", name=name, id=run_id, save_dir=str(folder), offline=offline, resume="allow")
+    logger = WandbLogger(
+        project="zoo",
+        name=name,
+        id=run_id,
+        save_dir=str(folder),
+        offline=reason is not None or mode == "offline",
+        resume="allow",
+    )
     drop_anonymous(logger)
     logger.log_hyperparams(config)
     return logger
 
 
 def tensorboard_logger(folder: Path) -> Logger:
-    """TensorBoard's event files in the run folder."""
+    """Return a TensorBoard logger that writes into the run folder."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
     try:
@@ -122,19 +141,31 @@ def tensorboard_logger(folder: Path) -> Logger:
         raise ValueError("--logger tensorboard needs the package: pip install tensorboard") from None
 
 
+def _why_offline() -> str | None:
+    """Return what wandb lacks to log online; None if it can."""
+    if not _wandb_key():
+        return "no API key"
+    if not _is_reachable(WANDB_HOST):
+        return "no network"
+    return None
+
+
 def _wandb_key() -> str | None:
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     import netrc
 
     try:
-        entry = netrc.netrc().authenticators("api.wandb.ai")
+        entry = netrc.netrc().authenticators(WANDB_HOST)
     except (FileNotFoundError, netrc.NetrcParseError):
         return None
-    return entry[2] if entry else None
+    if entry is None:
+        return None
+    _, _, password = entry
+    return password
 
 
-def _reachable(host: str) -> bool:
+def _is_reachable(host: str) -> bool:
     try:
         socket.create_connection((host, 443), timeout=2).close()
     except OSError:

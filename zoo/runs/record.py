@@ -1,4 +1,4 @@
-"""The start of a run: its name, its folder, the loggers that write there, and the record of what it is made of."""
+"""The start of a run: its name, its folder, its loggers, and the record of what it is made of."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import yaml
 
+from zoo.files import write_text
 from zoo.runs import run_folder
 from zoo.runs.loggers import MetricsCSV, tensorboard_logger, wandb_logger
 
@@ -21,27 +22,36 @@ RESTORED = ("model.lr", "model.optimizer", "model.param_groups", "model.layer_de
 
 
 def name(config: str | None, model: str, data: Any) -> str:
-    """A run is named after its config, and one of a saved config like the run that saved it.
+    """Return the name of a run: that of its config, or of the run that saved its config.
 
     Args:
-        config: path of the first config, if there is one.
-        model: class of the model.
-        data: the data, if there are any.
+        config: path of the first config; None if there is none.
+        model: class name of the model.
+        data: the datamodule; None if the model has loaders of its own.
     """
-    if config:
-        path = Path(config).resolve()
-        saved = path.name == "config.yaml" and (path.parent / "environment.json").exists()
-        return path.parent.parent.name if saved else path.stem
-    return f"{model}_{type(data).__name__ if data else 'data'}".lower()
+    if config is None:
+        data_name = "data" if data is None else type(data).__name__
+        return f"{model}_{data_name}".lower()
+    path = Path(config).resolve()
+    is_saved = path.name == "config.yaml" and (path.parent / "environment.json").exists()
+    if is_saved:  # runs/<name>/<n>/config.yaml
+        return path.parent.parent.name
+    return path.stem
 
 
 def folder(name: str, run_dir: str | None, resumed: str | None) -> Path:
-    """Make the folder of a run, or find it: that of the run resumed, or what the first process made."""
-    found = os.environ.get("ZOO_RUN_DIR")  # set by the first process for those that Lightning launches
-    if found is None:
-        found = resumed or str(run_folder.new_folder(name, run_dir))
-        os.environ["ZOO_RUN_DIR"] = str(Path(found))
-    return Path(found)
+    """Make the folder of a new run, or return that of the run that is resumed.
+
+    The first process leaves the folder in an environment variable for those that Lightning launches.
+
+    Args:
+        name: of the run.
+        run_dir: folder that the user asks for; None numbers one.
+        resumed: folder of the run that is resumed; None for a new run.
+    """
+    if "ZOO_RUN_DIR" not in os.environ:
+        os.environ["ZOO_RUN_DIR"] = str(resumed or run_folder.new_folder(name, run_dir))
+    return Path(os.environ["ZOO_RUN_DIR"])
 
 
 def loggers(
@@ -51,44 +61,55 @@ def loggers(
     config: Callable[[], dict[str, Any]],
     upto: int | None,
 ) -> list[Any]:
-    """The log of every run, and those that the user asked for.
+    """Return ``metrics.csv``, which every run has, and the loggers that the user asks for.
 
     Args:
         folder: of the run.
         chosen: names of loggers.
-        more: loggers from the trainer's own option.
-        config: gives what the run is made of.
-        upto: where a resumed run's log goes on.
+        more: loggers in the trainer's own option.
+        config: returns the config of the run.
+        upto: step at which the log of a resumed run continues; None for a new run.
     """
-    chosen = chosen if isinstance(chosen, list) else [chosen]
-    found: list[Any] = [MetricsCSV(folder, upto)]
+    if not isinstance(chosen, list):
+        chosen = [chosen]
+    made: list[Any] = [MetricsCSV(folder, upto)]
     if "wandb" in chosen:
-        found.append(wandb_logger(folder, "-".join(folder.parts[-2:]), wandb_id(folder), config()))
+        run_name = "-".join(folder.parts[-2:])
+        made.append(wandb_logger(folder, run_name, wandb_id(folder), config()))
     if "tensorboard" in chosen:
-        found.append(tensorboard_logger(folder))
-    if more and more is not True:
-        found += more if isinstance(more, list) else [more]
-    return found
+        made.append(tensorboard_logger(folder))
+    if isinstance(more, list):
+        made += more
+    elif more and more is not True:
+        made.append(more)
+    return made
 
 
 class RunRecord(L.Callback):
-    """Write ``config.yaml`` and ``environment.json`` when training begins, so that they tell of the last training.
+    """Write ``config.yaml`` and ``environment.json`` when training begins, so that they describe the last training.
 
     Args:
-        folder: of the run; where it has a config, the run is resumed.
-        config: what the run is made of, with every default.
-        command: as it was typed.
+        folder: of the run; if it has a config, the run is resumed.
+        config: of the run, with every default.
+        command: the command line, as typed.
+
+    Raises:
+        ValueError: the config of a resumed run changes what its checkpoint restores.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], command: str) -> None:
-        self.folder, self.config, self.command = folder, config, command
+        self.folder = folder
+        self.config = config
+        self.command = command
+        self.began = False
+        self.changes: dict[str, list[Any]] = {}
         saved = folder / "config.yaml"
-        self.resumed, self.began = saved.exists(), False
-        self.changes = (
-            run_folder.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config) if self.resumed else {}
-        )
+        self.resumed = saved.exists()
+        if self.resumed:
+            self.changes = run_folder.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
         for key, (old, _) in self.changes.items():
-            if ".".join(key.split(".")[:2]) in RESTORED:
+            option = ".".join(key.split(".")[:2])
+            if option in RESTORED:
                 raise ValueError(
                     f"--{key} would change nothing: a resumed run keeps the optimizer of its checkpoint, where it was "
                     f"{json.dumps(old)}; a new run takes it: zoo fit -c {saved} --{key} ..."
@@ -100,14 +121,16 @@ class RunRecord(L.Callback):
             return
         devices = f"{trainer.world_size} x {type(trainer.accelerator).__name__}"
         entry = run_folder.environment(self.command, self.config.get("seed_everything"), devices)
-        # Before the config: should the process die in between, the next resume finds the same changes again.
-        run_folder.write_environment(self.folder, entry | ({"changes": self.changes} if self.resumed else {}))
-        run_folder.write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        if self.resumed:
+            entry["changes"] = self.changes
+        # Before the config: if the process dies in between, the next resume finds the same changes again.
+        run_folder.write_environment(self.folder, entry)
+        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
 
 
 def wandb_id(folder: Path) -> str:
-    """By which a resumed run goes on there too."""
+    """Return the id under which Weights & Biases continues a run that is resumed."""
     file = folder / "wandb_id"
     if not file.exists():
-        run_folder.write_text(file, uuid.uuid4().hex[:8])
+        write_text(file, uuid.uuid4().hex[:8])
     return file.read_text().strip()

@@ -1,9 +1,8 @@
-"""The folder of a run: ``runs/<config name>/<n>/``, what is written there, and how to find it again."""
+"""The folder of a run, ``runs/<config name>/<n>/``: made, found again, and what is written there."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -15,34 +14,50 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.checkpoints import read_tensors
+from zoo.checkpoints.renames import upgrade_config
+from zoo.errors import UserError
+from zoo.files import write_json, write_text
 
 ROOT = Path("runs")
-LAST = ("last.ckpt", "previous.ckpt")  # checkpoints to go on from, in this order
+LAST = ("last.ckpt", "previous.ckpt")  # checkpoints to resume from, in this order
+
+# New and abandoned runs -------------------------------------------------------------------------------------------
 
 
 def new_folder(name: str, run_dir: str | None = None) -> Path:
-    """Make the folder of a new run, the next number under ``runs/<name>``, or ``run_dir`` if given and empty."""
+    """Make the folder of a new run.
+
+    Args:
+        name: the run gets the next number under ``runs/<name>``.
+        run_dir: the folder itself, new or empty, in place of a numbered one.
+
+    Raises:
+        ValueError: ``run_dir`` is not empty, or the folder cannot be made.
+    """
     try:
-        if run_dir is not None:
-            folder = Path(run_dir)
-            if folder.exists() and any(folder.iterdir()):
-                raise ValueError(
-                    f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        parent = ROOT / name
-        parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            folder = parent / str(1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0))
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                continue  # another run took the number in this moment
+        if run_dir is None:
+            return _next_number(ROOT / name)
+        folder = Path(run_dir)
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
     except OSError as error:
         where = run_dir or ROOT / name
         raise ValueError(f"cannot make the run folder {where}: {error.strerror or error}") from None
+
+
+def _next_number(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        numbers = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+        folder = parent / str(1 + max(numbers, default=0))
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue  # another run has just taken this number
 
 
 def discard(folder: Path) -> None:
@@ -51,39 +66,51 @@ def discard(folder: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     for parent in (folder.parent, folder.parent.parent):
-        if parent.name and parent != Path() and (parent == ROOT or ROOT in parent.parents):
-            try:
-                parent.rmdir()
-            except OSError:
-                return
+        if parent != ROOT and ROOT not in parent.parents:
+            continue
+        try:
+            parent.rmdir()
+        except OSError:  # other runs are in it
+            return
+
+
+# Runs to resume -----------------------------------------------------------------------------------------------------
 
 
 def find(which: str | None, name: str | None = None) -> Path:
-    """Find the run to continue: a folder, ``<name>/<n>``, ``<name>`` (its newest), or the newest of all.
+    """Find the run to resume: a folder, ``<name>/<n>``, ``<name>`` (its newest run), or the newest of all.
 
-    The newest is the one that saved a checkpoint last.
+    The newest run is the one that saved a checkpoint last.
 
     Args:
-        which: what the user gave, or None.
+        which: the run as the user names it; None for the newest.
         name: config name to look under when ``which`` is None.
+
+    Raises:
+        ValueError: there is no such run.
     """
     if which is None:
-        pattern = f"{name}/*" if name else "*/*"
-        times = {p.parent: saved(p.parent) for p in ROOT.glob(pattern + "/config.yaml")}
-        if not any(times.values()):
-            raise ValueError(f"no run to resume under {ROOT / (name or '')}: none has a checkpoint")
-        return max(times, key=lambda run: times[run])
+        return _newest(name)
     for folder in (Path(which), ROOT / which):
         if (folder / "config.yaml").is_file():
             return folder
     if (ROOT / which).is_dir():
-        return find(None, which)
-    known = sorted(str(p.parent) for p in ROOT.glob("*/*/config.yaml"))
-    raise ValueError(f"no run {which!r} to resume; there are {', '.join(known[-5:]) or 'none'}")
+        return _newest(which)
+    known = sorted(str(path.parent) for path in ROOT.glob("*/*/config.yaml"))
+    raise ValueError(f"no run {which!r} to resume; the known runs are {', '.join(known[-5:]) or 'none'}")
+
+
+def _newest(name: str | None) -> Path:
+    times = {}
+    for config in ROOT.glob(f"{name or '*'}/*/config.yaml"):
+        times[config.parent] = saved(config.parent)
+    if not any(times.values()):
+        raise ValueError(f"no run to resume under {ROOT / (name or '')}: none has a checkpoint")
+    return max(times, key=lambda run: times[run])
 
 
 def saved(folder: Path) -> int:
-    """When a run saved its last checkpoint, in nanoseconds of the clock; 0 if it has none."""
+    """Return when a run saved its last checkpoint, in nanoseconds since the epoch; 0 if it has none."""
     times = [0]
     for name in LAST:
         with suppress(FileNotFoundError):  # a run that is training may be replacing it
@@ -92,30 +119,49 @@ def saved(folder: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The last checkpoint of a run that can be read whole; a damaged one is named and the one before it taken."""
-    import torch
+    """Return the last checkpoint of a run that can be read; a damaged one is named, and the one before it taken.
 
+    Raises:
+        ValueError: none of them can be read.
+    """
     for name in LAST:
         path = folder / "checkpoints" / name
-        if path.is_dir():
+        if path.is_dir():  # sharded
             return path
         if not path.exists():
             continue
         try:
-            torch.load(path, weights_only=True, map_location="meta", mmap=True)
-        except Exception as error:  # whatever a torn file makes the reader raise
-            print(f"zoo: warning: {path} is damaged ({type(error).__name__}); trying the one before", file=sys.stderr)
+            read_tensors(path, "meta")
+        except UserError as error:
+            print(f"zoo: warning: {error}; trying the one before", file=sys.stderr)
             continue
         return path
     raise ValueError(f"no readable checkpoint in {folder / 'checkpoints'}")
 
 
+def upgrade_saved_config(folder: Path) -> None:
+    """Rewrite ``config.yaml`` of a run of an older zoo with the present names of classes and options."""
+    import yaml
+
+    path = folder / "config.yaml"
+    saved_config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    upgraded = upgrade_config(saved_config)
+    if upgraded != saved_config:
+        write_text(path, yaml.safe_dump(upgraded, sort_keys=False))
+
+
+# The record of a run ------------------------------------------------------------------------------------------------
+
+
 def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
-    """What it takes to run this again: versions, commit, seed, devices, command."""
+    """Return what it takes to repeat a run: versions, commit, seed, devices, command."""
     import torch
 
     packages = ("lightning", "torchvision", "torchmetrics", "jsonargparse")
-    changes = _git("status", "--porcelain")
+    versions = {"zoo": __version__, "torch": torch.__version__}
+    for package in packages:
+        versions[package] = version(package)
+    uncommitted = _git("status", "--porcelain")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
@@ -123,36 +169,32 @@ def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
         "devices": devices,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"zoo": __version__, "torch": torch.__version__} | {name: version(name) for name in packages},
+        "versions": versions,
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else bool(changes),
+        "git_dirty": None if uncommitted is None else bool(uncommitted),
     }
 
 
 def write_environment(folder: Path, entry: dict[str, Any]) -> None:
-    """Write ``environment.json``, or add an entry to its ``resumed`` list."""
+    """Write ``environment.json``, or add an entry to its list ``resumed``."""
     path = folder / "environment.json"
     if path.exists():
         first = json.loads(path.read_text())
         entry = first | {"resumed": [*first.get("resumed", []), entry]}
-    write_text(path, json.dumps(entry, indent=2) + "\n")
+    write_json(path, entry)
 
 
 def changes(old: Any, new: Any, key: str = "") -> dict[str, list[Any]]:
-    """Where two configs differ: each such key as it is typed, with the old value and the new one."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {key.replace(".init_args", "").lstrip("."): [old, new]}
-    found = {}
+    """Return where two configs differ: each key as an option names it, with the old and the new value."""
+    if old == new:
+        return {}
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        option = key.replace(".init_args", "").lstrip(".")
+        return {option: [old, new]}
+    different = {}
     for name in old | new:
-        found |= changes(old.get(name), new.get(name), f"{key}.{name}")
-    return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+        different |= changes(old.get(name), new.get(name), f"{key}.{name}")
+    return different
 
 
 def _git(*args: str) -> str | None:
@@ -160,4 +202,6 @@ def _git(*args: str) -> str | None:
         done = subprocess.run(["git", *args], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    return done.stdout.strip()

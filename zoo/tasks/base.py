@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
-from zoo.callbacks.ema import load_ema, with_ema
+from zoo.callbacks.weight_choice import has_weight_choice
+from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
@@ -194,17 +195,31 @@ class Task(L.LightningModule):
             plan["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": plan}
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module as Lightning does, also from a checkpoint of an older zoo, whose names have changed since."""
+        file = load_upgraded(checkpoint_path, cls)
+        return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        mark_format(checkpoint)
         if mean := self._running_means.get("train"):
             checkpoint["train_running_mean"] = mean.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if trainer_of(self) is None or self.trainer.state.fn != "fit":
-            # All but training itself reads the averages; sharded weights are in the module by now.
-            if "state_dict" in checkpoint:
-                checkpoint.update(with_ema(checkpoint))
-            else:
-                load_ema(self, checkpoint.get("ema_params", {}))
+        upgrade(checkpoint, type(self))
+        trainer = trainer_of(self)
+        # Training goes on from the raw weights; everything else uses the EMA weights.
+        if trainer is None or (trainer.state.fn != "fit" and not has_weight_choice(trainer)):
+            use_ema(self, checkpoint)
         if state := checkpoint.get("train_running_mean"):
             self._running_means["train"] = RunningMean(**state)
 

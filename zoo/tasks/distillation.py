@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
-from zoo.callbacks.ema import with_ema
+from zoo.checkpoints import Checkpoint
 from zoo.losses import DistillationLoss
 from zoo.tasks.classification import Classifier
 
@@ -100,14 +99,12 @@ def load_teacher(path: str, teacher: nn.Module | None = None) -> nn.Module:
     """
     if not Path(path).is_file():
         raise ValueError(f"teacher_checkpoint: there is no file {path}; train the teacher first")
-    checkpoint = with_ema(torch.load(path, map_location="cpu", weights_only=True))
+    checkpoint = Checkpoint(path)
     if teacher is None:
-        if "_class_path" not in checkpoint.get("hyper_parameters", {}):
-            raise ValueError(f"{path} does not say what it is a checkpoint of, so Distiller needs a teacher too")
-        teacher = L.LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).get_submodule(
-            "net"
-        )
-    weights = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
+        if "model" not in checkpoint.hyperparameters:
+            raise ValueError(f"{path} does not name the class of its model, so Distiller needs a teacher too")
+        teacher = checkpoint.build().get_submodule("net")
+    weights = {k.removeprefix("net."): v for k, v in checkpoint.state_dict().items() if k.startswith("net.")}
     try:
         teacher.load_state_dict(weights)
     except RuntimeError as error:

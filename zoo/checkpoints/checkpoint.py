@@ -1,0 +1,250 @@
+"""One checkpoint, opened once: what it was made by, its weights, and the module built from it."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.checkpoints.ema_weights import Weights, with_ema
+from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    import lightning as L
+
+# In a sharded checkpoint, a folder, Lightning puts all but the weights and optimizer states into this file.
+SHARDED_METADATA = "meta.pt"
+
+# Packages whose classes a checkpoint may name. Of others only modules that are imported already: importing runs code.
+PACKAGES = {"zoo", "lightning", "torch", "torchvision", "torchmetrics"}
+
+
+class Checkpoint:
+    """A checkpoint of ``zoo fit`` or Lightning, in a file or sharded in a folder, brought to the present format.
+
+    Opening reads no weights and runs no code in the file. Files of older versions of zoo are read with present names.
+
+    Args:
+        path: the file or folder.
+        model: class of the model, for a checkpoint without its class path (saved outside of ``zoo fit``).
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds more than tensors and plain values.
+    """
+
+    def __init__(self, path: str | Path, model: type | str | None = None) -> None:
+        self.path = Path(path)
+        self._model_class = model
+        if not self.path.exists():
+            raise UserError(f"no checkpoint {path}")
+        if (self.path / "checkpoints").is_dir():
+            raise UserError(f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/best.ckpt")
+        self.is_sharded = self.path.is_dir()
+        self.metadata = self._read("meta")
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Class path and arguments of the model and the data, as defaults of a parser: ``{"model": {...}, ...}``."""
+        sections = {}
+        for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+            arguments = dict(self.metadata.get(key) or {})
+            arguments.pop("_instantiator", None)
+            if "_class_path" in arguments:
+                class_path = arguments.pop("_class_path")
+                sections[section] = {"class_path": class_path, "init_args": arguments}
+        return sections
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of the model, whether or not the checkpoint names its class."""
+        arguments = self.metadata.get("hyper_parameters") or {}
+        return {name: value for name, value in arguments.items() if name not in ("_class_path", "_instantiator")}
+
+    @property
+    def has_ema(self) -> bool:
+        return bool(self.metadata.get("ema_params"))
+
+    @property
+    def steps_done(self) -> int:
+        """Number of the first step still to come, as the log counts steps."""
+        from zoo._lightning import logged_step_of
+
+        states = self.metadata.get("callbacks") or {}
+        between_epochs = states.get("BestAndLast", {}).get("between_epochs", False)
+        step = logged_step_of(self.metadata)
+        # Within an epoch Lightning counts a step only after the checkpoint is saved.
+        return step if between_epochs else step + 1
+
+    def state_dict(self, weights: Weights = "auto") -> dict[str, Tensor]:
+        """Read the weights, mapped into memory from the file.
+
+        Args:
+            weights: ``auto`` takes EMA weights if there are any, ``ema`` requires them, ``raw`` takes the trained ones.
+
+        Raises:
+            UserError: the checkpoint is sharded or holds no weights, or no EMA weights.
+        """
+        return self._read_weights(weights)["state_dict"]
+
+    def check_weights(self, weights: Weights) -> None:
+        """Raise a UserError where EMA weights are required and there are none."""
+        if weights == "ema" and not self.has_ema:
+            raise UserError(f"{self.path} holds no EMA weights: it was saved without EMA, or before EMA began")
+
+    def check(self, model: L.LightningModule) -> None:
+        """Compare names and shapes of the weights with those of a model, before Lightning fails on them.
+
+        Raises:
+            UserError: they differ, and the model's ``strict_loading`` is set.
+        """
+        state = self.metadata.get("state_dict")
+        own = model.state_dict()
+        if state is None or not own:  # sharded, or a model that is built later, in configure_model
+            return
+        if not model.strict_loading:
+            return
+        if differences := state_differences(own, state):
+            raise UserError(f"{self.path} was not made by this {type(model).__name__}: {'; '.join(differences)}")
+
+    def build(self, weights: Weights = "auto") -> L.LightningModule:
+        """Build the module from its class path and arguments, load its weights, and put it in eval mode.
+
+        Raises:
+            UserError: the checkpoint does not name a class, or one that may not be imported; or see ``state_dict``.
+        """
+        if not self.is_sharded and "state_dict" not in self.metadata:
+            raise UserError(f"{self.path} is not a checkpoint of a model: it holds no state_dict")
+        if "model" not in self.hyperparameters or self.is_sharded:
+            raise UserError(
+                f"{self.path} does not name the class of its model: a checkpoint of `zoo fit` in one file is needed"
+            )
+        model = self._instantiate()
+        self.check(model)
+        content = self._read_weights(weights)
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+        return model.eval()
+
+    # Helpers --------------------------------------------------------------------------------------------------------
+
+    def _read(self, device: str) -> dict[str, Any]:
+        file = self.path / SHARDED_METADATA if self.is_sharded else self.path
+        if self.is_sharded and not file.exists():
+            return {}
+        content = read_tensors(file, device)
+        if not isinstance(content, dict):
+            raise UserError(f"{self.path} holds a {type(content).__name__}, which is not a checkpoint")
+        upgrade(content, self._model_class)
+        return content
+
+    def _read_weights(self, weights: Weights) -> dict[str, Any]:
+        """Read the whole content, with the chosen weights."""
+        if "state_dict" not in self.metadata:
+            raise UserError(f"{self.path} holds no state_dict in one file")
+        self.check_weights(weights)
+        return with_ema(self._read("cpu"), weights)
+
+    def _instantiate(self) -> L.LightningModule:
+        import lightning as L
+        from lightning.pytorch.cli import LightningArgumentParser
+
+        saved = self.hyperparameters["model"]
+        for class_path in class_paths(saved):
+            require_importable(class_path, self.path)
+        arguments = dict(saved["init_args"])
+        arguments.pop("compile", None)  # compiling takes longer than it saves in a call or two
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
+        config = {"model": {"class_path": saved["class_path"], "init_args": arguments}}
+        try:
+            return parser.instantiate_classes(parser.parse_object(config))["model"]
+        except ArgumentError as error:
+            raise ValueError(str(error)) from error
+
+
+def is_url(path: str) -> bool:
+    return re.match(r"\w+://", path) is not None
+
+
+def read_tensors(path: Path, device: str) -> Any:
+    """Read a file of ``torch.save`` that holds tensors and plain values only, mapped into memory.
+
+    Args:
+        path: the file.
+        device: of the tensors; ``meta`` reads their names and shapes alone.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location=device, mmap=True)
+    except Exception as error:  # torch, pickle and zipfile raise whatever a damaged file brings them to
+        if "Weights only load failed" in str(error) or "weights_only" in str(error):
+            raise UserError(f"{path} holds Python objects, which could run code; only plain tensors are read") from None
+        raise UserError(f"{path} is not a whole checkpoint") from None
+
+
+def state_differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Describe in which names and shapes a state differs from a model's own: one text for each kind of difference."""
+    reshaped = []
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            reshaped.append(f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}")
+    differences = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": reshaped,
+    }
+    texts = []
+    for kind, names in differences.items():
+        if names:
+            more = ", ..." if len(names) > 2 else ""
+            texts.append(f"{len(names)} {kind} ({', '.join(names[:2])}{more})")
+    return texts
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """Yield all class paths in hyperparameters, at any depth."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        for item in value.values():
+            yield from class_paths(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from class_paths(item)
+
+
+def require_importable(class_path: str, source: Path) -> None:
+    """Raise a UserError for a class path whose import would run code that nobody has asked for."""
+    module = class_path.rpartition(".")[0]
+    package = class_path.partition(".")[0]
+    if package not in PACKAGES and module not in sys.modules:
+        raise UserError(f"{source} names the class {class_path}: import {module or package} first to allow it")
+
+
+def load_upgraded(path: Any, cls: type) -> Any:
+    """Return what Lightning's ``load_from_checkpoint`` may read in place of a checkpoint: itself, if it has the format.
+
+    Lightning reads hyperparameters before any hook of the module runs, so an older file is upgraded in memory.
+
+    Args:
+        path: as ``load_from_checkpoint`` takes it; URLs and open files are returned as they are.
+        cls: the module or datamodule that is loaded.
+    """
+    if not isinstance(path, (str, Path)) or is_url(str(path)) or not Path(path).is_file():
+        return path
+    if read_tensors(Path(path), "meta").get(FORMAT_KEY) == FORMAT:
+        return path
+    content = read_tensors(Path(path), "cpu")
+    upgrade(content, model=cls, data=cls)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    buffer.seek(0)
+    return buffer
