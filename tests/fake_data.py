@@ -1,4 +1,8 @@
-"""Small datasets in the true file formats, so that what reads the real ones reads these."""
+"""Small datasets in the true file formats, so that what reads the real ones reads these.
+
+A dataset that has to be downloaded, such as ``zoo.data.CIFAR10``, is written by the function here with its name in
+lower case; tests find it by that.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,11 @@ def mnist(root: Path, name: str = "MNIST", train: int = 200, test: int = 50, pac
         write_idx(folder / f"{part}-images-idx3-ubyte", images[..., 0], packed)
         write_idx(folder / f"{part}-labels-idx1-ubyte", labels.astype(np.uint8), packed)
     return folder
+
+
+def fashionmnist(root: Path, train: int = 200, test: int = 50) -> Path:
+    """FashionMNIST below a folder, packed as it is published."""
+    return mnist(root, "FashionMNIST", train, test)
 
 
 def cifar10(root: Path, train: int = 200, test: int = 50) -> Path:

@@ -6,7 +6,7 @@ The first line of a config says what it is and ends in its result, such as ``-> 
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 
+import zoo.data
 from tests import fake_data
 from tests.conftest import CONFIGS
+from zoo.data.images.base import DownloadableImages
 
 # What a config needs of an earlier run: another config's checkpoint, by the argument that it leaves at null for it.
 TEACHERS = {"teacher_checkpoint": "small_cnn_digits", "weights": "resnet_letters", "autoencoder": "autoencoder_digits"}
-# Data that no dependency brings: a few samples in the true format stand for them, where the real ones are looked for.
-FAKES = {"CIFAR10": fake_data.cifar10, "CIFAR100": fake_data.cifar100, "MNIST": fake_data.mnist}
 SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.limit_val_batches", 1]
 RESULT = re.compile(r"\b((?:test|val)/[\w@]+) (>=|<=) (-?[\d.]*\d)")
 MEASURED = re.compile(r"^\s+((?:test|val)/[\w@]+)\s+(\S+)$", re.MULTILINE)
@@ -37,11 +37,13 @@ def stated(config: Path) -> list[tuple[str, str, float]]:
     return [(metric, sign, float(bound)) for metric, sign, bound in RESULT.findall(first_line(config))]
 
 
-def fake_needed(config: Path) -> str | None:
-    """The dataset of a config that has to be fetched first, or None."""
+def fake_writer(config: Path) -> Callable[..., Path] | None:
+    """Where a config's dataset has to be downloaded first: what writes a few samples in its format, else None."""
     data = yaml.safe_load(config.read_text())["data"]
     name = data if isinstance(data, str) else data["class_path"]
-    return name if name in FAKES else None
+    if not issubclass(getattr(zoo.data, name), DownloadableImages):
+        return None
+    return getattr(fake_data, name.lower())
 
 
 def of_ones_own(config: Path) -> bool:
@@ -113,7 +115,7 @@ def measures(zoo, config: Path) -> list[str]:
 
 @every
 def test_says_what_it_needs_on_its_second_line(config):
-    needs = fake_needed(config) or of_ones_own(config) or teachers(config)
+    needs = fake_writer(config) or of_ones_own(config) or teachers(config)
     assert not needs or config.read_text().splitlines()[1].startswith("# Needs: ")
 
 
@@ -138,8 +140,8 @@ def test_results_are_read_from_the_first_line(tmp_path):
 
 @configs
 def test_fit_test_and_predict(config, zoo, here):
-    if name := fake_needed(config):
-        FAKES[name](here / "data", train=600)
+    if write := fake_writer(config):
+        write(here / "data", train=600)
     run = train(zoo, config, *SHORT, callbacks=[CurrentStatistics()])
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
@@ -153,14 +155,13 @@ def test_fit_test_and_predict(config, zoo, here):
     assert out.startswith(f"{len(rows)} predictions")
     assert len(rows) > 10
     scores = [tuple(floats(row)) for row in rows]
-    print("DISTINCT", config.stem, len(set(scores)), len(rows), rows[0].keys(), scores[0])
     assert all(row and all(map(math.isfinite, row)) for row in scores)
     assert len(set(scores)) > len(rows) / 2, "the scores depend on the input"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "config", [c for c in CONFIGS if not fake_needed(c) and not of_ones_own(c)], ids=lambda path: path.stem
+    "config", [c for c in CONFIGS if not fake_writer(c) and not of_ones_own(c)], ids=lambda path: path.stem
 )
 def test_reaches_its_stated_result(config, zoo):
     run, options = train(zoo, config), measures(zoo, config)

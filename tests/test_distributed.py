@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_configs import FAKES, SHORT, configs, fake_needed, teachers
+from tests.test_configs import SHORT, configs, fake_writer, teachers
 from zoo import models, tasks
 from zoo.cli.lightning_cli import main
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
@@ -123,8 +123,8 @@ def without_chance(config) -> list[object]:
 @configs
 def test_every_config_on_two_processes(config, zoo_process, here):
     """The same weights after 20 steps, or, where batches or chance make parts differ, training all the same."""
-    if name := fake_needed(config):
-        FAKES[name](here / "data", train=600)
+    if write := fake_writer(config):
+        write(here / "data", train=600)
     batch = yaml.safe_load(config.read_text()).get("data")
     batch = batch.get("init_args", {}).get("batch_size", 64) if isinstance(batch, dict) else 64
     if config.stem.endswith("cifar10"):

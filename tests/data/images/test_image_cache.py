@@ -1,6 +1,7 @@
 """Where decoded images are kept: whole or not at all, once for each content, and on a full disk."""
 
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -65,8 +66,10 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
         _ = on_disk(root, folder).datasets
     assert not list(folder.glob("*/*"))
     monkeypatch.undo()
-    data = on_disk(root, folder)
-    left = folder / f"{data._key(data.listing)}.{socket.gethostname()}.1.new"
+    assert len(on_disk(root, folder).datasets["train"]) == 30
+    (built,) = (path for path in folder.iterdir() if path.is_dir())
+    shutil.rmtree(built)
+    left = folder / f"{built.name}.{socket.gethostname()}.1.new"
     left.mkdir()  # of a process that was killed
     assert len(on_disk(root, folder).datasets["train"]) == 30
     assert not left.exists()
@@ -103,7 +106,12 @@ def test_where_images_are_kept(tmp_path, monkeypatch, memory, disk, way):
     monkeypatch.setattr(image_cache, "free_memory", lambda: memory)
     monkeypatch.setattr("zoo.data.images.image_folder.shutil.disk_usage", lambda _: type("D", (), {"free": disk}))
     data = ImageFolder(str(root), cache_dir=str(tmp_path / "cache"))
-    assert data._choose_cache(data.listing) == way
+    assert None not in [data.datasets["train"][i] for i in range(30)]
+    files = [path.name for path in (tmp_path / "cache").glob("*/*")]
+    assert bool(files) == (way == "disk")
+    (root / "ant").rename(tmp_path / "away")  # the files of one class
+    again = [data.datasets["train"][i] for i in range(30)]
+    assert (None in again) == (way == "stream"), "files that are gone are missed only where they are read every time"
 
 
 def test_one_process_at_a_time(tmp_path):

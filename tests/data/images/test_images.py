@@ -7,6 +7,7 @@ import pickle
 import re
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -15,13 +16,21 @@ import torch
 import torchvision
 from torchvision.transforms import v2
 
+import zoo.data
 from tests import fake_data
-from zoo.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
+from zoo.data import CIFAR10, MNIST, Digits
 from zoo.data.augment import RandomCrop
+from zoo.data.images.base import DownloadableImages
 
-WRITERS = {MNIST: fake_data.mnist, CIFAR10: fake_data.cifar10, CIFAR100: fake_data.cifar100,
-           FashionMNIST: lambda root: fake_data.mnist(root, "FashionMNIST")}  # fmt: skip
-sets = pytest.mark.parametrize("kind", WRITERS, ids=lambda k: k.__name__)
+sets = pytest.mark.parametrize(
+    "kind",
+    [kind for kind in vars(zoo.data).values() if isinstance(kind, type) and issubclass(kind, DownloadableImages)],
+    ids=lambda kind: kind.__name__,
+)
+
+
+def written(kind: type[DownloadableImages], root: Path) -> Path:
+    return getattr(fake_data, kind.__name__.lower())(root)
 
 
 def tensors(data, split="train"):
@@ -40,7 +49,7 @@ def server(tmp_path):
 
 @sets
 def test_what_is_read_equals_torchvisions(kind, tmp_path, monkeypatch):
-    WRITERS[kind](tmp_path)
+    written(kind, tmp_path)
     reference = getattr(torchvision.datasets, kind.__name__)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)  # of the published files
     if issubclass(kind, MNIST):
@@ -63,7 +72,7 @@ def test_what_is_read_equals_torchvisions(kind, tmp_path, monkeypatch):
 
 @sets
 def test_validation_is_held_out_of_training_by_class(kind, tmp_path):
-    WRITERS[kind](tmp_path)
+    written(kind, tmp_path)
     data = kind(root=str(tmp_path), val_split=0.25)
     (x, y), (vx, vy) = tensors(data), tensors(data, "val")
     assert len(vy) == pytest.approx(0.25 * (len(y) + len(vy)), abs=1)
@@ -83,7 +92,7 @@ def test_a_missing_set_is_one_line(kind, tmp_path):
         _ = kind(root=str(tmp_path / "none")).datasets
     assert str(tmp_path / "none") in str(told.value)
     assert not (tmp_path / "none").exists()
-    folder = WRITERS[kind](tmp_path)
+    folder = written(kind, tmp_path)
     lost = next(p for p in sorted(folder.iterdir()) if "batch" in p.name or "train" in p.name)
     lost.unlink()
     with pytest.raises(ValueError, match=f"{folder} lacks {re.escape(lost.name)};"):
@@ -92,7 +101,7 @@ def test_a_missing_set_is_one_line(kind, tmp_path):
 
 @sets
 def test_download_from_a_server_checks_the_files(kind, tmp_path, monkeypatch, server):
-    folder = WRITERS[kind](tmp_path / "server")
+    folder = written(kind, tmp_path / "server")
     source = getattr(torchvision.datasets, kind.__name__)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 

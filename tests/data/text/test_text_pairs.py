@@ -33,6 +33,7 @@ def days(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
 
 
 def write(path: Path, rows: list[tuple[str, str, str]], columns: tuple[str, ...] = COLUMNS) -> Path:
+    path.parent.mkdir(exist_ok=True)
     rows = [row[: len(columns)] for row in rows]
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
@@ -67,14 +68,16 @@ def uneven(n: int = 60) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("kind", ["published", "learned"])
 @pytest.mark.parametrize("max_length", [5, 16, 23, 128])
 def test_tokens_and_types_are_those_of_transformers(tmp_path, kind, max_length):
-    path = write(tmp_path / "pairs.jsonl", uneven())
+    for split in ("train", "dev", "test"):
+        write(tmp_path / "pairs" / f"{split}.jsonl", uneven())
+    texts, labels = [(a, b) for a, b, _ in uneven()], [label for *_, label in uneven()]
+    path = tmp_path / "pairs"
     folder = model_folder("all-MiniLM-L6-v2")
     data = pairs(path, tokenizer=folder if kind == "published" else "wordpiece", max_size=300, max_length=max_length)
     (x, lengths, types), y = all_of(data)
     if kind == "learned":
         save_tokenizer(tmp_path, data.tokenizer, 512, inputs=["input_ids", "token_type_ids", "attention_mask"])
         folder = str(tmp_path)
-    texts, labels = data._texts["train"]
     theirs = hf.AutoTokenizer.from_pretrained(folder)(
         [a for a, _ in texts], [b for _, b in texts], truncation=True, max_length=max_length, padding=True,
         return_tensors="pt",
@@ -125,10 +128,14 @@ def test_every_format_gives_the_same_pairs(tmp_path, name):
     rows = days(80)
     data = pairs(write(tmp_path / name, rows))
     assert data.class_names == ["cooler", "same", "warmer"]
-    found = [
-        (*text, label) for texts, labels in data._texts.values() for text, label in zip(texts, labels, strict=True)
-    ]
-    assert sorted(found) == sorted(rows)
+    found = []
+    for split in data.datasets:
+        (x, lengths, types), y = all_of(data, split)
+        for row, length, kinds, label in zip(x, lengths, types, y, strict=True):
+            second = kinds[:length].bool()
+            texts = [data.tokenizer.decode(row[:length][part]) for part in (~second, second)]
+            found.append((*texts, data.class_names[label]))
+    assert sorted(found) == sorted((a.replace(" .", "."), b.replace(" .", "."), label) for a, b, label in rows)
     words = {word for row in rows for text in row[:2] for word in text.split()}
     assert words <= set(data.tokenizer.names(range(len(data.tokenizer)))), "learned from both texts"
 

@@ -3,6 +3,7 @@
 import datetime
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_every_style_says_its_date():
 def test_no_date_stands_in_two_splits():
     data = DateTranslation(samples=5000, seed=3)
     pairs = {split: texts(data, split) for split in ("train", "val", "test")}
-    assert sorted(sum(pairs.values(), [])) == sorted(generate_dates(5000, 3))
+    assert sorted(chain(*pairs.values())) == sorted(generate_dates(5000, 3))
     for side in (0, 1):
         found = {split: {pair[side] for pair in part} for split, part in pairs.items()}
         assert [len(found[split]) for split in ("train", "val", "test")] == [4000, 500, 500]
@@ -186,7 +187,7 @@ def test_a_source_stands_in_one_split(tmp_path):
     found = {split: texts(data, split) for split in ("train", "val", "test")}
     sources = [{source for source, _ in part} for part in found.values()]
     assert sum(map(len, sources)) == len(set.union(*sources)) == 50
-    assert sorted(sum(found.values(), [])) == sorted(set(pairs)), "pairs that occur twice count once"
+    assert sorted(chain(*found.values())) == sorted(set(pairs)), "pairs that occur twice count once"
 
 
 def test_long_texts_are_cut_and_that_is_said_once(tmp_path, capsys):
