@@ -1,4 +1,4 @@
-"""What zoo needs of Lightning, jsonargparse and argparse beyond their public names: one function for each private name.
+"""The private names of Lightning and jsonargparse that zoo needs, one function each.
 
 A new version may move any of them. Then the function's test in ``tests/test_lightning_names.py`` fails and says which.
 torch's private names stand in ``zoo/_torch.py``, and the training loop in ``zoo/runs/fast_epoch_loop.py``.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -17,16 +16,16 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from packaging.specifiers import SpecifierSet
 
-# The versions in which zoo puts code of its own in place of private code: the training loop, and the resolver of short
-# class names. With others it does without.
+# The versions for which zoo replaces private code: the training loop, and the resolver of short class names. With other
+# versions their own code runs.
 TESTED = {"lightning": ">=2.6.6,<2.7", "jsonargparse": ">=4.52,<4.54"}
 
-# The attribute of a LightningModule that names the hook it is in. Lightning sets it forty times a step.
+# The attribute of a LightningModule with the name of the hook that runs. Lightning sets it forty times a step.
 HOOK_NAME = "_current_fx_name"
 
 
 def untested(package: str) -> str | None:
-    """Say that a package's version is not among the tested ones; None where it is.
+    """Return a sentence about the version of a package that is not among the tested ones; None if it is.
 
     Args:
         package: a key of ``TESTED``.
@@ -37,46 +36,46 @@ def untested(package: str) -> str | None:
     return f"{package} {version} is not among the tested versions, {TESTED[package]}"
 
 
-# Where a fit is -------------------------------------------------------------------------------------------------------
+# Progress of a fit ----------------------------------------------------------------------------------------------------
 
 
 def accumulates(trainer: Any) -> bool:
-    """Whether the gradient of this batch is kept for a later optimizer step."""
+    """Return whether gradients still accumulate after this batch, without an optimizer step."""
     return trainer.fit_loop._should_accumulate()
 
 
 def epoch_done(trainer: Any) -> bool:
-    """Whether this batch is the last one of its epoch."""
+    """Return whether this batch is the last one of its epoch."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
 
 def validates_next(trainer: Any) -> bool:
-    """Whether validation follows this batch."""
+    """Return whether validation follows this batch."""
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def logged_step(trainer: Any) -> int:
-    """The step under which Lightning logs: windows of accumulation that are over, whatever the optimizers did."""
+    """Return the step that Lightning logs under: accumulation windows so far, with one optimizer or several."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def logged_step_of(checkpoint: dict[str, Any]) -> int:
-    """The same, when a checkpoint was written; 0 where it is not of a fit."""
+    """Return the step that was logged under when a checkpoint was written; 0 if it is not of a fit."""
     loops = (checkpoint.get("loops") or {}).get("fit_loop", {})
     return loops.get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0)
 
 
 def end_restart(trainer: Any) -> None:
-    """Let Lightning take this epoch for a whole one, not for the rest of one that a checkpoint was saved in.
+    """Make Lightning treat this epoch as a whole one, rather than the rest of one that was resumed.
 
-    The public property does not do in a run that ``max_steps`` limits: there it stays true.
+    The public property does not suffice: it stays true in a run that ``max_steps`` limits.
     """
     trainer.fit_loop._restarting = False
 
 
 def leave_fit() -> NoReturn:
-    """End a fit from a hook in good order, with teardown and without an error, as Lightning's tuner does."""
+    """End a fit from within a hook, with teardown and without an error, as Lightning's tuner does."""
     from lightning.pytorch.trainer.call import _TunerExitException
 
     raise _TunerExitException
@@ -86,7 +85,7 @@ def leave_fit() -> NoReturn:
 
 
 def training_batches(trainer: Any) -> CombinedLoader:
-    """A second reader of the training data: the loaders of the fit, their mode and limits, iterators of its own."""
+    """Return the loaders of a fit with their mode and limits, and with iterators of their own."""
     own = trainer.fit_loop._combined_loader
     again = CombinedLoader(own.iterables, own._mode)
     again.limits = own.limits
@@ -94,14 +93,14 @@ def training_batches(trainer: Any) -> CombinedLoader:
 
 
 def batch_to_device(trainer: Any, batch: Any) -> Any:
-    """A batch of the loader as ``training_step`` gets it: converted, on its device, through all transfer hooks."""
+    """Return a batch as ``training_step`` gets it: converted, on its device, after all transfer hooks."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def step_arguments(module: L.LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
-    """What Lightning calls ``training_step`` with, which need not take an index. All names here are public."""
+    """Return the arguments of ``training_step``, which need not take an index. All names here are public."""
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
     return (batch, batch_idx) if takes_index else (batch,)
 
@@ -110,8 +109,8 @@ def step_arguments(module: L.LightningModule, batch: Any, batch_idx: int) -> tup
 
 
 def trainer_of(module: L.LightningModule) -> Any:
-    """The trainer that a module is attached to, or None. All names here are public."""
-    if module.fabric is not None:  # module.trainer would be a stand-in that knows little
+    """Return the trainer that a module is attached to, or None. All names here are public."""
+    if module.fabric is not None:  # module.trainer would be a stand-in with a few attributes
         return None
     try:
         return module.trainer
@@ -120,33 +119,28 @@ def trainer_of(module: L.LightningModule) -> Any:
 
 
 def forget_hyperparameter(owner: Any, name: str) -> None:
-    """Take a name out of ``hparams``, and out of their first state, which goes to loggers.
+    """Remove a name from ``hparams`` and from their initial state, which goes to loggers.
 
     Args:
         owner: a module or datamodule.
-        name: of an argument; need not be among them.
+        name: name of an argument, present or not.
     """
     owner.hparams.pop(name, None)
     vars(owner).get("_hparams_initial", {}).pop(name, None)
 
 
 def drop_anonymous(logger: Any) -> None:
-    """Keep a ``WandbLogger`` from passing on ``anonymous``, which Lightning always does and wandb warns of."""
+    """Remove ``anonymous`` from what a ``WandbLogger`` passes to wandb, which warns of it."""
     logger._wandb_init.pop("anonymous", None)
 
 
 # Parsers --------------------------------------------------------------------------------------------------------------
 
 
-def option_strings(parser: ArgumentParser) -> set[str]:
-    """All options of an argparse parser, such as ``--out`` and ``-o``."""
-    return {text for action in parser._actions for text in action.option_strings}
-
-
 def set_name_resolver(resolve: Callable[[Callable[[Any, str], str], Any, str], str]) -> bool:
-    """Let a function of ours find the class path that a short class name stands for.
+    """Replace the function that finds the class path of a short class name.
 
-    jsonargparse refuses a name that several classes have, and leaves nobody the choice.
+    jsonargparse refuses a name that several classes have, and has no setting for it.
 
     Args:
         resolve: called with jsonargparse's own resolver, the base class or classes, and the name.
@@ -170,7 +164,7 @@ def set_name_resolver(resolve: Callable[[Callable[[Any, str], str], Any, str], s
 
 
 def subclass_paths(base: Any) -> list[str]:
-    """Class paths of all imported subclasses of a class, as jsonargparse lists them for a short name."""
+    """Return the class paths of all imported subclasses of a class, as jsonargparse lists them for a short name."""
     from jsonargparse import _typehints
 
     return _typehints.get_all_subclass_paths(base)

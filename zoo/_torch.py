@@ -1,4 +1,4 @@
-"""What zoo needs of torch beyond its public names: one function for each private name, and nothing of Lightning.
+"""The private names of torch that zoo needs, one function each. It imports nothing of Lightning.
 
 A new version may move any of them. Then the function's test in ``tests/test_lightning_names.py`` fails and says which.
 """
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode 
 
 # Modules --------------------------------------------------------------------------------------------------------------
 
-# Bases of torch's layers without a public name, to ask isinstance.
+# Base classes of torch's layers that have no public name, for isinstance.
 LOSS = nn.L1Loss.__mro__[1]
 DROPOUT = nn.Dropout.__mro__[1]
 BATCH_NORM = nn.BatchNorm1d.__mro__[1]
@@ -21,12 +21,12 @@ INSTANCE_NORM = nn.InstanceNorm1d.__mro__[1]
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """The dictionary in which a module keeps its own buffers, to read and replace them without a search."""
+    """Return the dictionary of a module's own buffers, in which they can be read and replaced quickly."""
     return module._buffers
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether hooks are called before or after a module's ``forward``."""
+    """Return whether a module has hooks before or after its ``forward``."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -39,30 +39,30 @@ def uncompile(module: nn.Module) -> None:
 
 
 def forget_iterator(loader: Any) -> None:
-    """Let a DataLoader with persistent workers begin a new iterator, rather than rewind the one that it has."""
+    """Make a DataLoader with persistent workers begin a new iterator, rather than rewind the one that it has."""
     if "_iterator" in vars(loader):
         vars(loader)["_iterator"] = None
 
 
 def leave_unscaling_to_scaler(optimizer: torch.optim.Optimizer) -> None:
-    """Let the GradScaler unscale the gradients of a fused optimizer, which else does it within its step."""
+    """Make the GradScaler unscale the gradients of a fused optimizer, which would do it within its step."""
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         setattr(optimizer, "_step_supports_amp_scaling", False)  # noqa: B010
 
 
 def inner_schedules(schedule: Any) -> list[Any]:
-    """The schedules within a ``SequentialLR`` or ``ChainedScheduler``; of any other none."""
+    """Return the schedules within a ``SequentialLR`` or ``ChainedScheduler``; of any other, none."""
     return list(getattr(schedule, "_schedulers", ()))
 
 
 def repeat_first_step(schedule: Any) -> None:
-    """Give the parameter groups of a schedule at step 0 their rates of step 0 again, from what they are now."""
+    """Set the learning rates of step 0 again, from those that the parameter groups have now."""
     schedule.last_epoch -= 1
     schedule._initial_step()
 
 
 def note_rates(schedule: Any) -> None:
-    """Let ``get_last_lr`` return the rates that the parameter groups have now."""
+    """Make ``get_last_lr`` return the learning rates that the parameter groups have now."""
     schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
 
@@ -70,54 +70,54 @@ def note_rates(schedule: Any) -> None:
 
 
 def leaves(tree: Any) -> list[Any]:
-    """What lies in nested lists, tuples and dictionaries."""
+    """Return the leaves of nested lists, tuples and dictionaries."""
     from torch.utils._pytree import tree_leaves
 
     return tree_leaves(tree)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The same, with the way to each as one would type it: ``['image'][0]``."""
+    """Return the leaves of nested lists, tuples and dictionaries with their paths, such as ``['image'][0]``."""
     from torch.utils._pytree import keystr, tree_leaves_with_path
 
     return [(keystr(path), leaf) for path, leaf in tree_leaves_with_path(tree)]
 
 
 def map_tensors(function: Any, tree: Any) -> Any:
-    """The same lists, tuples and dictionaries, with a function applied to each tensor in them."""
+    """Apply a function to all tensors in nested lists, tuples and dictionaries; return the result in the same form."""
     from torch.utils._pytree import tree_map_only
 
     return tree_map_only(Tensor, function, tree)
 
 
 def sparse_values(tensor: Tensor) -> Tensor:
-    """The values of a sparse tensor as they are in memory, whether or not an index occurs twice."""
+    """Return the values of a sparse tensor as stored, coalesced or not."""
     return tensor._values()
 
 
 def storage_key(tensor: Tensor) -> int:
-    """A number that tensors share exactly if they share memory, for as long as that is alive."""
+    """Return a number that identifies the storage of a tensor for as long as it is alive."""
     return tensor.untyped_storage()._cdata
 
 
-# A step under watch ---------------------------------------------------------------------------------------------------
+# Tracing a step -------------------------------------------------------------------------------------------------------
 
 
 def current_backward_node() -> Any:
-    """The node of the autograd graph whose backward pass is running in this thread, or None."""
+    """Return the autograd node whose backward pass is running in this thread, or None."""
     return torch._C._current_autograd_node()
 
 
 def last_sequence_number() -> int:
-    """The number of the autograd node that was made last in this thread."""
+    """Return the sequence number of the autograd node that was made last in this thread."""
     return torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
 
 
 def sequence_number(node: Any) -> int:
-    """The number that an autograd node got when its forward operation made it."""
+    """Return the sequence number of an autograd node, which it got when its forward operation made it."""
     return node._sequence_nr()
 
 
 def changes_inputs(operation: Any) -> bool:
-    """Whether an operation that reaches ``__torch_dispatch__`` writes into its arguments."""
+    """Return whether an operation in ``__torch_dispatch__`` writes to its arguments."""
     return operation._schema.is_mutable
