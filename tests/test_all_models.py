@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import zoo.models
-from zoo.data.base import SPEC_FIELDS as DATA_FACTS
+from zoo.data.spec import DataSpec
 from zoo.tasks import (
     Autoencoder,
     Classifier,
@@ -170,10 +170,10 @@ def refusal(cls, **arguments) -> str | None:
 
 def test_each_missing_fact_of_the_data_is_named(cls):
     given = {**known(cls), **TINY.get(cls.__name__, {})}
-    for fact in given.keys() & set(DATA_FACTS):
+    for fact in given.keys() & set(DataSpec.names()):
         needs = f"{cls.__name__} needs {fact}: give it, or data that knows it"
         if fact == "input_dim" and "vocab_size" in inspect.signature(cls).parameters:
-            needs = "needs input_dim (for vectors) or vocab_size (for tokens), or data that knows one"
+            needs = "needs input_dim (for vectors) or vocab_size (for tokens), or data that defines one"
         message = refusal(cls, **{name: value for name, value in given.items() if name != fact})
         if fact not in OPTIONAL or message is not None:
             assert message is not None, f"{cls.__name__} is built without {fact}"

@@ -91,13 +91,17 @@ X, TOKENS = torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.long)
     [
         ({"input_dim": 2}, (X, torch.tensor([5, 0, 2])), "sequence 1 of the batch is empty: .* length of 0"),
         ({"input_dim": 2}, (X, torch.tensor([5, 2, 6])), "sequence 2 of the batch has length 6, but .* 5 steps"),
-        ({"input_dim": 2}, (X, torch.tensor([5, 2])), r"3 lengths \(b,\) needed for 3 sequences, got .*\(2,\)"),
-        ({"input_dim": 2}, (X[:, :0],), "sequences without a step"),
-        ({"input_dim": 3}, (X,), r"vectors \(b, t, 3\) needed, got \(3, 5, 2\)"),
-        ({"vocab_size": 4}, (X,), r"token ids \(b, t\) needed, got torch.float32"),
+        (
+            {"input_dim": 2},
+            (X, torch.tensor([5, 2])),
+            r"expected 3 integer lengths \(b,\) for 3 sequences, got .*\(2,\)",
+        ),
+        ({"input_dim": 2}, (X[:, :0],), "sequences have no steps"),
+        ({"input_dim": 3}, (X,), r"expected sequences of vectors \(b, t, 3\), got \(3, 5, 2\)"),
+        ({"vocab_size": 4}, (X,), r"expected token ids \(b, t\), got torch.float32"),
         ({"vocab_size": 4}, (4 * TOKENS,), "token 4 is out of range: vocab_size=4 allows 0 to 3"),
         ({"vocab_size": 4}, (-TOKENS,), "token -1 is out of range"),
-        ({"vocab_size": 4, "pad_id": 1}, (TOKENS,), "sequence 0 of the batch is empty: nothing but padding"),
+        ({"vocab_size": 4, "pad_id": 1}, (TOKENS,), "sequence 0 of the batch is empty: only padding"),
     ],
 )
 def test_mistakes(facts, inputs, message):

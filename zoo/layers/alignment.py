@@ -1,4 +1,4 @@
-"""Attention of a recurrent decoder over what an encoder has read."""
+"""Attention of a recurrent decoder over the states of an encoder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from zoo.layers.attention_weights import report_weights
+
 
 class Memory(NamedTuple):
-    """What an encoder has read: a state a step, the keys that attention compares with, and where the padding is."""
+    """Encoder outputs for attention: the states, the keys that queries are compared with, and the padding mask."""
 
     states: Float[Tensor, "b s d"]
     keys: Float[Tensor, "b s d"]
-    padding: Bool[Tensor, "b s"]
+    padding: Bool[Tensor, "b s"]  # true in the padding
 
 
 class DotAttention(nn.Module):
-    """Weights by the product of decoder and encoder states (Luong et al. 2015, https://arxiv.org/abs/1508.04025)."""
+    """Dot-product attention, without scaling (Luong et al. 2015, https://arxiv.org/abs/1508.04025)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,33 +29,36 @@ class DotAttention(nn.Module):
     def forward(
         self, query: Float[Tensor, "b t d"], memory: Memory
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
-        """Return the weighted mean of the encoder's states for each query, and the weights."""
-        return weighted_mean(query @ memory.keys.transpose(1, 2), memory)
+        """Return the context vector of each query, and the attention weights."""
+        scores = query @ memory.keys.transpose(1, 2)  # (b, t, s)
+        return attend(scores, memory)
 
 
 class AdditiveAttention(nn.Module):
-    """Weights by a small network of both states (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473).
+    """Additive attention: scores by an MLP of query and key (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473).
 
     Args:
-        dim: width of the states, and of the hidden layer.
+        dim: dimension of the states, and of the MLP's hidden layer.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.key, self.query = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.query = nn.Linear(dim, dim)
         self.energy = nn.Linear(dim, 1, bias=False)
 
     def forward(
         self, query: Float[Tensor, "b t d"], memory: Memory
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
-        """Return the weighted mean of the encoder's states for each query, and the weights."""
-        hidden = torch.tanh(self.query(query).unsqueeze(2) + memory.keys.unsqueeze(1))  # (b, t, s, d)
-        return weighted_mean(self.energy(hidden).squeeze(3), memory)
+        """Return the context vector of each query, and the attention weights."""
+        sums = self.query(query).unsqueeze(2) + memory.keys.unsqueeze(1)  # (b, t, s, d)
+        scores = self.energy(torch.tanh(sums)).squeeze(3)  # (b, t, s)
+        return attend(scores, memory)
 
 
-def weighted_mean(
-    scores: Float[Tensor, "b t s"], memory: Memory
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
-    """Turn scores into weights that add up to 1 without the padding, and the states into their weighted mean."""
-    weights = scores.masked_fill(memory.padding.unsqueeze(1), -torch.inf).softmax(2)
+def attend(scores: Float[Tensor, "b t s"], memory: Memory) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t s"]]:
+    """Return the mean of the encoder states weighted by the softmax of scores, and the weights (0 in the padding)."""
+    hidden = memory.padding.unsqueeze(1)  # (b, 1, s)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(2)
+    report_weights(weights)
     return weights @ memory.states, weights

@@ -1,28 +1,73 @@
-"""Causal self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), as GPT and LLaMA share it."""
+"""Scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from zoo.layers.attention_weights import attention_weights, is_observed, report_weights
+from zoo.layers.cpu.attention import attention_in_float32, is_slow
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import apply_rotary
 
 
-class CausalAttention(nn.Module):
-    """Every token looks at itself and those before it, in several heads.
+def attention(
+    q: Float[Tensor, "b h t c"],
+    k: Float[Tensor, "b g s c"],
+    v: Float[Tensor, "b g s c"],
+    mask: Bool[Tensor, "..."] | None = None,
+    *,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b h t c"]:
+    """Scaled dot-product attention: ``softmax(q k^T / sqrt(c)) v``, head by head.
+
+    All attention modules of zoo call this function, so it is where :func:`zoo.layers.attention_weights.observe_attention`
+    gets their weights.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads of the queries.
-        kv_heads: number of heads of keys and values, each shared by ``heads / kv_heads`` of the queries (Ainslie et al.
-            2023, https://arxiv.org/abs/2305.13245); null is as many as queries have.
-        head_dim: width of a head; null is ``dim / heads``.
-        bias: whether both products have biases.
-        dropout: share of the attention weights dropped.
-        qk_norm: bring queries and keys to one length, head by head, so that scores cannot grow (Henry et al. 2020,
+        q: queries.
+        k: keys; with fewer heads than the queries (``g < h``), each head of keys and values serves ``h / g`` of them.
+        v: values.
+        mask: true where a query may attend to a key; broadcast to ``(b, h, t, s)``.
+        causal: queries attend to no later position; they are the last ``t`` of ``s``. Not together with a mask.
+        dropout: dropout probability for the attention weights.
+    """
+    assert not (causal and mask is not None)
+    queries = q.shape[2]
+    keys = k.shape[2]
+    causal = causal and queries > 1  # the last position attends to all
+    if causal and queries < keys:
+        # A KV cache holds earlier tokens: the triangle ends in the lower right corner, not in torch's upper left one.
+        mask = causal_mask(queries, keys, q.device)
+        causal = False
+    if is_observed():
+        visible = causal_mask(queries, keys, q.device) if causal else mask
+        report_weights(attention_weights(q, k, visible))
+    sdpa = attention_in_float32 if is_slow(q) else F.scaled_dot_product_attention
+    grouped = q.shape[1] != k.shape[1]
+    return sdpa(q, k, v, mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "t s"]:
+    """Return which keys each query may attend to, where the queries are the last of all positions."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+class CausalAttention(nn.Module):
+    """Causal multi-head self-attention with a KV cache, as GPT and LLaMA use it.
+
+    Args:
+        dim: embedding dimension.
+        heads: number of query heads.
+        kv_heads: number of key and value heads, each shared by ``heads / kv_heads`` query heads (grouped-query
+            attention, Ainslie et al. 2023, https://arxiv.org/abs/2305.13245); null for ``heads``.
+        head_dim: dimension of a head; null for ``dim / heads``.
+        bias: whether the linear layers have biases.
+        dropout: dropout probability for the attention weights.
+        qk_norm: RMS-normalise queries and keys per head, which bounds the scores (Henry et al. 2020,
             https://arxiv.org/abs/2010.04245).
     """
 
@@ -39,12 +84,16 @@ class CausalAttention(nn.Module):
         super().__init__()
         kv_heads = kv_heads or heads
         if heads < 1 or (head_dim is None and dim % heads):
-            raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
+            raise ValueError(f"dim={dim} is not divisible by heads={heads}")
         if heads % kv_heads:
-            raise ValueError(f"heads={heads} cannot share kv_heads={kv_heads}: it is not a multiple")
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim or dim // heads
-        self.dropout, self.qk_norm = dropout, qk_norm
-        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias)  # one product for all three
+            raise ValueError(f"heads={heads} is not a multiple of kv_heads={kv_heads}")
+        self.heads = heads
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim or dim // heads
+        self.dropout = dropout
+        self.qk_norm = qk_norm
+        # one matrix product for queries, keys and values
+        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias)
         self.proj = nn.Linear(heads * self.head_dim, dim, bias)
 
     def forward(
@@ -54,30 +103,29 @@ class CausalAttention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "b t d"]:
-        qkv = self.qkv(x).unflatten(2, (-1, self.head_dim))  # (b, t, h + 2 * kv_heads, c)
-        if rotary is None and not self.qk_norm:
-            q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
-        else:  # queries and keys are treated alike, so at once
+        qkv = self.qkv(x).unflatten(2, (-1, self.head_dim))  # (b, t, heads + 2 * kv_heads, c)
+        if rotary is not None or self.qk_norm:
+            # queries and keys get the same treatment, so both at once
             qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 2)
-            qk = F.rms_norm(qk, (self.head_dim,)) if self.qk_norm else qk
-            qk = apply_rotary(qk, *rotary) if rotary is not None else qk
+            qk = self._normalize_and_rotate(qk, rotary)
             q, k = qk.split([self.heads, self.kv_heads], 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, h, t, c)
+        else:
+            q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
+        q = q.transpose(1, 2)  # (b, heads, t, c)
+        k = k.transpose(1, 2)  # (b, kv_heads, t, c)
+        v = v.transpose(1, 2)
         if cache is not None:
-            k, v = cache.update(layer, k, v)
-        return self.proj(self._attend(q, k, v).transpose(1, 2).flatten(2))
+            k, v = cache.update(layer, k, v)  # (b, kv_heads, s, c)
+        dropout = self.dropout if self.training else 0.0
+        y = attention(q, k, v, causal=True, dropout=dropout)  # (b, heads, t, c)
+        return self.proj(y.transpose(1, 2).flatten(2))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "b h t c"]:
-        t, s = q.shape[2], k.shape[2]
-        mask = None
-        if 1 < t < s:  # several tokens after others that are cached: a causal mask that ends in the lower right corner
-            mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
-        options = {
-            "dropout_p": self.dropout if self.training else 0.0, "is_causal": t == s and t > 1,
-            "enable_gqa": self.heads != self.kv_heads,
-        }  # fmt: skip
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and t > 1:
-            # torch's fused attention takes five times as long in bf16 there, most of it for the gradient
-            with torch.autocast("cpu", enabled=False):
-                return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, **options).to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, mask, **options)
+    def _normalize_and_rotate(
+        self, qk: Float[Tensor, "b t h c"], rotary: tuple[Tensor, Tensor] | None
+    ) -> Float[Tensor, "b t h c"]:
+        if self.qk_norm:
+            qk = F.rms_norm(qk, (self.head_dim,))
+        if rotary is not None:
+            cos, sin = rotary
+            qk = apply_rotary(qk, cos, sin)
+        return qk

@@ -1,7 +1,4 @@
-"""Keys and values of the tokens so far, so that the next one is computed alone (Pope et al. 2022).
-
-Source: https://arxiv.org/abs/2211.05102. Memory is taken once, for as many tokens as may come.
-"""
+"""Key-value cache for generation (Pope et al. 2022, https://arxiv.org/abs/2211.05102), allocated once."""
 
 from __future__ import annotations
 
@@ -11,16 +8,16 @@ from torch import Tensor
 
 
 class KVCache:
-    """Room for the keys and values of every layer; ``position`` is how many tokens it holds.
+    """Keys and values of all layers; ``position`` is the number of tokens that they hold.
 
     Args:
         depth: number of layers.
         batch: number of sequences.
-        kv_heads: heads that keys and values have, which may be fewer than those of the queries.
-        length: tokens that there is room for.
-        head_dim: width of a head.
-        dtype: of the network.
-        device: of the network.
+        kv_heads: number of key and value heads.
+        length: maximum number of tokens.
+        head_dim: dimension of a head.
+        dtype: dtype of the network.
+        device: device of the network.
     """
 
     def __init__(
@@ -33,48 +30,65 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.length, self.position = length, 0
-        self.ids = torch.zeros(batch, length, dtype=torch.long, device=device)  # which tokens, where a network asks
+        self.length = length
+        self.position = 0
+        # token ids, for networks that look back at them (token shift)
+        self.ids = torch.zeros(batch, length, dtype=torch.long, device=device)
         self._hold(torch.empty(depth, 2, batch, kv_heads, length, head_dim, dtype=dtype, device=device))
 
-    def _hold(self, data: Float[Tensor, "l 2 b h t d"]) -> None:
-        self.data, self.batch = data, data.shape[2]
-        self.keys, self.values = (part.unbind(0) for part in data.unbind(1))
+    def _hold(self, data: Float[Tensor, "l 2 b h t c"]) -> None:
+        keys, values = data.unbind(1)
+        self.data = data
+        self.batch = data.shape[2]
+        self.keys = keys.unbind(0)
+        self.values = values.unbind(0)
 
     def update(
-        self, layer: int, k: Float[Tensor, "b h t d"], v: Float[Tensor, "b h t d"]
-    ) -> tuple[Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
-        """Keep those of new tokens, and return those of all tokens of a layer.
+        self, layer: int, k: Float[Tensor, "b h t c"], v: Float[Tensor, "b h t c"]
+    ) -> tuple[Float[Tensor, "b h s c"], Float[Tensor, "b h s c"]]:
+        """Append keys and values of new tokens to a layer, and return those of all its tokens.
 
-        The network calls :meth:`advance` once all layers have done so.
+        The position stays: the network calls :meth:`advance` after its last layer.
+
+        Raises:
+            ValueError: the cache is too short.
         """
-        start, end = self.position, self.position + k.shape[2]
+        start = self.position
+        end = start + k.shape[2]
         if end > self.length:
-            raise ValueError(f"{end} tokens do not fit into a cache of {self.length}")
-        keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, start:end], values[:, :, start:end] = k, v
+            raise ValueError(f"{end} tokens do not fit into a cache of length {self.length}")
+        keys = self.keys[layer]  # (b, h, length, c)
+        values = self.values[layer]
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
         return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, tokens: int) -> None:
+        """Move the position behind new tokens."""
         self.position += tokens
 
     def rewind(self, position: int = 0) -> None:
-        """Forget all tokens from ``position`` on."""
+        """Drop all tokens from ``position`` on."""
         if not 0 <= position <= self.position:
-            raise ValueError(f"a cache of {self.position} tokens cannot be rewound to {position}")
+            raise ValueError(f"position={position} is out of range: the cache holds {self.position} tokens")
         self.position = position
 
     def reset(self) -> None:
+        """Drop all tokens."""
         self.rewind(0)
 
     def reorder(self, rows: Int[Tensor, " n"]) -> None:
-        """Take these rows of the batch in place of all, as a beam search needs it, or where some have ended.
+        """Replace the batch by these of its rows, as in beam search or when some sequences have ended.
 
-        Where they are no more than before this takes no new memory but for one layer.
+        Unless the batch grows, the only new memory is that of one layer.
         """
         n = len(rows)
-        data = self.data if n <= self.batch else self.data.new_empty(*self.data.shape[:2], n, *self.data.shape[3:])
-        for new, old in zip(data, self.data, strict=True):
-            new[:, :n, :, : self.position] = old[:, :, :, : self.position].index_select(1, rows)
+        data = self.data
+        if n > self.batch:
+            layers, two, _, *rest = data.shape
+            data = data.new_empty(layers, two, n, *rest)
+        for new, old in zip(data, self.data, strict=True):  # (2, b, h, t, c)
+            filled = old[:, :, :, : self.position]
+            new[:, :n, :, : self.position] = filled.index_select(1, rows)
         self.ids = self.ids[rows]
         self._hold(data[:, :, :n])

@@ -1,4 +1,4 @@
-"""What decoders share around their blocks, as networks: their start, a cache, and their files."""
+"""Decoder-only language models with published weights: what GPT and LLaMA share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from zoo.weights.formats.huggingface import Entry, HuggingFaceNet
 
 
 class Decoder(HuggingFaceNet):
-    """A decoder with published weights; ``format`` is the module of zoo.weights.formats that knows theirs."""
+    """Decoder-only Transformer; ``format`` is the module of ``zoo.weights.formats`` for its published weights."""
 
     format: ClassVar[Any]
 
     def reset_parameters(self) -> None:
-        """Start afresh."""
-        self.init_rng_state = torch.get_rng_state()  # where one without memory draws the same numbers from later
+        """Initialise all weights anew."""
+        self.init_rng_state = torch.get_rng_state()  # from which a network on the meta device is initialised later
         initialize_decoder(self, self.arguments["depth"])
 
     def make_cache(self, batch: int, length: int) -> KVCache:
-        """Make room for the keys and values of ``length`` tokens."""
-        a, weight = self.arguments, next(self.parameters())
-        heads, head_dim = a.get("kv_heads", a["heads"]), a.get("head_dim", a["dim"] // a["heads"])
-        return KVCache(a["depth"], batch, heads, length, head_dim, weight.dtype, weight.device)
+        """Allocate a key-value cache for ``batch`` sequences of up to ``length`` tokens."""
+        arguments = self.arguments
+        heads = arguments["heads"]
+        kv_heads = arguments.get("kv_heads", heads)
+        head_dim = arguments.get("head_dim", arguments["dim"] // heads)
+        weight = next(self.parameters())
+        return KVCache(arguments["depth"], batch, kv_heads, length, head_dim, weight.dtype, weight.device)
 
-    # Files ------------------------------------------------------------------------------------------------------------
+    # Published weights ------------------------------------------------------------------------------------------------
 
     @classmethod
     def open_pretrained(cls, path: str | Path) -> Weights:

@@ -1,4 +1,4 @@
-"""LLaMA (Touvron et al. 2023, https://arxiv.org/abs/2302.13971), through 3.x (https://arxiv.org/abs/2407.21783)."""
+"""LLaMA (Touvron et al. 2023, https://arxiv.org/abs/2302.13971), up to 3.3 (https://arxiv.org/abs/2407.21783)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CausalAttention
-from zoo.layers.cpu.single_token_decoder import DecoderSpec
-from zoo.layers.decoder import SwiGLU, cache_start, run_blocks
+from zoo.layers.decoder import DecoderSpec, SwiGLU, cache_start, last_tokens, run_blocks
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import RotaryEmbedding
 from zoo.models.decoder import Decoder
@@ -18,48 +17,63 @@ from zoo.tasks.decoder import DecoderLanguageModel, network
 from zoo.weights.formats import llama as llama_format
 
 
-def _size(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **more: Any) -> dict[str, Any]:
-    return {"dim": dim, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden_dim": hidden_dim, **more}
+def sizes(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **constants: Any) -> dict[str, Any]:
+    return {"dim": dim, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden_dim": hidden_dim, **constants}
 
 
-_OLD = {"norm_eps": 1e-6}
-_3 = {"theta": 500_000.0}
-_31 = {**_3, "rope_scaling": llama_format.llama31_rope_scaling(8.0)}
-_32 = {**_3, "rope_scaling": llama_format.llama31_rope_scaling(32.0), "tied": True}
+# Constants that changed between releases.
+LLAMA_1 = {"norm_eps": 1e-6}
+LLAMA_3 = {"theta": 500_000.0}
+LLAMA_31 = {**LLAMA_3, "rope_scaling": llama_format.llama31_rope_scaling(8.0)}
+LLAMA_32 = {**LLAMA_3, "rope_scaling": llama_format.llama31_rope_scaling(32.0), "tied": True}
 Preset = Literal[
-    "baby", "llama-7b", "llama-13b", "llama-33b", "llama-65b", "llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-3-8b",
-    "llama-3-70b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "llama-3.2-1b", "llama-3.2-3b", "llama-3.3-70b",
-]  # fmt: skip
+    "baby",
+    "llama-7b",
+    "llama-13b",
+    "llama-33b",
+    "llama-65b",
+    "llama-2-7b",
+    "llama-2-13b",
+    "llama-2-70b",
+    "llama-3-8b",
+    "llama-3-70b",
+    "llama-3.1-8b",
+    "llama-3.1-70b",
+    "llama-3.1-405b",
+    "llama-3.2-1b",
+    "llama-3.2-3b",
+    "llama-3.3-70b",
+]
 PRESETS: dict[str, dict[str, Any]] = {
-    "baby": _size(384, 6, 6, 2, 1024),
-    "llama-7b": _size(4096, 32, 32, 32, 11008, **_OLD),
-    "llama-13b": _size(5120, 40, 40, 40, 13824, **_OLD),
-    "llama-33b": _size(6656, 60, 52, 52, 17920, **_OLD),
-    "llama-65b": _size(8192, 80, 64, 64, 22016, **_OLD),
-    "llama-2-7b": _size(4096, 32, 32, 32, 11008),
-    "llama-2-13b": _size(5120, 40, 40, 40, 13824),
-    "llama-2-70b": _size(8192, 80, 64, 8, 28672),
-    "llama-3-8b": _size(4096, 32, 32, 8, 14336, **_3),
-    "llama-3-70b": _size(8192, 80, 64, 8, 28672, **_3),
-    "llama-3.1-8b": _size(4096, 32, 32, 8, 14336, **_31),
-    "llama-3.1-70b": _size(8192, 80, 64, 8, 28672, **_31),
-    "llama-3.1-405b": _size(16384, 126, 128, 8, 53248, **_31),
-    "llama-3.2-1b": _size(2048, 16, 32, 8, 8192, **_32),
-    "llama-3.2-3b": _size(3072, 28, 24, 8, 8192, **_32),
-    "llama-3.3-70b": _size(8192, 80, 64, 8, 28672, **_31),
+    "baby": sizes(384, 6, 6, 2, 1024),
+    "llama-7b": sizes(4096, 32, 32, 32, 11008, **LLAMA_1),
+    "llama-13b": sizes(5120, 40, 40, 40, 13824, **LLAMA_1),
+    "llama-33b": sizes(6656, 60, 52, 52, 17920, **LLAMA_1),
+    "llama-65b": sizes(8192, 80, 64, 64, 22016, **LLAMA_1),
+    "llama-2-7b": sizes(4096, 32, 32, 32, 11008),
+    "llama-2-13b": sizes(5120, 40, 40, 40, 13824),
+    "llama-2-70b": sizes(8192, 80, 64, 8, 28672),
+    "llama-3-8b": sizes(4096, 32, 32, 8, 14336, **LLAMA_3),
+    "llama-3-70b": sizes(8192, 80, 64, 8, 28672, **LLAMA_3),
+    "llama-3.1-8b": sizes(4096, 32, 32, 8, 14336, **LLAMA_31),
+    "llama-3.1-70b": sizes(8192, 80, 64, 8, 28672, **LLAMA_31),
+    "llama-3.1-405b": sizes(16384, 126, 128, 8, 53248, **LLAMA_31),
+    "llama-3.2-1b": sizes(2048, 16, 32, 8, 8192, **LLAMA_32),
+    "llama-3.2-3b": sizes(3072, 28, 24, 8, 8192, **LLAMA_32),
+    "llama-3.3-70b": sizes(8192, 80, 64, 8, 28672, **LLAMA_31),
 }
 
 
 class Block(nn.Module):
-    """Attention and a gated perceptron, each normalised before it and beside a shortcut.
+    """Pre-norm Transformer block: causal self-attention and SwiGLU MLP, each with a residual connection.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads of the queries.
-        kv_heads: number of heads of keys and values.
-        head_dim: width of a head.
-        hidden_dim: width inside the perceptron.
-        norm_eps: of the normalisations.
+        dim: embedding dimension.
+        heads: number of query heads.
+        kv_heads: number of key and value heads.
+        head_dim: dimension of a head.
+        hidden_dim: hidden dimension of the MLP.
+        norm_eps: epsilon of the norms.
     """
 
     def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, hidden_dim: int, norm_eps: float) -> None:
@@ -70,28 +84,32 @@ class Block(nn.Module):
         self.mlp = SwiGLU(dim, hidden_dim)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], rotary: tuple[Tensor, Tensor], cache: KVCache | None, layer: int
+        self,
+        x: Float[Tensor, "b t d"],
+        rotary: tuple[Tensor, Tensor],
+        cache: KVCache | None,
+        layer: int,
     ) -> Float[Tensor, "b t d"]:
         x = x + self.attention(self.attention_norm(x), rotary, cache, layer)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class LLaMA(Decoder):
-    """Tokens through blocks, whose attention sees distances, to the logits of the token after each.
+    """LLaMA: decoder-only Transformer with RoPE, RMSNorm, SwiGLU and grouped-query attention; returns logits.
 
     Args:
-        vocab_size: number of tokens.
-        block_size: how many tokens it sees at most.
-        dim: width of the tokens.
+        vocab_size: vocabulary size.
+        block_size: context length in tokens.
+        dim: embedding dimension.
         depth: number of blocks.
-        heads: number of heads of the queries.
-        kv_heads: number of heads of keys and values, which divides ``heads``; null is as many.
-        hidden_dim: width inside the perceptrons; null is 8/3 of ``dim``, up to the next multiple of 256.
-        head_dim: width of a head; null is ``dim / heads``.
-        theta: base of the wavelengths of the rotary positions.
-        rope_scaling: stretches them to a longer context, see :class:`zoo.layers.rotary.RotaryEmbedding`; null for none.
-        norm_eps: of the normalisations.
-        tied: the last layer has the weights of the embedding.
+        heads: number of query heads.
+        kv_heads: number of key and value heads, which divides ``heads``; null for ``heads``.
+        hidden_dim: hidden dimension of the MLPs; null for ``8 / 3 * dim``, rounded up to a multiple of 256.
+        head_dim: dimension of a head; null for ``dim / heads``.
+        theta: base of the rotary wavelengths.
+        rope_scaling: extension to a longer context, see :class:`zoo.layers.rotary.RotaryEmbedding`; null for none.
+        norm_eps: epsilon of the norms.
+        tied: share the weights of the token embedding and the output layer.
     """
 
     format = llama_format
@@ -114,17 +132,23 @@ class LLaMA(Decoder):
     ) -> None:
         super().__init__()
         if heads < 1 or (head_dim is None and dim % heads):
-            raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
-        kv_heads, head_dim = kv_heads or heads, head_dim or dim // heads
+            raise ValueError(f"dim={dim} is not divisible by heads={heads}")
+        kv_heads = kv_heads or heads
+        head_dim = head_dim or dim // heads
         hidden_dim = hidden_dim or -(-8 * dim // (3 * 256)) * 256
         rope_scaling = dict(rope_scaling) if rope_scaling else None
         if rope_scaling is not None:
             llama_format.check_scaling(rope_scaling)
+        # all of them resolved: what a checkpoint holds needs no defaults
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.config: dict[str, Any] = {}
-        self.vocab_size, self.block_size = vocab_size, block_size
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        # The order of these lines is that of the random numbers: it decides what a seed gives.
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads, kv_heads, head_dim, hidden_dim, norm_eps) for _ in range(depth))
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            self.blocks.append(Block(dim, heads, kv_heads, head_dim, hidden_dim, norm_eps))
         self.rotary = RotaryEmbedding(head_dim, theta, rope_scaling)
         self.norm = nn.RMSNorm(dim, norm_eps)
         self.lm_head = nn.Linear(dim, vocab_size, bias=False)
@@ -134,44 +158,54 @@ class LLaMA(Decoder):
 
     def forward(
         self, ids: Int[Tensor, "b t"], cache: KVCache | None = None, logits_to_keep: int = 0
-    ) -> Float[Tensor, "b t v"]:
-        """Return logits of all tokens, or of so many at the end."""
+    ) -> Float[Tensor, "b u v"]:
+        """Return logits ``(b, t, v)``, or with ``logits_to_keep`` only those of so many tokens at the end."""
         start = cache_start(ids.shape[1], cache, self.block_size)
-        x = self.embedding(ids)
+        x = self.embedding(ids)  # (b, t, d)
         rotary = self.rotary(start, x)
-        x = run_blocks(self.blocks, x, rotary, cache, self.activation_checkpointing and self.training)
-        return self.lm_head(self.norm(x[:, -logits_to_keep:]))
+        checkpointed = self.activation_checkpointing and self.training
+        x = run_blocks(self.blocks, x, rotary, cache, checkpointed)
+        return self.lm_head(self.norm(last_tokens(x, logits_to_keep)))  # (b, u, v)
 
     def decoder_spec(self) -> DecoderSpec:
-        blocks = [(b.attention_norm, b.attention, b.mlp_norm, b.mlp) for b in self.blocks]
+        """Return the modules by their role, for :class:`zoo.layers.cpu.single_token_decoder.SingleTokenDecoder`."""
         return DecoderSpec(
-            self.embedding, None, None, self.rotary, blocks, "swiglu", self.norm, self.lm_head, None, {LLaMA, Block}
+            embedding=self.embedding,
+            token_shift=None,
+            positions=None,
+            rotary=self.rotary,
+            blocks=[(block.attention_norm, block.attention, block.mlp_norm, block.mlp) for block in self.blocks],
+            activation="swiglu",
+            norm=self.norm,
+            head=self.lm_head,
+            softcap=None,
+            module_types={LLaMA, Block},
         )
 
 
 class LLaMALanguageModel(DecoderLanguageModel):
-    """A LLaMA that learns what comes next.
+    """LLaMA causal language model.
 
     Args:
-        preset: all sizes and constants by name: ``baby``, ``llama-7b`` to ``llama-3.3-70b``.
-        dim: width of the tokens; null takes the preset's, like all that follows.
+        preset: model size and constants: ``baby``, ``llama-7b`` to ``llama-3.3-70b``.
+        dim: embedding dimension; null takes the preset's, as for all further sizes.
         depth: number of blocks.
-        heads: number of heads of the queries.
-        kv_heads: number of heads of keys and values, which divides ``heads``.
-        hidden_dim: width inside the perceptrons.
-        head_dim: width of a head; null is ``dim / heads``.
-        theta: base of the wavelengths of the rotary positions.
-        rope_scaling: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and ``original_max_position_embeddings``, as
-            LLaMA 3.1 has them, or ``factor`` alone, which divides all positions.
-        norm_eps: of the normalisations.
-        tied: the last layer has the weights of the embedding.
-        context: tokens that the network can see; null takes that of ``weights``, or ``block_size``.
-        weights: to start from: a model directory of Hugging Face or Meta, or a file that zoo wrote, which also tells
-            the sizes; null starts fresh.
-        meta_device: build the network without memory, which the trainer gives it: of weights divided among devices for
-            each one's part alone; null is so on the command line with ModelParallelStrategy.
-        vocab_size: number of tokens; null takes it from the data.
-        block_size: tokens in a block of the data; null takes it from there.
+        heads: number of query heads.
+        kv_heads: number of key and value heads, which divides ``heads``.
+        hidden_dim: hidden dimension of the MLPs.
+        head_dim: dimension of a head; null for ``dim / heads``.
+        theta: base of the rotary wavelengths.
+        rope_scaling: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and ``original_max_position_embeddings``
+            for LLaMA 3.1's scaling, or ``factor`` alone for position interpolation.
+        norm_eps: epsilon of the norms.
+        tied: share the weights of the token embedding and the output layer.
+        context: context length in tokens; null takes that of ``weights``, or ``block_size``.
+        weights: pretrained weights: a model directory of Hugging Face or Meta, or a file written by zoo, which also
+            sets the sizes; null for random initialisation.
+        meta_device: build the network on the meta device, without memory; with sharded weights each device then
+            allocates only its shard. Null does so on the command line with ModelParallelStrategy.
+        vocab_size: vocabulary size; null takes it from the data.
+        block_size: tokens per block of the data; null takes it from the data.
     """
 
     def __init__(
@@ -195,8 +229,23 @@ class LLaMALanguageModel(DecoderLanguageModel):
         **kwargs: Any,
     ) -> None:
         net = network(
-            LLaMA, self, vocab_size, block_size, PRESETS[preset], weights, meta_device, context=context, dim=dim,
-            depth=depth, heads=heads, kv_heads=kv_heads, hidden_dim=hidden_dim, head_dim=head_dim, theta=theta,
-            rope_scaling=rope_scaling, norm_eps=norm_eps, tied=tied,
-        )  # fmt: skip
+            LLaMA,
+            self,
+            vocab_size,
+            block_size,
+            PRESETS[preset],
+            weights,
+            meta_device,
+            context=context,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            kv_heads=kv_heads,
+            hidden_dim=hidden_dim,
+            head_dim=head_dim,
+            theta=theta,
+            rope_scaling=rope_scaling,
+            norm_eps=norm_eps,
+            tied=tied,
+        )
         super().__init__(net=net, weights=weights, vocab_size=vocab_size, block_size=block_size, **kwargs)
