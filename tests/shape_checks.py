@@ -6,6 +6,7 @@ these for arguments; here a constructor stays as it is.
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,7 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from beartype import BeartypeConf, beartype
-from jaxtyping import jaxtyped
+from jaxtyping import TypeCheckError, jaxtyped
 
 # As for a type checker, an int may stand where a float is expected.
 TYPECHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -34,7 +35,22 @@ def checked(member: Any) -> Any:
     if isinstance(member, (staticmethod, classmethod)):
         inner = checked(member.__func__)
         return None if inner is None else type(member)(inner)
-    return jaxtyped(typechecker=TYPECHECKER)(member) if has_shapes(member) else None
+    return with_checks(member) if has_shapes(member) else None
+
+
+def with_checks(function: Any) -> Any:
+    """Wrap a function; where it refuses the given shapes by an error of its own, that error is the one raised."""
+    strict = jaxtyped(typechecker=TYPECHECKER)(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return strict(*args, **kwargs)
+        except TypeCheckError:
+            function(*args, **kwargs)
+            raise
+
+    return call
 
 
 def check_module(module: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""Which loss a task can learn from, and how torch's losses are computed from logits or on triplets of a batch."""
+"""Adapt torch's losses to a task: computed from logits, one-vs-rest, or on all triplets of a batch."""
 
 from typing import Literal
 
@@ -33,39 +33,43 @@ _TARGETS = {"regression": "numbers", "embeddings": "embeddings"}
 
 
 def adapt_loss(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Module:
-    """The loss as a task calls it, with outputs and targets.
+    """Return a loss in the form in which a task calls it: with outputs and targets.
 
-    torch's NLLLoss, BCELoss and KLDivLoss, made for probabilities, are computed from logits; yes-or-no losses on
-    classes see them as one question per class; TripletMarginLoss and MarginRankingLoss are taken on all triplets of the
-    batch. Zoo's own losses and a user's are called as they are.
+    torch's NLLLoss, BCELoss and KLDivLoss, which expect probabilities, are computed from logits. Binary losses on
+    classes are one-vs-rest. TripletMarginLoss and MarginRankingLoss are taken over all triplets of the batch. Losses of
+    zoo and of the user are returned as they are.
 
     Args:
-        loss: as the user named it.
-        kind: what the task learns; its outputs are logits ``(b, k)`` and its targets ``(b,)`` classes for multiclass,
-            ``(b,)`` and ``(b,)`` of 0.0 and 1.0 for binary, ``(b, k)`` and ``(b, k)`` for multilabel and regression, and
-            ``(b, d)`` and ``(b,)`` classes for embeddings.
-        classes: how many there are; null where that is not known.
+        loss: the loss that the user chose.
+        kind: what the task learns. Outputs and targets are, for multiclass, logits ``(b, k)`` and classes ``(b,)``;
+            for binary, ``(b,)`` and 0.0 or 1.0 of shape ``(b,)``; for multilabel and regression, ``(b, k)`` and
+            ``(b, k)``; for embeddings, ``(b, d)`` and classes ``(b,)``.
+        classes: number of classes; None where it is not known.
 
     Returns:
-        A module with the same meaning.
+        A module that computes the same loss.
 
     Raises:
-        ValueError: the loss is for something else, or does not average over samples; class weights are too few or many.
+        ValueError: the loss does not suit the task or does not average over samples, or the number of class weights is
+            not the number of classes.
     """
-    name, (unsuitable, suitable) = type(loss).__name__, _UNSUITABLE[kind]
+    name = type(loss).__name__
+    unsuitable, suitable = _UNSUITABLE[kind]
     if isinstance(loss, unsuitable):
-        raise ValueError(f"{name} cannot learn {_TARGETS.get(kind, f'{kind} labels')}; what can is {suitable}")
+        target = _TARGETS.get(kind, f"{kind} labels")
+        raise ValueError(f"{name} cannot learn {target}; what can is {suitable}")
     if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
         raise ValueError(f"{name}: reduction is {loss.reduction!r}, but must be mean: a task averages over samples")
-    weight = loss.weight if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) else None
-    if weight is not None and classes is not None and len(weight) != classes:
-        raise ValueError(f"{name}: weight has {len(weight)} numbers, but there are {classes} classes")
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.weight is not None:
+        if classes is not None and len(loss.weight) != classes:
+            raise ValueError(f"{name}: weight has {len(loss.weight)} numbers, but there are {classes} classes")
     if not 0 <= getattr(loss, "label_smoothing", 0) <= 1:
         raise ValueError(f"{name}: label_smoothing is {loss.label_smoothing}, but must be in [0, 1]")
     if isinstance(loss, nn.TripletMarginLoss):
         return AllTripletsMarginLoss(loss)
     if isinstance(loss, nn.MarginRankingLoss):
         return RankingLoss(loss.margin)
+    # From here on: losses of probabilities become losses of logits.
     if isinstance(loss, nn.BCELoss):
         loss = nn.BCEWithLogitsLoss(loss.weight)
     if isinstance(loss, nn.NLLLoss):
@@ -80,58 +84,73 @@ def adapt_loss(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Mo
 
 
 def loss_weight_sum(loss: nn.Module | None, target: Tensor) -> Tensor | None:
-    """What a loss divides its sum by where that is not the number of samples: class weights, or samples that count.
+    """Return the denominator of a mean loss where that is not the number of samples.
+
+    It is the sum of the targets' class weights, or the number of targets that are not ignored.
 
     Args:
-        loss: as :func:`adapt_loss` returned it.
-        target: ``(b,)`` classes; negative ones do not count.
+        loss: a loss that :func:`adapt_loss` returned.
+        target: ``(b,)`` classes; negative ones are ignored.
 
     Returns:
-        The number as a tensor ``()``, which nobody waits for, or ``None`` for the number of samples.
+        A tensor ``()`` on the targets' device, so that nothing waits for it; None for the number of samples.
     """
     if isinstance(loss, BinaryFromMulticlass):
-        loss, target = loss.loss, target.long()
-    weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", -100)
+        loss = loss.loss
+        target = target.long()
+    weight = getattr(loss, "weight", None)
+    ignored = getattr(loss, "ignore_index", -100)
     if not isinstance(loss, (nn.CrossEntropyLoss, FocalLoss)) or target.is_floating_point():
         return None
     if weight is None and ignored < 0:
         return None
     kept = (target != ignored) & (target >= 0)
-    return kept.sum() if weight is None else (weight[target.clamp(min=0)] * kept).sum()
+    if weight is None:
+        return kept.sum()
+    # A negative index would read the weight of another class; ``kept`` removes it from the sum.
+    return (weight[target.clamp(min=0)] * kept).sum()
 
 
 class AllTripletsMarginLoss(nn.Module):
-    """torch's triplet margin loss on all triplets of a batch, from each distance once; memory for batch^3 numbers.
+    """torch's triplet margin loss over all triplets of a batch; needs memory for batch^3 numbers.
 
     Args:
-        loss: says margin, norm and whether to swap.
+        loss: gives margin, norm and whether to swap anchor and positive.
     """
 
     def __init__(self, loss: nn.TripletMarginLoss) -> None:
         super().__init__()
-        self.margin, self.p, self.eps, self.swap = loss.margin, loss.p, loss.eps, loss.swap
+        self.margin = loss.margin
+        self.p = loss.p
+        self.eps = loss.eps
+        self.swap = loss.swap
 
     def forward(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        x, (anchor, positive, negative) = at_least_float32(embeddings), all_triplets(labels)
+        x = at_least_float32(embeddings)
+        anchor, positive, negative = all_triplets(labels)
+        if not len(anchor):
+            return x.sum() * 0  # no triplet: a zero that can be differentiated
+        # Each of the (b, b) distances once, not once a triplet.
         distance = F.pairwise_distance(x[:, None], x, self.p, self.eps)
-        near, far = distance[anchor, positive], distance[anchor, negative]
+        near = distance[anchor, positive]
+        far = distance[anchor, negative]
         if self.swap:
             far = torch.minimum(far, distance[positive, negative])
-        return F.relu(near - far + self.margin).mean() if len(anchor) else x.sum() * 0
+        return F.relu(near - far + self.margin).mean()
 
 
 class KLDivFromLogits(nn.Module):
-    """Kullback-Leibler divergence of the network's softmax from the truth: labels, or probabilities of the classes."""
+    """Kullback-Leibler divergence of the softmax of logits from labels, or from class probabilities."""
 
     def forward(self, logits: Float[Tensor, "b k"], target: Tensor) -> Float[Tensor, ""]:
         return F.kl_div(logits.log_softmax(1), one_hot(target, logits), reduction="batchmean")
 
 
 class OneVsRest(nn.Module):
-    """A yes-or-no loss on classes: one question per class, of which the label's has the answer yes.
+    """One-vs-rest: a binary loss for every class, with target 1 for the class of the label.
 
     Args:
-        loss: of logits and targets of one shape.
+        loss: a loss of logits and targets of one shape.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -143,10 +162,10 @@ class OneVsRest(nn.Module):
 
 
 class BinaryFromMulticlass(nn.Module):
-    """A loss of classes on one logit: that of the second class over the first.
+    """A multiclass loss on one binary logit, which is the second class's logit relative to the first.
 
     Args:
-        loss: of logits ``(b, 2)`` and classes ``(b,)``.
+        loss: a loss of logits ``(b, 2)`` and classes ``(b,)``.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -154,10 +173,12 @@ class BinaryFromMulticlass(nn.Module):
         self.loss = loss
 
     def forward(self, logit: Float[Tensor, " b"], target: Tensor) -> Float[Tensor, ""]:
-        return self.loss(torch.stack([torch.zeros_like(logit), logit], 1), target.long())
+        logits = torch.stack([torch.zeros_like(logit), logit], 1)  # (b, 2)
+        return self.loss(logits, target.long())
 
 
 def one_hot(target: Tensor, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-    """Labels as probabilities of the classes; probabilities as they are."""
-    soft = target.is_floating_point()
-    return target.to(logits.dtype) if soft else F.one_hot(target, logits.shape[1]).to(logits.dtype)
+    """Return labels as class probabilities; class probabilities are returned as they are."""
+    if not target.is_floating_point():
+        target = F.one_hot(target, logits.shape[1])  # (b,) -> (b, k)
+    return target.to(logits.dtype)

@@ -1,4 +1,4 @@
-"""Losses on embeddings and labels: every batch gives all of its pairs or triplets."""
+"""Metric-learning losses on embeddings and labels, over all pairs or triplets of a batch."""
 
 import math
 from typing import Literal
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class ContrastiveLoss(nn.Module):
-    """Pulls a class together, pushes others ``margin`` apart (Hadsell et al. 2006, https://doi.org/10.1109/CVPR.2006.100).
+    """Contrastive loss (Hadsell et al. 2006, https://doi.org/10.1109/CVPR.2006.100).
 
-    Mean over all pairs of two different
-    samples: half the squared distance within a class, half of max(0, margin - distance) squared otherwise.
+    The mean over all pairs of different samples: half of the squared distance within a class, half of
+    max(0, margin - distance) squared between two classes.
 
     Args:
-        margin: distance from which two classes leave each other alone.
+        margin: distance beyond which two classes no longer repel each other.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -24,7 +24,7 @@ class ContrastiveLoss(nn.Module):
         self.margin = margin
 
     def forward(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """The loss.
+        """Return the loss.
 
         Args:
             embeddings: (b, d).
@@ -44,25 +44,25 @@ class ContrastiveLoss(nn.Module):
 
 
 class BatchTripletLoss(nn.Module):
-    """Triplet loss on the triplets found in a batch (Hermans et al. 2017, https://arxiv.org/abs/1703.07737).
+    """Triplet loss with mining in the batch (Hermans et al. 2017, https://arxiv.org/abs/1703.07737).
 
-    Every sample has to be nearer to its own class than to another. For an anchor a, p of its class and n of another:
-    max(0, |a - p| - |a - n| + margin).
+    For an anchor a, a positive p of its class and a negative n of another: max(0, |a - p| - |a - n| + margin).
 
     Args:
-        margin: by how much nearer.
-        mining: "hard" takes, for every anchor, the farthest p and the nearest n; "all" every triplet, which needs
-            memory for batch^3 numbers.
+        margin: by how much the positive has to be nearer than the negative.
+        mining: "hard" takes the farthest positive and the nearest negative of every anchor; "all" takes every triplet,
+            which needs memory for batch^3 numbers.
     """
 
     def __init__(self, margin: float = 1.0, mining: Literal["hard", "all"] = "hard") -> None:
         super().__init__()
         if mining not in ("hard", "all"):
             raise ValueError(f"BatchTripletLoss: mining is {mining!r}, but must be hard or all")
-        self.margin, self.mining = margin, mining
+        self.margin = margin
+        self.mining = mining
 
     def forward(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """The loss.
+        """Return the loss.
 
         Args:
             embeddings: (b, d).
@@ -77,19 +77,20 @@ class BatchTripletLoss(nn.Module):
         distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         if self.mining == "all":
             anchor, positive, negative = all_triplets(labels)
-            near, far = distance[anchor, positive], distance[anchor, negative]
+            near = distance[anchor, positive]
+            far = distance[anchor, negative]
         else:
             same, other = _same_class_masks(labels)
-            usable = same.any(1) & other.any(1)
+            usable = same.any(1) & other.any(1)  # anchors with a positive and a negative
             near = distance.masked_fill(~same, -math.inf).amax(1)[usable]
             far = distance.masked_fill(~other, math.inf).amin(1)[usable]
         return _mean_or_zero(F.relu(near - far + self.margin), embeddings)
 
 
 class RankingLoss(nn.Module):
-    """Ranks by cosine similarity: to every anchor its own class comes first, others later by a margin.
+    """Margin ranking loss on cosine similarities: positives rank above negatives by a margin.
 
-    ``torch.nn.MarginRankingLoss`` on all triplets of the batch, so memory is for batch^3 numbers.
+    ``torch.nn.MarginRankingLoss`` over all triplets of the batch, which needs memory for batch^3 numbers.
 
     Args:
         margin: in cosine similarity, in [0, 2].
@@ -100,10 +101,10 @@ class RankingLoss(nn.Module):
         self.margin = margin
 
     def forward(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """The loss.
+        """Return the loss.
 
         Args:
-            embeddings: (b, d), of any length.
+            embeddings: (b, d); they are normalized here.
             labels: (b) classes.
 
         Returns:
@@ -113,8 +114,10 @@ class RankingLoss(nn.Module):
         x = F.normalize(at_least_float32(embeddings), dim=1)
         similarity = x @ x.T
         anchor, positive, negative = all_triplets(labels)
-        first, later = similarity[anchor, positive], similarity[anchor, negative]
-        losses = F.margin_ranking_loss(first, later, torch.ones_like(first), self.margin, reduction="none")
+        to_positive = similarity[anchor, positive]
+        to_negative = similarity[anchor, negative]
+        higher_is_positive = torch.ones_like(to_positive)
+        losses = F.margin_ranking_loss(to_positive, to_negative, higher_is_positive, self.margin, reduction="none")
         return _mean_or_zero(losses, embeddings)
 
 
@@ -126,22 +129,28 @@ def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Distances are differences of near numbers: half precision has no digits left for them."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """Return half precision as float32: distances are differences of near numbers and need its digits."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.float()
+    return x
 
 
 def _same_class_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs are two samples of one class, and which are of two classes: (b, b) each."""
-    equal = labels[:, None] == labels
-    return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
+    """Return which pairs are two samples of one class, and which are of two classes: ``(b, b)`` each."""
+    equal = labels[:, None] == labels  # (b, b)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return equal & ~itself, ~equal
 
 
 def all_triplets(labels: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
-    """Indices of anchors, of samples of their class, and of others, ``(n,)`` each: all triplets of a batch."""
+    """Return the indices ``(n,)`` of anchors, positives and negatives of all triplets of a batch."""
     same, other = _same_class_masks(labels)
-    return (same[:, :, None] & other[:, None, :]).nonzero(as_tuple=True)
+    triplets = same[:, :, None] & other[:, None, :]  # (anchor, positive, negative)
+    return triplets.nonzero(as_tuple=True)
 
 
 def _mean_or_zero(losses: Tensor, embeddings: Tensor) -> Tensor:
-    """The mean; of nothing a zero that can still be differentiated."""
-    return losses.mean() if losses.numel() else embeddings.sum() * 0
+    """Return the mean, or, of no losses, a zero that can be differentiated."""
+    if losses.numel() == 0:
+        return embeddings.sum() * 0
+    return losses.mean()
