@@ -24,7 +24,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PL_GLOBAL_SEED", "ZOO_RUN_DIR", "ZOO_RESUME", "ZOO_DEBUG", "ZOO_ALLOW_IMPORT"):
+    for name in ("PL_GLOBAL_SEED", "ZOO_RUN_DIR", "ZOO_DEBUG", "ZOO_ALLOW_IMPORT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def zoo(here: Path, capfd: pytest.CaptureFixture):
     """Run a command in this process, with callbacks of the test's own; return (exit code, stdout, stderr)."""
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     def run(*args: object, callbacks: Sequence[L.Callback] = ()) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import zoo.cli.lightning_cli  # noqa: F401  (what the fork is to have)
-from zoo.__main__ import main
+import zoo.cli.session  # noqa: F401  (what the fork is to have)
+from zoo.cli import main
 
 
 class Done(NamedTuple):

@@ -12,7 +12,7 @@ import yaml
 
 from tests.test_configs import SHORT, configs, fake_writer, teachers
 from zoo import models, tasks
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]

@@ -14,7 +14,7 @@ from tests import fake_data
 from tests.conftest import CONFIGS, ROOT
 from tests.prompt_files import save_tokenizer
 from tests.test_configs import of_ones_own
-from zoo.cli.commands.sample import load
+from zoo.cli.image_sampling import load_diffusion
 from zoo.diffusion import make_schedule
 from zoo.models import LatentDiffusion
 
@@ -119,7 +119,7 @@ def test_fine_tuning_of_stable_diffusion(zoo, pictures, weights):
     assert Image.open("cat/000.png").text.items() >= {"texts": "a photo of a cat", "guidance_scale": "3.0"}.items()
     assert "class" not in Image.open("cat/000.png").text
     assert not np.array_equal(pixels("cat/000.png"), pixels("bee/000.png"))
-    module = load(Path("r/checkpoints/last.ckpt"))
+    module = load_diffusion(Path("r/checkpoints/last.ckpt"))
     assert isinstance(module, LatentDiffusion)
     module.net.save_pretrained("unet")
     before, theirs = (UNet2DConditionModel.from_pretrained(path) for path in (weights / "unet", "unet"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from zoo.cli.commands.verify import KillAt, compare_runs, difference, in_a_process, resume
+from zoo.cli.resume_check import KillAt, compare_runs, difference, run_in_fork, verify_resume
 from zoo.runs import run_folder
 
 SHORT = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs"]
@@ -34,11 +34,11 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_four_kills_leave_no_trace(here, case):
-    assert resume(CASES[case], kills=4, seed=len(case)) is None
+    assert verify_resume(CASES[case], kills=4, seed=len(case)) is None
 
 
 def test_two_kills_leave_no_trace(here):
-    assert resume(CASES["dropout"], kills=2, seed=1) is None
+    assert verify_resume(CASES["dropout"], kills=2, seed=1) is None
 
 
 def test_a_step_that_is_not_reproducible_is_found(here):
@@ -50,7 +50,7 @@ def test_a_step_that_is_not_reproducible_is_found(here):
         "        noise = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int64) % 1000\n"
         "        return super().step(batch, stage) * (1 + noise[0] * 1e-3)\n"
     )
-    found = resume(["--model", "unsteady.Unsteady", "--data", "Quadrants", "--trainer.max_epochs", "2"], kills=1)
+    found = verify_resume(["--model", "unsteady.Unsteady", "--data", "Quadrants", "--trainer.max_epochs", "2"], kills=1)
     assert found is not None
     assert found.startswith("last.ckpt: state_dict.net")
 
@@ -74,7 +74,7 @@ def test_verify_command(zoo):
 
 
 def test_more_epochs_after_the_end_equal_a_longer_run(here):
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml"]
     assert main([*short, "--trainer.max_epochs", "2", "--run_dir", "a"]) == 0
@@ -84,7 +84,7 @@ def test_more_epochs_after_the_end_equal_a_longer_run(here):
 
 
 def test_more_steps_after_an_end_within_an_epoch_equal_a_longer_run(here):
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     short = ["fit", "-c", "configs/mlp_dropout_wine.yaml", "--trainer.max_epochs", "-1"]
     assert main([*short, "--trainer.max_steps", "6", "--run_dir", "a"]) == 0
@@ -98,7 +98,7 @@ def test_what_a_resume_changes_outlives_a_kill(zoo, here):
     assert zoo(*SHORT, 2, "--run_dir", "a")[0] == 0
     longer = ["fit", "--resume", "a", "--trainer.max_epochs", "6"]
     steps = torch.load(here / "a/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert in_a_process(longer, [KillAt(2 * steps)]) == -signal.SIGKILL
+    assert run_in_fork(longer, [KillAt(2 * steps)]) == -signal.SIGKILL
     assert zoo("fit", "--resume", "a")[0] == 0
     assert zoo(*SHORT, 6, "--run_dir", "b")[0] == 0
     assert compare_runs(here / "a", here / "b") is None

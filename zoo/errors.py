@@ -1,5 +1,5 @@
-"""Errors that a user is told of in one line."""
+"""Errors that the command line reports in one line."""
 
 
 class UserError(ValueError):
-    """A user's mistake: the command line prints it as one line and exits with code 2."""
+    """A mistake in the arguments, configs or files of a user: one line ``zoo: error: ...`` and exit code 2."""

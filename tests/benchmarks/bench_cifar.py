@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from zoo.cli.lightning_cli import main as zoo
+from zoo.cli import main as zoo
 from zoo.data import CIFAR10, ImageFolder
 from zoo.models import SmallCNN
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.data import PythonDocs
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "gpt_docs_fast.yaml"

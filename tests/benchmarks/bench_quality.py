@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, FrechetDistance
 from zoo.models import LatentDiffusion

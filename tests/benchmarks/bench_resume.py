@@ -26,7 +26,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from zoo.callbacks import BestAndLast, DeterministicSteps
-from zoo.cli.lightning_cli import main as zoo
+from zoo.cli import main as zoo
 from zoo.data.sampler import ResumableBatchSampler
 
 HOOKS = {

@@ -19,7 +19,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from zoo.cli.lightning_cli import main as zoo
+from zoo.cli import main as zoo
 from zoo.data import TextClassification
 from zoo.models import LSTM, VanillaRNN
 

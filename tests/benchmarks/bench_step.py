@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.cli.lightning_cli import main as zoo
+from zoo.cli import main as zoo
 from zoo.data import Digits, Quadrants
 from zoo.models import MLP, SmallCNN
 

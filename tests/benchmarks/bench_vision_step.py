@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.cli.lightning_cli import main as zoo
+from zoo.cli import main as zoo
 from zoo.data import BatchTensorDataset, DataModule
 from zoo.models import SmallCNN
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from tests.conftest import ROOT
 from zoo.callbacks import EMA, BestAndLast, GenerationMetrics
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, FrechetDistance
 from zoo.models import LatentDiffusion
@@ -167,7 +167,7 @@ def test_one_command_measures_a_checkpoint_on_two_processes_too(judge, model, zo
     ]
     code, out, err = zoo("test", "--ckpt_path", model, *options, "--generation_metrics.guidance_scale", "1.5")
     assert (code, err) == (0, "")
-    assert re.search(r"samples taken for 0: \d+, 1: \d+", out)
+    assert re.search(r"generated images by predicted class: 0: \d+, 1: \d+", out)
     assert {"test/frechet_distance", "test/recall", "test/sample_accuracy", "test/loss"} <= set(numbers(out))
     alone = zoo("validate", "--ckpt_path", model, *options)[1]
     two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests import fake_data
 from zoo.callbacks.whiten import WhitenFirstLayer, patch_moments
-from zoo.cli.commands.verify import resume
-from zoo.cli.lightning_cli import main
+from zoo.cli.resume_check import verify_resume
+from zoo.cli import main
 
 ARGS = ["fit", "--model", "AirbenchClassifier", "--model.channels", "[8,8,8]", "--model.optimizer", "SGD",
         "--model.lr", "0.1", "--data", "CIFAR10", "--data.augment", "[AlternatingFlip]",
@@ -119,7 +119,7 @@ def test_a_resumed_run_keeps_its_filters(tmp_path):
 
 def test_a_killed_run_leaves_no_trace(here):
     fake_data.cifar10(here / "data", train=300)
-    assert resume([*ARGS[1:], "--trainer.precision", "bf16-mixed", "--model.channels_last", "true",
+    assert verify_resume([*ARGS[1:], "--trainer.precision", "bf16-mixed", "--model.channels_last", "true",
                    "--ema.decay", "0.9"], kills=1, seed=3) is None  # fmt: skip
 
 

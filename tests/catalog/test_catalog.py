@@ -3,18 +3,15 @@
 import importlib
 import inspect
 import json
-import subprocess
-import sys
-import types
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
 
-import zoo.__main__ as front
-from zoo.catalog.components import COMMANDS, GROUPS, KINDS, TORCH, Catalog, did_you_mean, first_sentence, paper
+from zoo.catalog.components import GROUPS, KINDS, TORCH, Catalog, did_you_mean, first_sentence, paper
 from zoo.catalog.source import read_arguments
+from zoo.cli import main
 
 PRESENT = [group for group in GROUPS if find_spec(f"zoo.{group}")]
 REAL = Catalog()
@@ -264,31 +261,10 @@ def test_every_argument_of_the_command_line_is_documented(component):
     assert not undocumented
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["--version"], ["list"], ["list", "--json"], ["list", "optimizers"]])
-def test_answers_without_torch(args):
-    code = (
-        "import sys; from zoo.__main__ import main; code = main(sys.argv[1:]);"
-        "sys.exit(code or [m for m in ('torch', 'lightning', 'numpy', 'jsonargparse') if m in sys.modules] or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
-
-
-def test_help_names_every_command(capsys):
-    assert front.main([]) == 0
-    text = capsys.readouterr().out
-    assert front.main(["-h"]) == 0
-    assert capsys.readouterr().out == text
-    for name, line in COMMANDS.items():
-        assert f"  {name} " in text
-        assert line in text
-
-
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_the_table_fits_and_keeps_all_names(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
-    assert front.main(["list"]) == 0
+    assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if line.startswith("  ")) <= int(columns)
     shown = {line.split()[0] for line in lines if line.startswith("  ")}
@@ -297,33 +273,33 @@ def test_the_table_fits_and_keeps_all_names(columns, capsys, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_of_a_kind(kind, capsys):
-    assert front.main(["list", kind, "--json"]) == 0
+    assert main(["list", kind, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {c["kind"] for c in found} <= {KINDS[kind]}
     expected = REAL.configs if kind == "configs" else REAL.components(KINDS[kind])
     assert [c["name"] for c in found] == [c.name for c in expected]
-    assert front.main(["list", kind]) == 0
+    assert main(["list", kind]) == 0
     text = capsys.readouterr().out
     assert all(c["name"] in text for c in found)
 
 
 @pytest.mark.parametrize("name", [c.name for c in REAL.components()] + ["AdamW", "OneCycleLR"])
 def test_show(name, capsys):
-    assert front.main(["show", name]) == 0
+    assert main(["show", name]) == 0
     text = capsys.readouterr().out
-    assert front.main(["show", name, "--json"]) == 0
+    assert main(["show", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert f"from {found['module']} import {name}" in text
     assert all(f"\n  {p['name']}" in text for p in found["parameters"])
 
 
 def test_a_callback_with_an_option_of_its_own_is_shown_by_it(capsys):
-    from zoo.cli.lightning_cli import SLOTS
+    from zoo.cli.slots import SLOTS
 
     own = {kind.__name__: slot for slot, (kind, _) in SLOTS.items()}
     assert REAL.slots == {"BestAndLast": "checkpoint", **own}
     for name, option in (("EMA", "--ema '{}'"), ("MisclassifiedImages", "--trainer.callbacks+=MisclassifiedImages")):
-        assert front.main(["show", name]) == 0
+        assert main(["show", name]) == 0
         assert option in capsys.readouterr().out
     assert "configs/transfer_plain_head_digits.yaml" in REAL.find("FineTuning").configs, "by the slot alone"
 
@@ -336,70 +312,13 @@ def test_types_and_owners_are_names_that_a_user_can_look_up(toy):
     assert parameters(REAL, "WarmupCosine")["warmup"]["from"] == "WarmupCosine"
 
 
-def test_a_table_breaks_lines_between_words_and_leaves_out_empty_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "36")
-    rows = [("Name", "a long line of short words", "", "unbroken_word"), ("B", "", "", "x")]
-    assert front.table(("n", "text", "none", "last"), rows, indent=1).splitlines() == [
-        " n     text            last",
-        " Name  a long line of  unbroken_word",
-        "       short words",
-        " B                     x",
-    ]
-
-
 def test_show_prints_a_config(capsys, monkeypatch, tmp_path):
     (tmp_path / "configs").mkdir()
     text = "# Mine: 100 %.\nmodel: MLPClassifier\n"
     (tmp_path / "configs" / "mine.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "configs/mine.yaml"):
-        assert front.main(["show", name]) == 0
+        assert main(["show", name]) == 0
         assert capsys.readouterr().out == text
-    assert front.main(["list", "configs", "--json"]) == 0
+    assert main(["list", "configs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["summary"] == "Mine: 100 %."
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["fitt"], "unknown command 'fitt'; did you mean fit?"),
-        (["qqqq"], "unknown command 'qqqq'; see `zoo --help`"),
-        (["--versoin"], "unknown option '--versoin' before the command; did you mean --version?"),
-        (["list", "optimisers"], "unknown kind 'optimisers'; did you mean optimizers?"),
-        (["list", "--jsn"], "unrecognized arguments: --jsn"),
-        (["show", "adamw"], "there is no 'adamw'; did you mean AdamW?"),
-        (["show", "Adamm"], "there is no 'Adamm'; did you mean Adam or RAdam or NAdam?"),
-        (["show"], "zoo show needs a name; `zoo list` lists them"),
-    ],
-)
-def test_a_users_mistake_is_one_line(args, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        front.main(args)
-    assert stop.value.code == 2
-    assert capsys.readouterr() == ("", f"zoo: error: {message}\n")
-
-
-def test_other_commands_go_to_the_cli_with_their_arguments_and_exit_code(monkeypatch):
-    seen = []
-    monkeypatch.setitem(
-        sys.modules, "zoo.cli.lightning_cli", types.SimpleNamespace(main=lambda args: seen.append(args) or 3)
-    )
-    assert front.main(["fit", "-c", "a.yaml"]) == 3
-    assert seen == [["fit", "-c", "a.yaml"]]
-
-
-def test_interrupt_is_quiet(monkeypatch, capsys):
-    def interrupt(args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(front, "dispatch", interrupt)
-    assert front.main(["fit"]) == 130
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_reader_that_leaves_is_no_error():
-    command = [sys.executable, "-m", "zoo", "list", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 141

@@ -18,7 +18,7 @@ from tests.processes import Done, Fork
 from zoo.data import Digits
 from zoo.models import MLPClassifier
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Without its schedule, which would be another one for another number of epochs.
 DIGITS = ["fit", "-c", "configs/mlp_digits.yaml", "--model.lr_scheduler", "null"]
 # 20 steps an epoch; rows of the log at steps 5, 10, ...
@@ -304,9 +304,12 @@ def trained(zoo) -> Path:
 
 def built(*args: object):
     """What the command line makes of its arguments; the trainer does nothing."""
+    from zoo.cli.commands import load_command
     from zoo.cli.lightning_cli import ZooCLI
+    from zoo.cli.set_up import set_up
 
-    return ZooCLI([*map(str, args), "--trainer.limit_test_batches", "0"])
+    set_up()
+    return ZooCLI(load_command(args[0]), [str(arg) for arg in args[1:]])
 
 
 def test_a_checkpoint_alone_is_enough(zoo, trained):
@@ -476,7 +479,7 @@ def test_ctrl_c_and_resume_equal_a_run_without_interruption(whole, here):
     assert done.code == 130
     assert load(checkpoints() / "last.ckpt")["global_step"] == 20 + 7
     stopped, _, command = done.err.splitlines()[-1].partition(": ")
-    assert stopped == "stopped; to go on"
+    assert stopped == "stopped; to resume"
     done = Fork(*shlex.split(command)[1:], "--trainer.callbacks", "null", folder=here).wait()
     assert (done.code, done.err) == (0, "")
     assert_same_training(checkpoints() / "last.ckpt", whole / "checkpoints/last.ckpt")
@@ -556,7 +559,7 @@ def test_wandb_without_a_key_stays_offline_and_says_so_once(here):
 
     done = Fork(*DIGITS, "--logger", "wandb", "--trainer.max_steps", 1, folder=here, before=bare).wait()
     assert done.code == 0, done.err
-    assert done.err == "wandb: no API key, so the run is kept offline; `wandb sync` sends it later\n"
+    assert done.err == "zoo: wandb: no API key, so the run is logged offline; `wandb sync` uploads it later\n"
     assert list((here / "runs/mlp_digits/1/wandb").glob("offline-run-*"))
 
 
@@ -565,7 +568,7 @@ def test_wandb_without_a_key_stays_offline_and_says_so_once(here):
 
 def test_help_imports_nothing_heavy(here):
     code = (
-        "import sys; from zoo.__main__ import main\n"
+        "import sys; from zoo.cli import main\n"
         "try: code = main(['fit', '--help'])\n"
         "except SystemExit as stop: code = stop.code\n"
         "heavy = [m for m in ('wandb', 'transformers', 'diffusers', 'matplotlib') if m in sys.modules]\n"

@@ -99,7 +99,7 @@ TABLE = {
         "fit --model MLPClassifier --data Tabular --data.path table.csv", ["'path'", "did you mean file?"]
     ),
     "flag of nobody": Mistake(f"{DIGITS} --model.zebra 3", ["it takes hidden, activation, norm,", ", lr, ..."]),
-    "switch": Mistake(f"{DIGITS} --ema true", ["got true", "--ema '{}' is on"]),
+    "switch": Mistake(f"{DIGITS} --ema true", ["got true", "--ema '{}' turns it on"]),
     "callback in no list": Mistake(f"{DIGITS} --trainer.callbacks EmbeddingPlo", ["did you mean EmbeddingPlot?"]),
     "logger's folder": Mistake(f"{DIGITS} --trainer.logger TensorBoardLogger", ["--logger tensorboard"]),
     "strategy": Mistake(f"{DIGITS} --trainer.strategy dpp", ["'dpp'", "did you mean ddp?", "there is auto, ddp, "]),
@@ -115,7 +115,7 @@ TABLE = {
     "dropout above 1": Mistake(f"{DIGITS} --model.dropout 1.5", ["dropout", "between 0 and 1", "1.5"]),
     "negative width": Mistake(f"{DIGITS} --model.hidden [-4]", ["widths start at 1", "hidden=[-4]"]),
     "negative size": Mistake(
-        "fit -c configs/small_cnn_digits.yaml --model.stages [[-8]]", ["width or size", "-8", "start at 1"]
+        "fit -c configs/small_cnn_digits.yaml --model.stages [[-8]]", ["width or size", "-8", "at least 1"]
     ),
     "negative seed": Mistake(f"{DIGITS} --seed_everything -5", ["--seed_everything is -5", "from 0 to 4294967295"]),
     "no samples to validate": Mistake(f"{DIGITS} --data.val_split 0", ["val_split is 0.0", "above 0"]),
@@ -125,7 +125,7 @@ TABLE = {
     "no batches for a step": Mistake(f"{DIGITS} --trainer.accumulate_grad_batches 0", ["is 0", "1 or more"]),
     "negative limit": Mistake(f"{DIGITS} --trainer.gradient_clip_val -1", ["gradient_clip_val is -1", "above 0"]),
     "callback twice": Mistake(
-        f"{DIGITS} --trainer.callbacks+=EMA --ema.decay 0.9", ["EMA stands both in --ema and in trainer.callbacks"]
+        f"{DIGITS} --trainer.callbacks+=EMA --ema.decay 0.9", ["EMA is both in --ema and in trainer.callbacks"]
     ),
     "batch of none": Mistake(f"{DIGITS} --data.batch_size 0", ["batch_size=0", "start at 1"]),
     "shares of a split": Mistake(f"{DIGITS} --data.val_split 0.9", ["shares", "add up to 1"]),
@@ -362,8 +362,8 @@ def test_ctrl_c_in_the_middle_of_an_epoch(place):
     assert done.code == 130, done.err
     assert "Traceback" not in done.err
     assert [line for line in done.err.splitlines() if line] == [
-        "Ctrl-C: finishing this step and saving a checkpoint; once more to stop at once",
-        "stopped; to go on: zoo fit --resume runs/mlp_digits/1",
+        "Ctrl-C: finishing this step and saving a checkpoint; press again to stop at once",
+        "stopped; to resume: zoo fit --resume runs/mlp_digits/1",
     ]
     folder = place / "runs" / "mlp_digits" / "1" / "checkpoints"
     saved = torch.load(folder / "last.ckpt", weights_only=True)

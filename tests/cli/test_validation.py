@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Timer
 
 from zoo.callbacks import EMA, BestAndLast, EarlyStopping, FineTuning, NaNGuard
 from zoo.callbacks.phases import Phase
-from zoo.cli.validation import check_callbacks, check_trainer, untrained, warn_of_untrained
+from zoo.cli.validation import check_callbacks, check_trainer, is_untrained, warn_of_untrained
 from zoo.errors import UserError
 
 SLOTS = {"ema": (EMA, ""), "early_stopping": (EarlyStopping, ""), "checkpoint": (BestAndLast, "")}
@@ -19,9 +19,9 @@ def model(path: str = "zoo.models.ResNetClassifier", **init) -> Namespace:
 def test_two_callbacks_of_one_class_may_differ():
     check_callbacks({"early_stopping": EarlyStopping("val/loss")}, [EarlyStopping("val/f1"), Timer(), Timer()], SLOTS)
     check_callbacks({"ema": EMA()}, [NaNGuard()], SLOTS)
-    with pytest.raises(UserError, match=r"EarlyStopping stands both in --early_stopping and in trainer\.callbacks"):
+    with pytest.raises(UserError, match=r"EarlyStopping is both in --early_stopping and in trainer\.callbacks"):
         check_callbacks({"early_stopping": EarlyStopping("val/loss")}, [EarlyStopping("val/loss")], SLOTS)
-    with pytest.raises(UserError, match=r"EMA stands twice in trainer\.callbacks"):
+    with pytest.raises(UserError, match=r"EMA is twice in trainer\.callbacks"):
         check_callbacks({"ema": None}, [EMA(), EMA(0.9)], SLOTS)
     with pytest.raises(UserError, match="both in --checkpoint and"):
         check_callbacks({}, [BestAndLast()], SLOTS)
@@ -33,11 +33,11 @@ def test_numbers_that_a_trainer_can_take():
 
 
 def test_what_may_have_been_trained():
-    assert untrained(model(weights=None))
-    assert untrained(model("zoo.tasks.Classifier", net=Namespace(class_path="torch.nn.Linear")))
-    assert not untrained(model(weights="letters.ckpt"))
-    assert not untrained(Namespace(ckpt_path="best.ckpt", **vars(model())))
-    assert not untrained(model("zoo.tasks.Classifier", net=Namespace(class_path="mine.Pretrained")))
+    assert is_untrained(model(weights=None))
+    assert is_untrained(model("zoo.tasks.Classifier", net=Namespace(class_path="torch.nn.Linear")))
+    assert not is_untrained(model(weights="letters.ckpt"))
+    assert not is_untrained(Namespace(ckpt_path="best.ckpt", **vars(model())))
+    assert not is_untrained(model("zoo.tasks.Classifier", net=Namespace(class_path="mine.Pretrained")))
 
 
 def test_a_warning_of_layers_that_know_nothing(recwarn):

@@ -335,7 +335,7 @@ def test_linear_forecast_is_ridge_regression_on_differences_from_the_last_value(
 
 def test_learns_and_beats_naive_forecasts(tmp_path, capfd):
     """Through the command line, on the series of a real file: a noisy season of 12 with a trend, in two series."""
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     generator, t = np.random.default_rng(0), np.arange(420)
     with open(tmp_path / "s.csv", "w", newline="") as file:

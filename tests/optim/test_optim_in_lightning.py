@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Muon
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.cli.lightning_cli import main
-from zoo.cli.parser import explain
+from zoo.cli import main
+from zoo.cli.error_messages import explain
 from zoo.models import MLPClassifier
 from zoo.optim import MultiOptimizer, ParamGroupRule, WarmupCosine, build_optimizer, fused_by_default
 

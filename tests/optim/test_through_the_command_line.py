@@ -6,7 +6,7 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 import zoo.optim
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.optim import MultiOptimizer
 
 IRIS = ["-c", "configs/mlp_iris.yaml"]

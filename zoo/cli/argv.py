@@ -1,58 +1,111 @@
-"""What the user typed, read before any parser does."""
+"""The arguments as typed, read before any parser: values of single options, and ``fit --resume``."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.runs import run_folder
 
-
-def options(argv: list[str], *names: str) -> list[str]:
-    """The values given for an option under any of its names, as ``--name value`` or ``--name=value``, in order."""
-    found = []
-    for i, arg in enumerate(argv):
-        name, joined, value = arg.partition("=")
-        if name in names:
-            found += [value] if joined else argv[i + 1 : i + 2]
-    return found
+RESUME = "--resume"
 
 
-def option(argv: list[str], *names: str) -> str | None:
-    """The first value given for an option under any of its names."""
-    return next(iter(options(argv, *names)), None)
+@dataclass(frozen=True)
+class Arguments:
+    """The options of a command.
 
-
-def expand_resume(argv: list[str]) -> list[str]:
-    """Turn ``fit --resume [RUN]`` into the run's own config, its last checkpoint and its folder.
-
-    Without RUN the first config names it: ``fit -c configs/x.yaml --resume`` is the newest run of x, with the config
-    that it has. Every other config given changes the run's own.
+    Args:
+        argv: the options to parse.
+        resumed: folder of the run that they continue; None for a new run.
     """
-    os.environ.pop("ZOO_RESUME", None)
-    at = next((i for i, a in enumerate(argv) if a == "--resume" or a.startswith("--resume=")), None)
-    if at is None or "fit" not in argv:
-        return argv
-    which, rest = None, argv[at + 1 :]
-    if "=" in argv[at]:
-        which = argv[at].partition("=")[2]
-    elif rest and not rest[0].startswith("-"):
-        which, rest = rest[0], rest[1:]
-    others = [a for a in argv[:at] if a != "fit"] + rest
-    changes = options(others, "-c", "--config")
-    named = Path(changes.pop(0)).stem if which is None and changes else None
-    # Processes that Lightning launches take the run of the first one: by now another may have the newest checkpoint.
-    run = run_folder.find(os.environ.get("ZOO_RUN_DIR") or which, named)
-    os.environ["ZOO_RESUME"] = str(run)
-    configs = [arg for path in (str(run / "config.yaml"), *changes) for arg in ("-c", path)]
-    others = without_option(others, "-c", "--config")
-    return ["fit", *configs, *others, "--ckpt_path", str(run_folder.newest_checkpoint(run))]
+
+    argv: list[str]
+    resumed: Path | None = None
 
 
-def without_option(argv: list[str], *names: str) -> list[str]:
-    kept, skip = [], False
+def options(argv: Sequence[str], *names: str) -> list[str]:
+    """Return all values of an option in order, given as ``--name value`` or ``--name=value``.
+
+    Args:
+        argv: the arguments.
+        names: names of the option, dashes included.
+    """
+    values = []
+    for i, arg in enumerate(argv):
+        name, equals, value = arg.partition("=")
+        if name not in names:
+            continue
+        if equals:
+            values.append(value)
+        else:
+            values.extend(argv[i + 1 : i + 2])
+    return values
+
+
+def option(argv: Sequence[str], *names: str) -> str | None:
+    """Return the first value of an option, or None if it is not there."""
+    values = options(argv, *names)
+    return values[0] if values else None
+
+
+def without_option(argv: Sequence[str], *names: str) -> list[str]:
+    """Return the arguments without an option and its values."""
+    kept = []
+    is_value = False
     for arg in argv:
-        if not skip and arg.partition("=")[0] not in names:
+        if is_value:
+            is_value = False
+            continue
+        name, equals, _ = arg.partition("=")
+        if name in names:
+            is_value = not equals
+        else:
             kept.append(arg)
-        skip = not skip and arg in names
     return kept
+
+
+def expand_resume(argv: list[str]) -> Arguments:
+    """Replace ``--resume [RUN]`` by the config of the run and its last checkpoint.
+
+    Without RUN the first config names the run: ``-c configs/x.yaml --resume`` continues the newest run of x with the
+    config that this run has. All other configs change the config of the run.
+
+    Args:
+        argv: the options of ``zoo fit``.
+    """
+    position = _position_of_resume(argv)
+    if position is None:
+        return Arguments(argv)
+    _, equals, value = argv[position].partition("=")
+    before = argv[:position]
+    after = argv[position + 1 :]
+    which = None
+    if equals:
+        which = value
+    elif after and not after[0].startswith("-"):
+        which = after[0]
+        after = after[1:]
+    others = before + after
+    changes = options(others, "-c", "--config")
+    config_name = None
+    if which is None and changes:
+        config_name = Path(changes[0]).stem
+        changes = changes[1:]
+    # Processes launched by Lightning continue the run of the first one, as another run may be the newest by now.
+    run = run_folder.find(os.environ.get("ZOO_RUN_DIR") or which, config_name)
+    run_folder.upgrade_saved_config(run)
+    expanded = []
+    for config in (str(run / "config.yaml"), *changes):
+        expanded += ["-c", config]
+    expanded += without_option(others, "-c", "--config")
+    expanded += ["--ckpt_path", str(run_folder.newest_checkpoint(run))]
+    return Arguments(expanded, resumed=run)
+
+
+def _position_of_resume(argv: Sequence[str]) -> int | None:
+    for i, arg in enumerate(argv):
+        if arg == RESUME or arg.startswith(f"{RESUME}="):
+            return i
+    return None

@@ -1,88 +1,42 @@
-"""The parser of the command line: what may be imported, and errors of one line."""
+"""The parser of models, data and trainers: which class paths it imports, and errors of one line."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import _typehints, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from zoo.cli.error_messages import ALLOWED, near_config, one_line
+from zoo._lightning import set_name_resolver, subclass_paths, untested
+from zoo.checkpoints.checkpoint import PACKAGES
+from zoo.cli.error_messages import ALLOWED, one_line
+from zoo.cli.suggestions import near_config
+from zoo.distributed import is_main_process
 from zoo.errors import UserError
 
-# Within the allowed packages: what fetches or builds code.
-DENIED = ("*", "torch.hub", "torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.load", "torch.package")
-
-
-# Whose class a short name means where several packages have one of that name.
+# Parts of the allowed packages that download or build code.
+DENIED = (
+    "*",
+    "torch.hub",
+    "torch.utils.cpp_extension",
+    "torch.utils.model_zoo",
+    "torch.load",
+    "torch.package",
+)
+# A short name that several packages have means the class of the first of these.
 PREFERRED = ("zoo", "torch", "torchvision", "torchmetrics", "lightning")
 
 
-def _resolve(cls: Any, name: str) -> str:
-    """What a short name stands for: the same class whatever else the process has imported."""
-    try:
-        return _resolve_or_refuse(cls, name)
-    except ValueError:
-        bases = cls if isinstance(cls, tuple) else (cls,)
-        paths = [path for base in bases for path in _typehints.get_all_subclass_paths(base)]
-        named = sorted({path for path in paths if path.rpartition(".")[2] == name})
-        for package in PREFERRED:
-            if len(own := [path for path in named if path.partition(".")[0] == package]) == 1:
-                return own[0]
-        raise
-
-
-# Private, as jsonargparse refuses such a name and leaves nobody the choice.
-_resolve_or_refuse, _typehints.resolve_class_path_by_name = _typehints.resolve_class_path_by_name, _resolve
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    try:
-        return torch.as_tensor(yaml.safe_load(value) if isinstance(value, str) else value, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError, yaml.YAMLError):
-        raise ValueError(f"expected a number or a list of numbers, got {value!r}") from None
-
-
-register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=_tensor)  # class weights of torch's losses
-
-
-def allow_imports(extra: Iterable[str] = ()) -> None:
-    """Limit what a class path may name: zoo, the frameworks, and the modules of the working directory."""
-    here = Path.cwd()
-    if str(here) not in sys.path:
-        sys.path.append(str(here))  # last: a file here must not hide an installed package
-    own = [p.stem for p in here.glob("*.py")] + [p.parent.name for p in here.glob("*/*.py")]
-    own = [name for name in dict.fromkeys(own) if name.isidentifier() and _is_here(name, here)]
-    given = [name for name in (*extra, *os.environ.get("ZOO_ALLOW_IMPORT", "").split(",")) if name]
-    for name in given:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise UserError(f"--allow-import takes a package name such as my_package, got {name!r}")
-    set_parsing_settings(
-        import_path_denylist=list(DENIED),
-        import_path_allowlist=[*ALLOWED, *own, *given],
-        instantiate_subclass_spec_in_any=False,
-    )
-
-
-def _is_here(name: str, here: Path) -> bool:
-    if name in sys.stdlib_module_names:
-        return False
-    spec = PathFinder.find_spec(name, [p for p in sys.path if p])
-    places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
-    return any(place and Path(place).resolve().is_relative_to(here.resolve()) for place in places)
-
-
 class ZooParser(LightningArgumentParser):
-    """Lightning's parser without abbreviations, and with errors of one line that name the nearest allowed value."""
+    """Lightning's parser without abbreviations, and with errors of one line that suggest the nearest allowed value."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
@@ -97,13 +51,114 @@ class ZooParser(LightningArgumentParser):
         raise UserError(one_line(str(message), self))
 
 
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def read_tensor(value: Any) -> torch.Tensor:
+    """Return a float32 tensor of a number or a list of numbers, such as the class weights of torch's losses."""
+    try:
+        if isinstance(value, str):
+            value = yaml.safe_load(value)
+        return torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, yaml.YAMLError):
+        raise ValueError(f"expected a number or a list of numbers, got {value!r}") from None
+
+
+register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=read_tensor)
+
+
+# Class paths ----------------------------------------------------------------------------------------------------------
+
+
+def allow_imports(extra: Iterable[str] = ()) -> None:
+    """Allow class paths of zoo, the frameworks and the modules of the working directory, and of no other package.
+
+    Args:
+        extra: further packages; those in the environment variable ``ZOO_ALLOW_IMPORT`` are added.
+    """
+    here = Path.cwd()
+    if str(here) not in sys.path:
+        sys.path.append(str(here))  # last: a file here must not hide an installed package
+    allowed = list(ALLOWED)
+    allowed += own_modules(here)
+    for name in (*extra, *os.environ.get("ZOO_ALLOW_IMPORT", "").split(",")):
+        if not name:
+            continue
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"--allow-import takes a package name such as my_package, got {name!r}")
+        allowed.append(name)
+    PACKAGES.update(name.partition(".")[0] for name in allowed)
+    resolve_short_names()
+    set_parsing_settings(
+        import_path_denylist=list(DENIED),
+        import_path_allowlist=allowed,
+        instantiate_subclass_spec_in_any=False,
+    )
+
+
+def own_modules(folder: Path) -> list[str]:
+    """Return the names of modules and packages in a folder that Python would import from there."""
+    names = [path.stem for path in folder.glob("*.py")]
+    names += [path.parent.name for path in folder.glob("*/*.py")]
+    found = []
+    for name in dict.fromkeys(names):
+        if name.isidentifier() and is_imported_from(name, folder):
+            found.append(name)
+    return found
+
+
+def is_imported_from(name: str, folder: Path) -> bool:
+    """Return whether Python would import a module from a folder."""
+    if name in sys.stdlib_module_names:
+        return False
+    spec = PathFinder.find_spec(name, [path for path in sys.path if path])
+    if spec is None:
+        return False
+    places = [spec.origin, *(spec.submodule_search_locations or [])]
+    return any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places if place)
+
+
+def resolve_short_names() -> None:
+    """Make a short name that several packages have mean the class of the first of ``PREFERRED``, or print why not."""
+    reason = untested("jsonargparse")
+    if reason is None and not set_name_resolver(resolve_short_name):
+        reason = "this jsonargparse has no resolver of class names to replace"
+    if reason is not None and is_main_process():
+        print(f"zoo: {reason}: a class name that several packages have needs its full path", file=sys.stderr)
+
+
+def resolve_short_name(original: Callable[[Any, str], str], cls: Any, name: str) -> str:
+    """Return the class path of a short name, the same whatever else the process has imported.
+
+    Args:
+        original: jsonargparse's resolver, which refuses a name that several classes have.
+        cls: the base class, or a tuple of them.
+        name: the short name.
+    """
+    try:
+        return original(cls, name)
+    except ValueError:
+        bases = cls if isinstance(cls, tuple) else (cls,)
+        candidates = set()
+        for base in bases:
+            candidates.update(path for path in subclass_paths(base) if path.rpartition(".")[2] == name)
+        for package in PREFERRED:
+            of_package = [path for path in candidates if path.partition(".")[0] == package]
+            if len(of_package) == 1:
+                return of_package[0]
+        raise
+
+
+# Configs --------------------------------------------------------------------------------------------------------------
+
+
 def check_config(path: str) -> None:
-    """Refuse a config that is absent or not YAML, naming the file and the line."""
+    """Raise an error for a config that is absent or not YAML, with the file and the line."""
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{path} is a folder, not a config")
     if not file.is_file():
-        raise UserError(f"no config {path}{near_config(path) or '; `zoo list configs` tells what there is'}")
+        raise UserError(f"no config {path}{near_config(path) or '; `zoo list configs` lists the configs'}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -116,28 +171,4 @@ def check_config(path: str) -> None:
     if content is None:
         raise UserError(f"{path} is empty")
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a config: it holds {type(content).__name__}, not keys with values")
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for a mistake of the user; None for what may be a bug, which deserves its traceback."""
-    chain, seen = error, []
-    while chain is not None:
-        seen.append(chain)
-        chain = chain.__cause__ or chain.__context__
-    for known in seen:
-        if isinstance(known, UserError):
-            return str(known)
-    if isinstance(error, (ValueError, MisconfigurationException, yaml.YAMLError)):
-        return one_line(str(error))
-    if isinstance(error, OSError):
-        return f"{error.filename or ''}: {error.strerror or one_line(str(error))}".lstrip(": ")
-    if "does not support dense gradients" in str(error):
-        return "SparseAdam takes sparse gradients only, as of nn.Embedding(sparse=True): give --model.optimizer Adam"
-    full = "out of memory", "can't allocate memory"  # what CUDA says, and what a CPU's allocator does
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in full):
-        return (
-            "out of memory: try a smaller --data.batch_size with --trainer.accumulate_grad_batches to match, "
-            "or --trainer.precision bf16-mixed"
-        )
-    return None
+        raise UserError(f"{path} is not a config: it holds a {type(content).__name__}, not keys with values")

@@ -1,10 +1,10 @@
-"""Short tables at the end of a command."""
+"""What commands print at their end: metrics, files, and the next command."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,82 +13,103 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.callbacks import BestAndLast, GenerationMetrics
 from zoo.cli.argv import options
+from zoo.cli.tables import confusion_table, key_value_table
 
-
-def table(rows: Iterable[tuple[str, Any]]) -> str:
-    """Two aligned columns."""
-    rows = [(name, f"{v:.4f}" if isinstance(v, float) else str(v)) for name, v in rows]
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+# Confusion matrices of more classes do not fit a terminal.
+MAX_CLASSES = 20
 
 
 @rank_zero_only
 def print_end_of_fit(trainer: L.Trainer, folder: Path | None, checkpoints: BestAndLast, seconds: float) -> None:
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))}
-    rows: list[tuple[str, Any]] = sorted(metrics.items())
+    """Print the last metrics, the best one, the files and the command that tests the model.
+
+    Args:
+        trainer: after the fit.
+        folder: of the run; None if it writes nothing.
+        checkpoints: the callback that kept the checkpoints.
+        seconds: duration of the training.
+    """
+    rows: list[tuple[str, Any]] = []
+    for name, value in sorted(trainer.callback_metrics.items()):
+        # Lightning adds copies under these suffixes.
+        if not name.endswith(("_step", "_epoch")):
+            rows.append((name, float(value)))
     if checkpoints.best is not None:
         rows.append((f"best {checkpoints.monitor}", checkpoints.best))
     rows.append(("time", f"{seconds:.1f} s"))
     if folder is not None:
-        best = checkpoints.best_path or folder / "checkpoints" / "last.ckpt"
-        rows += [("checkpoint", relative(best)), ("run", relative(folder))]
-        rows.append(("next", f"zoo test --ckpt_path {relative(best)}"))
-    print(table(rows))
+        best = relative(checkpoints.best_path or folder / "checkpoints" / "last.ckpt")
+        rows.append(("checkpoint", best))
+        rows.append(("run", relative(folder)))
+        rows.append(("next", f"zoo test --ckpt_path {best}"))
+    print(key_value_table(rows))
 
 
 @rank_zero_only
 def print_trained_already(trainer: L.Trainer, command: str) -> None:
-    """What a resume says that finds nothing to do: which limit was reached, and how to go on.
+    """Print that a resumed run has nothing left to do, which limit it has reached, and how to train longer.
 
     Args:
-        command: that resumes the run.
+        trainer: after the fit.
+        command: the command that resumes the run.
     """
-    epochs, steps = trainer.current_epoch, trainer.global_step
-    limits = {"max_epochs": (trainer.max_epochs or -1, epochs), "max_steps": (trainer.max_steps, steps)}
-    reached = [name for name, (limit, done) in limits.items() if 0 < limit <= done] or ["max_time"]
-    more = " ".join(f"--trainer.{name} N" for name in reached)
-    print(f"trained already ({epochs} epochs, {steps} steps), nothing to do; to go on: {command} {more}")
+    epochs = trainer.current_epoch
+    steps = trainer.global_step
+    reached = []
+    if trainer.max_epochs is not None and 0 < trainer.max_epochs <= epochs:
+        reached.append("max_epochs")
+    if 0 < trainer.max_steps <= steps:
+        reached.append("max_steps")
+    if not reached:
+        reached.append("max_time")
+    longer = " ".join(f"--trainer.{name} N" for name in reached)
+    print(f"trained already ({epochs} epochs, {steps} steps), nothing to do; to train longer: {command} {longer}")
 
 
-def resume_command(folder: Path, typed: Sequence[str]) -> str:
-    """How to resume a run, with the packages that it was allowed to import."""
-    allowed = [arg for name in options(list(typed), "--allow-import") for arg in ("--allow-import", name)]
-    return shlex.join(["zoo", "fit", "--resume", relative(folder), *allowed])
+def resume_command(folder: Path, argv: Sequence[str]) -> str:
+    """Return the command that resumes a run, with the packages that it was allowed to import.
+
+    Args:
+        folder: of the run.
+        argv: the command that began the run, as typed.
+    """
+    command = ["zoo", "fit", "--resume", relative(folder)]
+    for package in options(argv, "--allow-import"):
+        command += ["--allow-import", package]
+    return shlex.join(command)
 
 
 @rank_zero_only
 def print_metrics(results: list[Mapping[str, float]], model: Any) -> None:
+    """Print the metrics of an evaluation, and the confusion matrix and the table of a model that has them."""
     for metrics in results:
-        print(table((k, float(v)) for k, v in metrics.items()))
+        print(key_value_table((name, float(value)) for name, value in metrics.items()))
     matrix = getattr(model, "confusion_matrix", None)
-    if matrix is not None and len(matrix) <= 20:
-        print(confusion(matrix.tolist(), model.class_names))
-    if (beside := getattr(model, "test_table", None)) is not None:
-        print(beside)
+    if matrix is not None and len(matrix) <= MAX_CLASSES:
+        print(confusion_table(matrix.tolist(), model.class_names))
+    table = getattr(model, "test_table", None)
+    if table is not None:
+        print(table)
 
 
 @rank_zero_only
-def print_samples(trainer: L.Trainer) -> None:
-    """For which classes the samples of a model were taken, where they were measured."""
+def print_samples_per_class(trainer: L.Trainer) -> None:
+    """Print how many generated images a classifier assigned to each class, where this was measured."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GenerationMetrics) and callback.confusion is not None and len(callback.confusion) <= 20:
-            seen = zip(callback.class_names, callback.confusion.sum(0).tolist(), strict=True)
-            print(f"  samples taken for {', '.join(f'{name}: {n}' for name, n in seen)}")
-
-
-def confusion(counts: list[list[int]], names: list[str]) -> str:
-    """A confusion matrix as text: a row a true class, a column a predicted one."""
-    width = max([len(str(c)) for row in counts for c in row] + [min(8, max(len(n) for n in names))]) + 1
-    side = max(len(n) for n in [*names, "true"])
-    head = "  " + "true".ljust(side) + "".join(n[: width - 1].rjust(width) for n in names) + "  (predicted)"
-    return "\n".join(
-        [head, *(f"  {n:<{side}}" + "".join(f"{c:>{width}}" for c in r) for n, r in zip(names, counts, strict=True))]
-    )
+        if not isinstance(callback, GenerationMetrics):
+            continue
+        confusion = callback.confusion
+        if confusion is None or len(confusion) > MAX_CLASSES:
+            continue
+        predicted = confusion.sum(0).tolist()
+        counts = [f"{name}: {n}" for name, n in zip(callback.class_names, predicted, strict=True)]
+        print(f"  generated images by predicted class: {', '.join(counts)}")
 
 
 def relative(path: Path) -> str:
-    """A path as one would type it here."""
+    """Return a path relative to the working directory if it lies in it, else as it is."""
     try:
-        return os.path.relpath(path) if not os.path.relpath(path).startswith("..") else str(path)
-    except ValueError:
+        short = os.path.relpath(path)
+    except ValueError:  # on another drive
         return str(path)
+    return str(path) if short.startswith("..") else short

@@ -1,88 +1,147 @@
-"""What no option says by itself: values and combinations that make no sense, told before a run begins."""
+"""Checks before a run begins: values and combinations of options that no single option can refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo.callbacks import BestAndLast, FineTuning
+from zoo.cli.suggestions import nearest
 from zoo.errors import UserError
 
 Slots = Mapping[str, tuple[Any, str]]
+MAX_SEED = 2**32 - 1  # of numpy
 
 
-def check(command: str, own: Namespace, built: Any, slots: Slots) -> None:
-    """Refuse what cannot be meant, and warn of what is rarely meant.
+def check_required(command: str, config: Namespace) -> None:
+    """Raise an error for a model that is missing, or a seed out of range, before anything is built."""
+    if config.get("model") is None:
+        checkpoint = "--ckpt_path FILE, " if "ckpt_path" in config and command != "fit" else ""
+        raise UserError(
+            f"{command} needs a model: give {checkpoint}--model NAME, or a config with -c FILE; "
+            "`zoo list models` lists the models"
+        )
+    seed = config.seed_everything
+    if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
+        raise UserError(f"--seed_everything is {seed}: a seed is a whole number from 0 to {MAX_SEED}")
+
+
+def check(command: str, config: Namespace, built: Any, slots: Slots) -> None:
+    """Raise an error for options that cannot work, and warn about those that rarely make sense.
 
     Args:
-        command: name of the subcommand.
-        own: its options as given.
-        built: its options, with objects in place of classes.
-        slots: options that take a callback: its class, and a text.
+        command: name of the command.
+        config: the parsed options.
+        built: the same, with objects in place of classes and arguments.
+        slots: options that take a callback: the class, and a help text.
     """
-    check_trainer(own.trainer)
-    if command == "predict" and untrained(own):
-        weights = " or --model.weights" if "weights" in own.model.get("init_args", {}) else ""
+    check_trainer(config.trainer)
+    if command == "predict" and is_untrained(config):
+        weights = " or --model.weights" if "weights" in config.model.get("init_args", {}) else ""
         raise UserError(f"predict needs a trained model: give --ckpt_path FILE{weights}")
-    if command == "fit":
-        listed = built["trainer"].get("callbacks") or []
-        listed = listed if isinstance(listed, list) else [listed]
-        check_callbacks(built, listed, {**slots, "checkpoint": (BestAndLast, "")})
-        warn_of_untrained(own, [built.get("fine_tuning"), *listed])
+    if command != "fit":
+        return
+    listed = built["trainer"].get("callbacks") or []
+    if not isinstance(listed, list):
+        listed = [listed]
+    check_callbacks(built, listed, {**slots, "checkpoint": (BestAndLast, "")})
+    warn_of_untrained(config, [built.get("fine_tuning"), *listed])
 
 
 def check_trainer(options: Namespace) -> None:
-    """Refuse numbers that Lightning takes, and divides by or ignores."""
-    every, clip = options.get("accumulate_grad_batches", 1), options.get("gradient_clip_val")
+    """Raise an error for numbers that Lightning accepts, but divides by or ignores."""
+    every = options.get("accumulate_grad_batches", 1)
     if every < 1:
-        raise UserError(f"--trainer.accumulate_grad_batches is {every}: batches for one step, 1 or more")
+        raise UserError(
+            f"--trainer.accumulate_grad_batches is {every}: number of batches per optimizer step, 1 or more"
+        )
+    strategy = options.get("strategy", "auto")
+    if isinstance(strategy, str):
+        check_strategy(strategy)
+    clip = options.get("gradient_clip_val")
     if clip is not None and clip < 0:
         raise UserError(f"--trainer.gradient_clip_val is {clip}: a limit above 0, or null for none")
 
 
-def check_callbacks(built: Any, listed: list[L.Callback], slots: Slots) -> None:
-    """Refuse a callback twice; two that differ in their state's key, as by what they monitor, may stay."""
+def check_strategy(name: str) -> None:
+    """Raise an error for a strategy that Lightning does not have."""
+    names = StrategyRegistry.available_strategies()
+    if name == "auto" or name in names:
+        return
+    main = []  # without variants such as ddp_spawn
+    for candidate in names:
+        if not any(candidate.startswith(f"{other}_") for other in names):
+            main.append(candidate)
+    raise UserError(f"--trainer.strategy: no {name!r}{nearest(name, names)}; there is auto, {', '.join(main)}")
+
+
+def check_callbacks(built: Any, listed: Sequence[L.Callback], slots: Slots) -> None:
+    """Raise an error for a callback that is there twice.
+
+    Two callbacks of a class may stay if their state keys differ, such as by the metric that they monitor.
+
+    Args:
+        built: callbacks by option.
+        listed: callbacks of ``trainer.callbacks``.
+        slots: options that take a callback.
+    """
     for slot, (kind, _) in slots.items():
-        filled = built.get(slot) or (BestAndLast() if slot == "checkpoint" else None)  # every run has one
+        filled = built.get(slot)
+        if filled is None and slot == "checkpoint":
+            filled = BestAndLast()  # every run has one
         keys = [callback.state_key for callback in [filled, *listed] if isinstance(callback, kind)]
-        if len(set(keys)) < len(keys):
-            where = f"both in --{slot} and in trainer.callbacks" if filled else "twice in trainer.callbacks"
-            raise UserError(f"{kind.__name__} stands {where}: give it once, by --{slot}")
+        if len(set(keys)) == len(keys):
+            continue
+        where = "twice in trainer.callbacks"
+        if filled:
+            where = f"both in --{slot} and in trainer.callbacks"
+        raise UserError(f"{kind.__name__} is {where}: give it once, by --{slot}")
 
 
-def has_weights(own: Namespace) -> bool:
-    """Whether a model is given a checkpoint, or weights by an option of that name."""
-    return bool(own.get("ckpt_path")) or any(values(own.model, "weights"))
+def has_weights(config: Namespace) -> bool:
+    """Return whether a model gets a checkpoint, or weights by an option of that name."""
+    return bool(config.get("ckpt_path")) or any(values(config.model, "weights"))
 
 
-def untrained(own: Namespace) -> bool:
-    """Whether a model that is all zoo's and torch's, which load nothing by themselves, is given no weights."""
-    names = values(own.model, "class_path")
-    return not has_weights(own) and all(path.partition(".")[0] in ("zoo", "torch") for path in names)
+def is_untrained(config: Namespace) -> bool:
+    """Return whether a model gets no weights, and has only classes of zoo and torch, which load none by themselves."""
+    if has_weights(config):
+        return False
+    class_paths = values(config.model, "class_path")
+    return all(path.partition(".")[0] in ("zoo", "torch") for path in class_paths)
 
 
-def warn_of_untrained(own: Namespace, callbacks: list[L.Callback | None]) -> None:
-    """Tell of layers that never learnt anything, where others are to learn from them."""
-    init = own.model.get("init_args") or Namespace()
-    tuning = next((callback for callback in callbacks if isinstance(callback, FineTuning)), None)
-    frozen = tuning is not None and tuning.plan[0].train != "all"
-    if frozen and init.get("weights", "") is None and not own.get("ckpt_path"):
-        rank_zero_warn("the frozen layers are untrained: give --model.weights")
-    if init.get("teacher") and init.get("teacher_checkpoint", "") is None:
+def warn_of_untrained(config: Namespace, callbacks: Sequence[L.Callback | None]) -> None:
+    """Warn of frozen layers and of teachers that were never trained."""
+    arguments = config.model.get("init_args") or Namespace()
+    for callback in callbacks:
+        if not isinstance(callback, FineTuning):
+            continue
+        freezes = callback.plan[0].train != "all"
+        has_no_weights = arguments.get("weights", "") is None and not config.get("ckpt_path")
+        if freezes and has_no_weights:
+            rank_zero_warn("the frozen layers are untrained: give --model.weights")
+        break
+    if arguments.get("teacher") and arguments.get("teacher_checkpoint", "") is None:
         rank_zero_warn("the teacher is untrained: give --model.teacher_checkpoint")
 
 
 def values(node: Any, key: str) -> Iterator[Any]:
-    """All values of a key, however deep in mappings and lists."""
+    """Yield all values of a key, however deep in mappings and lists."""
     if isinstance(node, Namespace):
         node = vars(node)
     if isinstance(node, Mapping):
-        yield from (value for name, value in node.items() if name == key)
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from values(child, key)
+        if key in node:
+            yield node[key]
+        children = list(node.values())
+    elif isinstance(node, list):
+        children = node
+    else:
+        return
+    for child in children:
+        yield from values(child, key)

@@ -47,10 +47,10 @@ class Points(lightning.LightningDataModule):
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory) -> Path:
     """The checkpoint of a run whose averages are far behind its weights."""
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     folder = tmp_path_factory.mktemp("averaged") / "run"
-    config = Path(__file__).parent.parent / "configs" / "mlp_digits.yaml"
+    config = Path(__file__).parents[3] / "configs" / "mlp_digits.yaml"
     options = "--ema.decay 0.99 --ema.warmup false --trainer.max_epochs 2 --model.lr_scheduler null"
     assert main(["fit", "-c", str(config), *options.split(), "--run_dir", str(folder)]) == 0
     return folder / "checkpoints" / "last.ckpt"
@@ -59,10 +59,10 @@ def averaged(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     """The checkpoint of a run without averages."""
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     folder = tmp_path_factory.mktemp("plain") / "run"
-    config = Path(__file__).parent.parent / "configs" / "mlp_digits.yaml"
+    config = Path(__file__).parents[3] / "configs" / "mlp_digits.yaml"
     assert main(["fit", "-c", str(config), "--trainer.max_steps", "1", "--run_dir", str(folder)]) == 0
     return folder / "checkpoints" / "last.ckpt"
 
@@ -92,7 +92,7 @@ def test_lr_find_reports_the_rate_that_fit_takes(zoo, here):
     with open("lr_find.csv", newline="") as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file)]
     assert any(f"{r:.3g}" == rate for r in rates)
-    assert line == f"to take it, add: --model.lr {rate}"
+    assert line == f"to use it, add: --model.lr {rate}"
     options = shlex.split(line.partition(": ")[2])
     code, out, _ = zoo("fit", *DIGITS, *QUICK, "--trainer.max_steps", 1, "--run_dir", "with")
     assert code == 0
@@ -130,7 +130,7 @@ def table(lines: list[str]) -> list[dict[str, str]]:
 
 
 def test_plan_prints_the_groups_and_rates_of_the_real_run(zoo, here):
-    from zoo.cli.lightning_cli import main
+    from zoo.cli import main
 
     options = [*IRIS, "--trainer.max_epochs", "10", "--model.lr_scheduler", "WarmupCosine"]
     options += ["--model.lr_scheduler.warmup", "5"]
@@ -280,13 +280,14 @@ MISTAKES = {
     "export, nothing to write": ("export --ckpt_path PLAIN", ["--out"]),
     "export, unknown key": ("export --ckpt_path PLAIN --out x.safetensors --weight raw", ["--weight"]),
     "export, unknown weights": ("export --ckpt_path PLAIN --out x.safetensors --weights eme", ["'eme'", "'ema'"]),
-    "export, no averages": ("export --ckpt_path PLAIN --out x.safetensors --weights ema", ["holds no averages"]),
+    "export, no averages": ("export --ckpt_path PLAIN --out x.safetensors --weights ema", ["holds no EMA weights"]),
     "export, other format": ("export --ckpt_path PLAIN --out x.pt", ["x.pt", ".safetensors"]),
     "export, no folder": ("export --ckpt_path PLAIN --out there/x.safetensors", ["no folder 'there'"]),
     "export, a folder": ("export --ckpt_path configs --out x.safetensors", ["configs holds no state_dict"]),
-    "verify, nothing": ("verify", ["usage: zoo verify resume"]),
+    "verify, nothing": ("verify", ["verify: ", "required: what", "zoo verify --help"]),
+    "verify, no config": ("verify resume", ["nothing to train", "-c CONFIG"]),
     "verify, no kills": ("verify resume -c configs/mlp_iris.yaml --kills none", ["--kills", "none"]),
-    "test, no averages": ("test --ckpt_path PLAIN --weights ema", ["holds no averages"]),
+    "test, no averages": ("test --ckpt_path PLAIN --weights ema", ["holds no EMA weights"]),
     "validate, unknown weights": ("validate --ckpt_path PLAIN --weights best", ["weights", "auto, ema, raw", "'best'"]),
     "predict, missing checkpoint": ("predict --ckpt_path no.ckpt --weights raw --out x.csv", ["no checkpoint no.ckpt"]),
 }

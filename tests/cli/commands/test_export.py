@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import fake_data
+from zoo.cli import export_weights
 from zoo.cli.commands import export
 from zoo.models import (
     GPT,
@@ -145,7 +146,7 @@ def test_weights_and_dtype_are_chosen(zoo, here):
     path = checkpoint(module, here / "a.ckpt", ema_params=averages)
     for name, chosen, dtype in (("ema", averages, "bf16"), ("raw", module.state_dict(), "float16")):
         assert zoo("export", "--ckpt_path", path, "--out", name, "--weights", name, "--dtype", dtype)[0] == 0
-        kind = export.DTYPES[dtype]
+        kind = getattr(torch, export.DTYPES[dtype])
         found = load_file(here / name / "model.safetensors")
         assert torch.equal(found["transformer.ln_f.weight"], chosen["net.ln_f.weight"].to(kind))
         assert {v.dtype for v in found.values()} == {kind}
@@ -260,16 +261,16 @@ def test_mistakes_are_one_line_and_write_nothing(zoo, here, monkeypatch):
         "no checkpoint no.ckpt": "no.ckpt --out x",
         "modern.ckpt: Hugging Face's GPT-2 has no positions=rotary, norm=rmsnorm; --out FILE.safetensors":
             "modern.ckpt --out x",
-        "mlp.ckpt holds a MLPClassifier, which other libraries have no folder for (they have for": "mlp.ckpt --out x",
+        "mlp.ckpt holds a MLPClassifier, which has no folder format (there is one for": "mlp.ckpt --out x",
         "ViT): --out FILE.safetensors": "mlp.ckpt --out x",
         "a tokenizer of words has no tokenizer.json": "words.ckpt --out x",
-        "--out there is there already": "bert.ckpt --out there",
+        "--out there exists already": "bert.ckpt --out there",
         "--out a.bin must end in .safetensors, or name a folder": "bert.ckpt --out a.bin",
         "no folder 'nowhere'": "bert.ckpt --out nowhere/x",
-        "--max_shard_size is a number of bytes, or one with KB, MB or GB: got '5XB'":
+        "--max_shard_size is a number of bytes, or a number with KB, MB or GB: got '5XB'":
             "bert.ckpt --out x --max_shard_size 5XB",
         "invalid choice: 'int8'": "bert.ckpt --out x --dtype int8",
-        "holds no averages": "bert.ckpt --out x --weights ema",
+        "holds no EMA weights": "bert.ckpt --out x --weights ema",
     }.items():  # fmt: skip
         code, out, err = zoo("export", "--ckpt_path", *command.split())
         assert (code, out) == (2, ""), words
@@ -280,7 +281,7 @@ def test_mistakes_are_one_line_and_write_nothing(zoo, here, monkeypatch):
     assert os.listdir(here / "there") == ["notes.txt"]
     monkeypatch.chdir(here / "empty")
     code, _, err = zoo("export", "--ckpt_path", "../bert.ckpt", "--out", ".")
-    assert (code, err) == (2, "zoo: error: --out . is the folder you are in: name a new one\n")
+    assert (code, err) == (2, "zoo: error: --out . is the working directory: name a new folder\n")
 
 
 def test_a_failed_write_leaves_nothing(zoo, here, monkeypatch):
@@ -289,12 +290,12 @@ def test_a_failed_write_leaves_nothing(zoo, here, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, "save_tokenizer", fail)
+    monkeypatch.setattr(export_weights, "save_tokenizer", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.export_folder(path, here / "folder")
+        export_weights.export_folder(path, here / "folder")
     assert sorted(os.listdir(here)) == ["a.ckpt", "configs"]
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("1000", 1000), ("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("2KB", 2000)])
 def test_sizes(text, bytes_):
-    assert export.size(text) == bytes_
+    assert export.parse_size(text) == bytes_

@@ -12,10 +12,12 @@ import tokenizers
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from zoo.cli import main, text_generation
 from zoo.cli.commands import generate
+from zoo.cli.option_parser import OptionParser
 from zoo.text.tokenizer import Tokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SMALL = "--model.dim 32 --model.depth 2 --model.heads 2 --data PythonDocs --data.block_size 32"
 TRAINED = f"fit --model GPTLanguageModel {SMALL} --model.lr 0.01 --trainer.max_steps 30 --trainer.limit_val_batches 1"
 PROMPT = "The statement"
@@ -24,8 +26,6 @@ PROMPT = "The statement"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """The checkpoint of a GPT that has seen a little text, with averages far behind its weights."""
-    from zoo.cli.lightning_cli import main
-
     folder = tmp_path_factory.mktemp("gpt") / "run"
     assert main([*TRAINED.split(), "--ema.decay", "0.95", "--ema.warmup", "false", "--run_dir", str(folder)]) == 0
     return folder / "checkpoints" / "last.ckpt"
@@ -34,8 +34,6 @@ def trained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     """The checkpoint of another kind of model."""
-    from zoo.cli.lightning_cli import main
-
     folder = tmp_path_factory.mktemp("digits") / "run"
     fit = ["fit", "--model", "MLPClassifier", "--data", "Digits", "--trainer.max_steps", "1"]
     assert main([*fit, "--run_dir", str(folder)]) == 0
@@ -61,11 +59,11 @@ def test_a_text_goes_to_the_terminal(zoo, trained):
     options = ["--max_new_tokens", 60, "--temperature", 0.8, "--top_k", 20, "--seed", 3]
     code, out, err = zoo("generate", "--ckpt_path", trained, "--prompt", PROMPT, *options)
     assert code == 0
-    model = generate.load(trained)
+    model = text_generation.load_language_model(trained)
     (text,) = model.complete([PROMPT], max_new_tokens=60, temperature=0.8, top_k=20, seed=3)
     assert out == f"{PROMPT}{text}\n"
     assert len(text) == 60
-    assert err == "zoo: past the context of 32 tokens, the last half of it is kept and the text goes on from there\n"
+    assert err == "zoo: beyond the context of 32 tokens, generation continues from the last half of the context\n"
     other = zoo("generate", "--ckpt_path", trained, "--prompt", PROMPT, *options[:-1], 4)[1]
     assert out != other
 
@@ -75,7 +73,7 @@ def test_the_text_comes_as_it_is_drawn(trained, here, monkeypatch):
     pieces = []
     monkeypatch.setattr("builtins.print", lambda *parts, **options: pieces.append((parts, options)))
     given = ["--ckpt_path", str(trained), "--prompt", PROMPT, "--max_new_tokens", "10"]
-    assert generate.run(given) == 0
+    assert main(["generate", *given]) == 0
     told = [parts[0] for parts, options in pieces if parts and options.get("flush")]
     assert told[0] == PROMPT
     assert len(told) == 11
@@ -89,9 +87,9 @@ def test_averages_or_raw_weights(zoo, trained):
         assert code == 0
     assert texts["ema"] == texts["auto"] != texts["raw"]
     saved = torch.load(trained, weights_only=True)
-    raw = generate.load(trained, "raw").state_dict()
+    raw = text_generation.load_language_model(trained, "raw").state_dict()
     assert all(torch.equal(raw[name], saved["state_dict"][name]) for name in raw)
-    averaged = generate.load(trained, "ema").state_dict()
+    averaged = text_generation.load_language_model(trained, "ema").state_dict()
     assert all(torch.equal(averaged[name], mean) for name, mean in saved["ema_params"].items())
 
 
@@ -100,7 +98,7 @@ def test_half_precision_writes_nearly_the_same(zoo, trained):
     texts = [zoo(*base, "--precision", precision) for precision in ("32", "bf16")]
     assert [code for code, *_ in texts] == [0, 0]
     assert texts[0][1][: len(PROMPT) + 3] == texts[1][1][: len(PROMPT) + 3]
-    model = generate.load(trained)
+    model = text_generation.load_language_model(trained)
     said = []
     model.to(torch.bfloat16).net.register_forward_hook(lambda net, args, out: said.append(out.dtype))
     model.complete([PROMPT], max_new_tokens=2)
@@ -125,7 +123,7 @@ def test_lines_of_a_file_end_where_a_line_ends(here):
     """Not at other signs that Python takes for ends of lines; a mark of Windows' editors is no text."""
     for name, text in (("p.jsonl", '{"prompt": "a\u2028b"}\r\n{"prompt": "c"}'), ("p.txt", "a\u2028b\nc\n")):
         (here / name).write_text(text, encoding="utf-8-sig")
-        assert generate.read_prompts(here / name) == ["a\u2028b", "c"]
+        assert text_generation.read_prompts(here / name) == ["a\u2028b", "c"]
 
 
 def test_prompts_with_several_lines(zoo, trained, here):
@@ -145,7 +143,7 @@ def test_of_a_long_prompt_the_end_is_kept_and_that_is_said(zoo, trained):
     long = "The statement is the value of the expression"
     base = ["generate", "--ckpt_path", trained, "--max_new_tokens", 20]
     code, out, err = zoo(*base, "--prompt", long)
-    said = f"zoo: the prompt has {len(long)} tokens, more than the context of 32: its end is kept"
+    said = f"zoo: the prompt has {len(long)} tokens, more than the context of 32: only its end is used"
     assert (code, err.splitlines()[0]) == (0, said)
     assert out.startswith(long)
     cut = zoo(*base, "--prompt", long[-32:])[1]
@@ -184,7 +182,7 @@ def test_a_llama_of_hugging_face_gets_the_beginning_of_a_text(zoo, tmp_path):
     code, out, err = zoo(*base, "--precision", 32)
     assert (code, err) == (0, "")
     assert out == f"the statement{kind.decode(expected, skip_special_tokens=True)}\n"
-    model = generate.load(tmp_path)
+    model = text_generation.load_language_model(tmp_path)
     assert model.encode_prompt("the") == model.encode_prompt("<s>the") == kind("the").input_ids
     several = [last, int(expected[3])]  # as those of LLaMA-Instruct are
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": several}))
@@ -198,7 +196,7 @@ def test_a_llama_of_hugging_face_gets_the_beginning_of_a_text(zoo, tmp_path):
 
 MISTAKES = {
     "no checkpoint": ("--ckpt_path no.ckpt --prompt a", ["no checkpoint no.ckpt"]),
-    "another kind": ("--ckpt_path DIGITS --prompt a", ["MLPClassifier", "writes no text"]),
+    "another kind": ("--ckpt_path DIGITS --prompt a", ["MLPClassifier", "not a language model"]),
     "empty prompt": ("--ckpt_path GPT --prompt=", ["the prompt is empty"]),
     "no prompt": ("--ckpt_path GPT", ["--prompt"]),
     "two prompts": ("--ckpt_path GPT --prompt a --prompts b", ["--prompts", "not allowed with"]),
@@ -211,7 +209,7 @@ MISTAKES = {
     "temperature": ("--ckpt_path GPT --prompt a --temperature -1", ["temperature must be", "-1"]),
     "top_k": ("--ckpt_path GPT --prompt a --top_k 0", ["top_k must be", "0"]),
     "no number": ("--ckpt_path GPT --prompt a --top_p x", ["--top_p", "'x'"]),
-    "max_new_tokens": ("--ckpt_path GPT --prompt a --max_new_tokens 0", ["--max_new_tokens starts at 1"]),
+    "max_new_tokens": ("--ckpt_path GPT --prompt a --max_new_tokens 0", ["--max_new_tokens must be at least 1, got 0"]),
     "out": ("--ckpt_path GPT --prompt a --out x.txt", ["x.txt must end in .jsonl"]),
     "out is a folder": ("--ckpt_path GPT --prompt a --out DOTTED", ["is a folder"]),
     "empty stop": ("--ckpt_path GPT --prompt a --stop=", ["--stop is empty"]),
@@ -222,13 +220,13 @@ MISTAKES = {
     "misspelt checkpoint": ("--ckpt-path=GPT --prompt a", ["no option --ckpt-path; did you mean --ckpt_path"]),
     "unknown option": ("--ckpt_path GPT --prompt a --xyzzy", ["no option --xyzzy; see zoo generate --help"]),
     "left over": ("--ckpt_path GPT --prompt a b", ["unrecognized arguments: b"]),
-    "no averages": ("--ckpt_path RAW --prompt a --weights ema", ["holds no averages"]),
-    "wrong tokenizer": ("--ckpt_path GPT --prompt a --tokenizer HF", ["270 tokens", "the model in", "has"]),
+    "no averages": ("--ckpt_path RAW --prompt a --weights ema", ["holds no EMA weights"]),
+    "wrong tokenizer": ("--ckpt_path GPT --prompt a --tokenizer HF", ["270 tokens", "the model in", "vocab_size"]),
     "no tokenizer": ("--ckpt_path BARE --prompt a", ["holds no tokenizer", "--tokenizer"]),
-    "no model": ("--ckpt_path STATE --prompt a", ["does not say which model"]),
+    "no model": ("--ckpt_path STATE --prompt a", ["does not name the class"]),
     "cut file": ("--ckpt_path HALF --prompt a", ["is not a whole checkpoint"]),
     "other folder": ("--ckpt_path CONFIG --prompt a", ["of type 'resnet'", "gpt2, llama"]),
-    "empty folder": ("--ckpt_path NOTHING --prompt a", ["does not say which model"]),
+    "empty folder": ("--ckpt_path NOTHING --prompt a", ["does not name the class"]),
 }
 
 
@@ -267,7 +265,9 @@ def test_a_mistake_is_one_line(zoo, here, files, name):
 def test_a_prompt_may_look_like_an_option():
     """As argparse has it: with a blank in it, or behind an equals sign."""
     for words in (["--prompt", "--promt is misspelt"], ["--prompt=--promt is misspelt"], ["--prompt=--x"]):
-        given = generate.parser().parse_args(["--ckpt_path", "a", *words])
+        parser = OptionParser("generate", "")
+        generate.add_arguments(parser)
+        given = parser.parse_args(["--ckpt_path", "a", *words])
         assert given.prompt == words[-1].removeprefix("--prompt=")
 
 
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_it(trained, here):
 def test_ctrl_c_leaves_no_file_half_written(zoo, trained, here, monkeypatch):
     (here / "p.txt").write_text("a\n" * 3)
     seen = []
-    original = generate.LanguageModel.complete
+    original = text_generation.LanguageModel.complete
 
     def complete(self, prompts, **options):
         if seen:
@@ -305,7 +305,7 @@ def test_ctrl_c_leaves_no_file_half_written(zoo, trained, here, monkeypatch):
         seen.append(prompts)
         return original(self, prompts, **options)
 
-    monkeypatch.setattr(generate.LanguageModel, "complete", complete)
+    monkeypatch.setattr(text_generation.LanguageModel, "complete", complete)
     options = ["--prompts", "p.txt", "--batch_size", 2, "--max_new_tokens", 3, "--out", "x.jsonl"]
     assert zoo("generate", "--ckpt_path", trained, *options)[0] == 130
     assert seen == [["a", "a"]], "after the first batch"

@@ -12,8 +12,8 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.prompt_files import save_tokenizer
 from tests.weights.formats.test_diffusers import networks
-from zoo.cli.commands.sample import Bar, load
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
+from zoo.cli.image_sampling import SamplingProgress, load_diffusion
 from zoo.models import LatentDiffusion
 from zoo.weights.files import write
 from zoo.weights.formats.diffusers import save_pipeline, save_single_file
@@ -42,7 +42,7 @@ def test_pictures_and_their_text(checkpoints, zoo, here):
     command = ["sample", "--ckpt_path", made_by, "--n", 12, "--steps", 3, "--guidance_scale", 2]
     code, out, err = zoo(*command, "--out", "a")
     assert (code, err) == (0, "")
-    assert "12 pictures and grid.png in a" in out
+    assert "12 images and grid.png in a" in out
     assert sorted(p.name for p in (here / "a").iterdir()) == [*(f"{i:03d}.png" for i in range(12)), "grid.png"]
     picture = Image.open("a/011.png")
     assert (picture.size, picture.mode) == ((8, 8), "L")
@@ -61,7 +61,7 @@ def test_pictures_are_the_modules_samples(checkpoints, zoo, here):
     options = ["--n", 2, "--class", 7, "--sampler", "ddim", "--eta", 0.5, "--steps", 3, "--spacing", "leading"]
     code, _, _ = zoo("sample", "--ckpt_path", checkpoints["diffusion_digits"], *options, "--out", "out")
     assert code == 0
-    module = load(Path(checkpoints["diffusion_digits"]))
+    module = load_diffusion(Path(checkpoints["diffusion_digits"]))
     assert isinstance(module, LatentDiffusion)
     own = module.sample(2, "ddim", 3, labels=7, eta=0.5, spacing="leading")
     for i, picture in enumerate((own * 255).round().byte()):
@@ -71,7 +71,10 @@ def test_pictures_are_the_modules_samples(checkpoints, zoo, here):
 
 def test_averages_or_raw_weights(checkpoints, zoo, here):
     saved = torch.load(Path(checkpoints["diffusion_digits"]), weights_only=True)
-    chosen = {weights: load(Path(checkpoints["diffusion_digits"]), weights).state_dict() for weights in ("auto", "raw")}
+    chosen = {
+        weights: load_diffusion(Path(checkpoints["diffusion_digits"]), weights).state_dict()
+        for weights in ("auto", "raw")
+    }
     name = "net.conv_out.weight"
     assert torch.equal(chosen["auto"][name], saved["ema_params"][name])
     assert torch.equal(chosen["raw"][name], saved["state_dict"][name])
@@ -89,11 +92,10 @@ def test_half_precision(checkpoints, zoo, here):
 def test_lines_of_progress_tell_the_time_left(capsys, monkeypatch):
     now = iter([0.0, *range(61, 1000, 61)])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    bar = Bar(n=10, batch_size=5, steps=2)
-    with bar:
+    with SamplingProgress(num_images=10, batch_size=5, steps=2) as progress:
         for start in (0, 5):
             for step in (1, 2):
-                bar.done(start, step)
+                progress.update(start, step)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"sampling: {share}%, {left} min left" for share, left in ((25, 3), (50, 2), (75, 1), (100, 0))]
 
@@ -102,7 +104,7 @@ def test_nothing_is_left_of_what_fails(checkpoints, zoo, here, monkeypatch):
     def broken(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.cli.commands.sample.tile_images", broken)
+    monkeypatch.setattr("zoo.cli.image_sampling.tile_images", broken)
     code, _, err = zoo("sample", "--ckpt_path", checkpoints["diffusion_digits"], "--n", 2, "--steps", 2, "--out", "x")
     assert code == 2
     assert "No space left on device" in err
@@ -118,15 +120,15 @@ def test_stable_diffusion_as_a_folder_and_as_a_single_file(zoo, here, monkeypatc
     write("xl.safetensors", {"conditioner.embedders.0": torch.ones(1)})
     base = ["sample", "--n", 1, "--steps", 1, "--prompt", "a cat"]
     assert zoo(*base, "--ckpt_path", "sd.safetensors", "--tokenizer", "tokenizer", "--out", "a")[0] == 0
-    whole = load(Path("sd")).sample(1, steps=1, texts="a cat")[0]
+    whole = load_diffusion(Path("sd")).sample(1, steps=1, texts="a cat")[0]
     assert np.array_equal(pixels("a/000.png"), (whole * 255).round().byte().permute(1, 2, 0).numpy())
     for command, said in {
-        "sd.safetensors": "sd.safetensors holds no tokenizer: --tokenizer DIR, the folder of Stable Diffusion's",
+        "sd.safetensors": "sd.safetensors holds no tokenizer: give the folder of Stable Diffusion's with --tokenizer",
         "sd.safetensors --tokenizer configs": "configs holds no tokenizer: neither tokenizer.json nor vocab.json and",
-        "net.safetensors": "net.safetensors holds weights alone: sample takes a checkpoint of zoo fit, or",
+        "net.safetensors": "net.safetensors holds the weights of a network alone: give a checkpoint of `zoo fit`",
         "xl.safetensors --tokenizer sd": "xl.safetensors is a checkpoint of Stable Diffusion XL; zoo reads",
-        "sd --weights ema": "sd holds no averages",
-        "a.ckpt --tokenizer sd": "--tokenizer is for a file or folder of Stable Diffusion; a.ckpt is none",
+        "sd --weights ema": "sd holds no EMA weights",
+        "a.ckpt --tokenizer sd": "--tokenizer is for a file or folder of Stable Diffusion, which a.ckpt is not",
         "none.safetensors --tokenizer sd": "no checkpoint none.safetensors",
     }.items():
         code, out, err = zoo(*base, "--out", "x", "--ckpt_path", *command.split())
@@ -135,7 +137,7 @@ def test_stable_diffusion_as_a_folder_and_as_a_single_file(zoo, here, monkeypatc
     (here / "empty").mkdir()
     monkeypatch.chdir(here / "empty")
     code, _, err = zoo(*base, "--ckpt_path", "../sd", "--out", ".")
-    assert (code, err) == (2, "zoo: error: --out . is the folder you are in: name a new one\n")
+    assert (code, err) == (2, "zoo: error: --out . is the working directory: name a new folder\n")
 
 
 @pytest.mark.parametrize(
@@ -145,16 +147,16 @@ def test_stable_diffusion_as_a_folder_and_as_a_single_file(zoo, here, monkeypatc
         ("--ckpt-path diffusion_digits --out x", "sample: there is no option --ckpt-path; did you mean --ckpt_path?"),
         ("--ckpt_path diffusion_digits --out x --promt cat", "there is no option --promt; did you mean --prompt"),
         ("--ckpt_path nowhere.ckpt --out x", "no checkpoint nowhere.ckpt"),
-        ("--ckpt_path mlp_digits --out x", "holds a MLPClassifier, which makes no pictures"),
+        ("--ckpt_path mlp_digits --out x", "holds a MLPClassifier, which is not a diffusion model"),
         ("--ckpt_path diffusion_digits --out x --class cat", "--class cat: no such class; there are 0, 1, 2"),
         ("--ckpt_path diffusion_digits --out x --class 10", "--class 10: no such class; did you mean"),
         ("--ckpt_path diffusion_digits --out x --prompt cat", "this model reads no texts (condition: class)"),
         ("--ckpt_path diffusion_digits --out x --steps 2000", "steps=2000: a sampler takes 1 to 1000 steps"),
         ("--ckpt_path diffusion_digits --out x --sampler plms", "argument --sampler: invalid choice: 'plms'"),
-        ("--ckpt_path diffusion_digits --out x --n 0", "--n starts at 1, got 0"),
+        ("--ckpt_path diffusion_digits --out x --n 0", "--n must be at least 1, got 0"),
         ("--ckpt_path diffusion_digits --out x --eta 1", "eta is for the sampler ddim, got dpm++"),
         ("--ckpt_path diffusion_digits --out x --device nowhere", "--device nowhere: "),
-        ("--ckpt_path diffusion_digits --out configs", "--out configs is there already"),
+        ("--ckpt_path diffusion_digits --out configs", "--out configs exists already"),
         ("--ckpt_path diffusion_digits --out no/where", "no folder 'no' to write where into"),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests import fake_data
-from zoo.cli.commands.show_data import show_data, titles
+from zoo.cli.data_report import data_report, titles
 
 AUGMENT = [
     "AlternatingFlip",
@@ -43,13 +43,13 @@ def test_classes_statistics_and_a_picture(zoo, tmp_path):
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines() if line]
     assert lines[0] == "ImageFolder: 24 train, 8 val, 8 test, 2 classes"
-    assert lines[1:4] == ["class train val test share of train", "ant 12 4 4 50.0%", "bee 12 4 4 50.0%"]
-    assert lines[4].startswith("inputs: 3 x 24 x 24, bytes, from ")
-    assert lines[5].startswith("of each channel, white being 1: mean 0.")
+    assert lines[1:4] == ["class train val test % of train", "ant 12 4 4 50.0%", "bee 12 4 4 50.0%"]
+    assert lines[4].startswith("inputs: 3 x 24 x 24, uint8, from ")
+    assert lines[5].startswith("mean of each channel 0.")
     assert lines[6:] == [
         "augmentation: RandomHorizontalFlip(), CutMix()",
         "the network gets 3 x 24 x 24",
-        "picture: runs/own/data.png",
+        "plot: runs/own/data.png",
     ]
     assert Image.open("runs/own/data.png").size[0] > 500
     code, out, _ = zoo("show-data", "-c", "own.yaml", "--out", "mine.png")
@@ -60,7 +60,7 @@ def test_classes_statistics_and_a_picture(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["-c", "configs/mlp_iris.yaml", "--out", "a.txt"], "the picture is a .png file, got --out a.txt"),
+        (["-c", "configs/mlp_iris.yaml", "--out", "a.txt"], "the plot is a .png file, got --out a.txt"),
         (["-c", "configs/small_cnn_digits.yaml", "--out", "file/x.png"], "cannot write file/x.png: "),
         (["--model", "MLPClassifier", "--model.input_dim", "2", "--model.num_classes", "2"], "show-data needs data"),
     ],
@@ -76,7 +76,7 @@ def test_mistakes(zoo, args, message):
 def test_tables_have_no_picture(zoo):
     code, out, err = zoo("show-data", "-c", "configs/mlp_iris.yaml")
     assert (code, err) == (0, "")
-    assert "no picture: the inputs are no images" in out
+    assert "no plot: the inputs are not images" in out
     assert "setosa" in out
     assert not list(Path("runs").rglob("*.png"))
     code, out, _ = zoo("show-data", "-c", "configs/mlp_diabetes.yaml")
@@ -89,7 +89,7 @@ def test_data_of_others(tmp_path):
         def train_dataloader(self):
             return DataLoader(TensorDataset(torch.randn(20, 3, 8, 8), torch.arange(20) % 2), 10)
 
-    text = show_data(Other(), tmp_path / "a.png")
+    text = data_report(Other(), tmp_path / "a.png")
     assert text.startswith("Other: 20 train")
     assert (tmp_path / "a.png").is_file()
 
@@ -102,7 +102,7 @@ def test_titles_of_mixed_labels():
 
 
 def test_augmentation_in_yaml_goes_on_after_a_resume_as_if_nothing_had_happened(zoo, here):
-    from zoo.cli.commands.verify import difference
+    from zoo.cli.resume_check import difference
 
     config = write("augmented.yaml", AUGMENT)
     # an epoch has 20 batches: the resume is in the midst of the second
@@ -147,5 +147,5 @@ def test_mixing_labels_for_a_loss_that_takes_none(zoo):
     config = write("mixed.yaml", ["MixUp"])
     code, _, err = zoo("fit", "-c", config, "--model.loss", "FocalLoss", "--trainer.max_steps", 1)
     assert code == 2
-    assert err.startswith("zoo: error: FocalLoss here takes no probabilities as targets, such as MixUp and CutMix make")
+    assert err.startswith("zoo: error: FocalLoss takes no probabilities as targets, such as those of MixUp")
     assert not Path("runs").exists()
