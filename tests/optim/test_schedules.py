@@ -247,7 +247,7 @@ def test_group_ratios_survive_build_optimizer_and_one_cycle():
 def test_shares_and_counts():
     assert [to_steps(amount, 200) for amount in (0, 0.0, 0.05, 1, 500, 500.0)] == [0, 0, 10, 1, 500, 500]
     for wrong in (1.0, 1.5, -0.1, -3):
-        with pytest.raises(ValueError, match="must be a share of the run"):
+        with pytest.raises(ValueError, match="must be a fraction of the run"):
             to_steps(wrong, 200)
 
 

@@ -60,9 +60,11 @@ def adapt_loss(loss: nn.Module, kind: Kind, classes: int | None = None) -> nn.Mo
         raise ValueError(f"{name} cannot learn {target}; what can is {suitable}")
     if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
         raise ValueError(f"{name}: reduction is {loss.reduction!r}, but must be mean: a task averages over samples")
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.weight is not None:
-        if classes is not None and len(loss.weight) != classes:
-            raise ValueError(f"{name}: weight has {len(loss.weight)} numbers, but there are {classes} classes")
+    weight = None
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        weight = loss.weight
+    if weight is not None and classes is not None and len(weight) != classes:
+        raise ValueError(f"{name}: weight has {len(weight)} numbers, but there are {classes} classes")
     if not 0 <= getattr(loss, "label_smoothing", 0) <= 1:
         raise ValueError(f"{name}: label_smoothing is {loss.label_smoothing}, but must be in [0, 1]")
     if isinstance(loss, nn.TripletMarginLoss):

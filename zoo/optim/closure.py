@@ -1,4 +1,4 @@
-"""What every step of an optimizer begins with."""
+"""Closures of optimizers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
-    """The loss that a closure computes, together with its gradients; ``None`` where there is no closure."""
+    """Evaluate a closure with gradients enabled and return its loss; None where there is no closure."""
     if closure is None:
         return None
     with torch.enable_grad():

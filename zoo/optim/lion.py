@@ -10,23 +10,24 @@ from zoo.optim.closure import evaluate_closure
 
 # Elements a thread works on before moving on: parameter, gradient, momentum and update then stay in its L2 cache.
 CHUNK = 65_536
-SMALL = 16_384  # up to here calling takes longer than computing
+# Up to this many elements the overhead of a call exceeds its computation.
+SMALL = 16_384
 
 
 class Lion(torch.optim.Optimizer):
-    """Steps by the sign of an interpolated momentum: one state tensor per parameter, weight decay decoupled.
+    """Lion: steps by the sign of an interpolated momentum, with one state tensor per parameter and decoupled decay.
 
-    Every step has size ``lr`` in every element, so ``lr`` wants to be 3 to 10 times smaller, and ``weight_decay`` as
-    much larger, than for AdamW.
+    Every element moves by ``lr`` in every step, so ``lr`` should be 3 to 10 times smaller than for AdamW, and
+    ``weight_decay`` larger by the same factor.
 
     Args:
         params: parameters, named parameters or groups, as for any torch optimizer; real and dense.
         lr: learning rate; a one-element tensor is read once a step.
         betas: weight of the momentum in the update, and its decay from step to step.
-        weight_decay: share of the parameter taken away per step, times ``lr``.
-        foreach: update all tensors of a group at once, at the cost of one temporary copy of them; ``None`` does so on
-            CUDA and for small tensors, and goes through large ones in cache-sized pieces elsewhere, which is faster.
-        maximize: follow the gradient upwards.
+        weight_decay: decoupled weight decay; each step subtracts ``lr`` times this fraction of the parameter.
+        foreach: update all tensors of a group at once, at the cost of one temporary copy of them. None does so on
+            CUDA and for small tensors, and updates large tensors elsewhere in cache-sized chunks, which is faster.
+        maximize: maximize the objective instead of minimizing it.
 
     Raises:
         ValueError: an option is out of range.
@@ -53,13 +54,13 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: computes the loss and its gradients anew; called once, first.
+            closure: computes the loss and its gradients again; called once, first.
 
         Returns:
-            What the closure returned, or ``None``.
+            The closure's loss, or None.
         """
         loss = evaluate_closure(closure)
         for group in self.param_groups:
@@ -75,15 +76,21 @@ class Lion(torch.optim.Optimizer):
 
     @staticmethod
     def _split_by_size(params: list[Tensor], foreach: bool | None) -> list[tuple[Callable[..., None], list[Tensor]]]:
-        """All together, or one by one, or, on a CPU, the small ones together and the others through its cache."""
+        """Return update functions with their parameters: foreach for small ones, chunked for large ones on a CPU."""
         if foreach is not None:
             return [(_foreach_update if foreach else _single_tensor_update, params)]
-        plain = [type(p) in (Tensor, nn.Parameter) and (p.is_cuda or p.numel() <= SMALL) for p in params]
-        together = [p for p, yes in zip(params, plain, strict=True) if yes]
-        alone = [p for p, yes in zip(params, plain, strict=True) if not yes]
+        together = []
+        alone = []
+        for param in params:
+            plain = type(param) in (Tensor, nn.Parameter)  # no subclass, such as a sharded tensor
+            if plain and (param.is_cuda or param.numel() <= SMALL):
+                together.append(param)
+            else:
+                alone.append(param)
         return [(_foreach_update, together), (_single_tensor_update, alone)]
 
     def _exp_avg(self, param: Tensor) -> Tensor:
+        """Return the momentum of a parameter, zeros at its first step."""
         state = self.state[param]
         if not state:
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -135,7 +142,7 @@ def _single_tensor_update(
 
 
 def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """The same tensors as flat, cache-sized views, where plain memory allows it."""
+    """Return the tensors as flat views of cache size, where their memory layout allows it."""
     chunk = CHUNK * torch.get_num_threads()
     splittable = all(
         t.device.type == "cpu" and t.is_contiguous() and type(t) in (Tensor, nn.Parameter) for t in tensors

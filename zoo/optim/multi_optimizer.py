@@ -1,4 +1,4 @@
-"""Several optimizers over one network that everything else may take for one."""
+"""Several optimizers over one network, combined into one."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -11,14 +11,14 @@ from zoo.optim.closure import evaluate_closure
 
 
 class MultiOptimizer(Optimizer):
-    """Runs several optimizers over disjoint parameters as one, such as Muon for matrices and AdamW for the rest.
+    """Several optimizers over disjoint parameters as one, such as Muon for matrices and AdamW for the rest.
 
     The groups are the members' own dictionaries, one list after the other, and the state is one table that all members
-    share. So a schedule, gradient clipping or a gradient scaler reaches every member, and a checkpoint has torch's
-    usual two entries. Each member keeps its own update.
+    share. So schedules, gradient clipping and gradient scalers reach every member, and a checkpoint has torch's two
+    usual entries. Each member keeps its own update rule.
 
     Args:
-        optimizers: the members, already built; no parameter may be in two of them.
+        optimizers: the members; no parameter may be in two of them.
 
     Raises:
         ValueError: there is no member, a parameter is in two, or a member is LBFGS (it has to call the closure itself).
@@ -40,13 +40,13 @@ class MultiOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Lets every member take its step.
+        """Let every member take its step.
 
         Args:
-            closure: computes the loss and its gradients anew; called once, first.
+            closure: computes the loss and its gradients again; called once, first.
 
         Returns:
-            What the closure returned, or ``None``.
+            The closure's loss, or None.
         """
         loss = evaluate_closure(closure)
         for member in self.optimizers:
@@ -54,7 +54,7 @@ class MultiOptimizer(Optimizer):
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused once built: a new group does not say which member it is for.
+        """Refuse new groups after construction: a group does not say which member it is for.
 
         Args:
             param_group: the group, as for any torch optimizer.
@@ -64,7 +64,7 @@ class MultiOptimizer(Optimizer):
         """
         if hasattr(self, "optimizers"):
             raise ValueError(
-                "MultiOptimizer takes no new groups, it cannot know whose they are: put them in when building it"
+                "MultiOptimizer takes no new groups, as they do not say which member they are for: build it with them"
             )
         super().add_param_group(param_group)
 
@@ -72,7 +72,7 @@ class MultiOptimizer(Optimizer):
         return {**super().__getstate__(), "optimizers": self.optimizers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also how torch hands over a loaded checkpoint: as new groups and a new state, to be dealt out again."""
+        """Distribute groups and state among the members; torch also loads a checkpoint this way."""
         super().__setstate__(state)
         groups = iter(self.param_groups)
         for member in self.optimizers:

@@ -1,4 +1,4 @@
-"""What the parameters of a network are: their kind, and how deep they lie."""
+"""Kinds of parameters (embeddings, hidden matrices, decayed ones) and their depth in a network."""
 
 import re
 from collections import defaultdict
@@ -11,13 +11,13 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def param_names(net: nn.Module) -> dict[nn.Parameter, list[str]]:
-    """Every parameter once, with all its names: a tied one has several.
+    """Return every parameter once, with all its names: a tied parameter has several.
 
     Args:
         net: the network.
 
     Returns:
-        Parameter to names, in the order in which the network defines them.
+        Names by parameter, in the order in which the network defines them.
     """
     names: dict[nn.Parameter, list[str]] = defaultdict(list)
     for name, param in net.named_parameters(remove_duplicate=False):
@@ -26,7 +26,7 @@ def param_names(net: nn.Module) -> dict[nn.Parameter, list[str]]:
 
 
 def is_embedding(net: nn.Module, name: str) -> bool:
-    """Whether a parameter is a table that is looked up, or a learned position or token.
+    """Return whether a parameter is an embedding table, or a learned position or token.
 
     Args:
         net: the network.
@@ -43,7 +43,7 @@ def is_embedding(net: nn.Module, name: str) -> bool:
 
 
 def is_decayed(net: nn.Module, name: str, param: Tensor) -> bool:
-    """Whether weight decay helps: yes for matrices and kernels, no for biases, normalisation and embeddings.
+    """Return whether weight decay applies: to matrices and kernels, not to biases, normalization and embeddings.
 
     Args:
         net: the network.
@@ -55,14 +55,17 @@ def is_decayed(net: nn.Module, name: str, param: Tensor) -> bool:
         "Norm" in its name, and embeddings.
     """
     owner, _, leaf = name.rpartition(".")
-    if "bias" in leaf or "norm" in type(net.get_submodule(owner)).__name__.lower() or is_embedding(net, name):
+    in_norm = "norm" in type(net.get_submodule(owner)).__name__.lower()
+    if "bias" in leaf or in_norm or is_embedding(net, name):
         return False
-    # ConvNeXt's layer scale is (c, 1, 1), yet a vector; a Linear's weight of (1, c) is a matrix all the same.
-    return param.ndim > 1 if "weight" in leaf else sum(size > 1 for size in param.shape) > 1
+    if "weight" in leaf:
+        return param.ndim > 1  # a Linear's weight of shape (1, c) is a matrix all the same
+    # ConvNeXt's layer scale has shape (c, 1, 1), yet is a vector.
+    return sum(size > 1 for size in param.shape) > 1
 
 
 def hidden_matrices(net: nn.Module) -> set[nn.Parameter]:
-    """The parameters that map hidden units to hidden units: what Muon is for.
+    """Return the parameters that Muon is for: those that map hidden units to hidden units.
 
     Args:
         net: the network.
@@ -76,26 +79,33 @@ def hidden_matrices(net: nn.Module) -> set[nn.Parameter]:
         owner, _, leaf = name.rpartition(".")
         return "weight" in leaf and owner != head and not is_embedding(net, name)
 
-    return {param for param, names in param_names(net).items() if param.ndim == 2 and all(map(is_hidden, names))}
+    matrices = set()
+    for param, names in param_names(net).items():
+        if param.ndim == 2 and all(is_hidden(name) for name in names):
+            matrices.add(param)
+    return matrices
 
 
 def output_head(net: nn.Module) -> str | None:
-    """The name of the layer that computes the output, as far as the order of definition tells.
+    """Return the name of the output layer, judged by the order of definition.
 
     Args:
         net: the network.
 
     Returns:
-        The last module that owns a matrix or kernel, or ``None`` where that one is a part of a repeated block.
+        The last module that owns a matrix or kernel, or None where that module is part of a repeated block.
     """
-    owners = [n for n, m in net.named_modules() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
-    if not owners or any(owners[-1].startswith(member + ".") for member in repeated_blocks(net)):
+    last = None
+    for name, module in net.named_modules():
+        if any(param.ndim > 1 for param in module.parameters(recurse=False)):
+            last = name
+    if last is None or any(last.startswith(f"{block}.") for block in repeated_blocks(net)):
         return None
-    return owners[-1]
+    return last
 
 
 def repeated_blocks(net: nn.Module) -> list[str]:
-    """The names of the numbered blocks or stages that the network is a stack of.
+    """Return the names of the numbered blocks or stages that the network is a stack of.
 
     Siblings whose names differ only in a number at the end are candidates: ``blocks.0 ... blocks.11``,
     ``encoder_layer_0 ...``, ``layer1 ... layer4``. Chosen is the longest list among those that hold most of the
@@ -110,23 +120,30 @@ def repeated_blocks(net: nn.Module) -> list[str]:
     siblings: dict[tuple[str, str], list[tuple[int, str, int]]] = defaultdict(list)
     for parent, module in net.named_modules():
         for child_name, child in module.named_children():
-            numbered, tensors = _NUMBERED.fullmatch(child_name), len(list(child.parameters()))
+            numbered = _NUMBERED.fullmatch(child_name)
+            tensors = len(list(child.parameters()))
             if numbered and tensors:
                 name = f"{parent}.{child_name}" if parent else child_name
                 siblings[parent, numbered[1]].append((int(numbered[2]), name, tensors))
     total = len(list(net.parameters()))
-    stacks = [
-        (sum(tensors for *_, tensors in members), [name for _, name, _ in sorted(members)])
-        for members in siblings.values()
-        if len(members) > 1
-    ]
-    longest = max((names for held, names in stacks if held >= 0.75 * total), key=len, default=[])
-    held, names = max(stacks, default=(0, []))
-    return longest or (names if held >= 0.5 * total else [])
+    stacks: list[tuple[int, list[str]]] = []  # number of tensors, names of the members
+    for members in siblings.values():
+        if len(members) < 2:
+            continue
+        tensors = sum(count for *_, count in members)
+        stacks.append((tensors, [name for _, name, _ in sorted(members)]))
+    # Of several nested stacks that hold most of the network, the finest one.
+    main_stacks = [names for tensors, names in stacks if tensors >= 0.75 * total]
+    if main_stacks:
+        return max(main_stacks, key=len)
+    tensors, names = max(stacks, default=(0, []))
+    if tensors >= 0.5 * total:
+        return names
+    return []
 
 
 def layer_ids(net: nn.Module) -> dict[str, int]:
-    """How deep every parameter lies: 0 for stem and embeddings, 1, 2, ... for the blocks, the largest for the head.
+    """Return the depth of every parameter: 0 for stem and embeddings, 1, 2, ... for blocks, the largest for the head.
 
     Args:
         net: a stack of numbered blocks or stages, see :func:`repeated_blocks`. What is defined before the first block
@@ -143,10 +160,14 @@ def layer_ids(net: nn.Module) -> dict[str, int]:
         raise ValueError(
             f"layer_decay needs numbered blocks or stages (blocks.0, layer1, ...), but {type(net).__name__} has none"
         )
-    numbers, last = {}, 0  # members without a matrix or kernel, such as VGG's norms, go with the one before
+    numbers = {}
+    last = 0
     for member in members:
-        last = max(1, last + any(p.ndim > 1 for p in net.get_submodule(member).parameters()))
-        numbers[member + "."] = last
+        has_matrix = any(param.ndim > 1 for param in net.get_submodule(member).parameters())
+        # A member without a matrix or kernel, such as VGG's norms, belongs to the one before it.
+        if has_matrix or last == 0:
+            last += 1
+        numbers[f"{member}."] = last
     ids: dict[str, int] = {}
     reached = 0
     for names in param_names(net).values():
@@ -155,5 +176,8 @@ def layer_ids(net: nn.Module) -> dict[str, int]:
             reached = inside[0]
         elif reached == last:
             reached += 1
-        ids.update(dict.fromkeys(names, 0 if is_embedding(net, names[0]) and not inside else reached))
+        depth = reached
+        if is_embedding(net, names[0]) and not inside:
+            depth = 0  # with the stem, wherever it is defined
+        ids.update(dict.fromkeys(names, depth))
     return ids

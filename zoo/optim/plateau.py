@@ -1,4 +1,4 @@
-"""The learning-rate schedule that waits for a metric to stop improving."""
+"""The learning-rate schedule that drops when a metric stops improving."""
 
 from typing import Literal
 
@@ -9,19 +9,17 @@ from zoo.optim.metric_mode import metric_mode
 
 
 class Plateau(ReduceLROnPlateau):
-    """Drops by a factor whenever a metric has not improved for a while; looks after every epoch.
-
-    torch's ReduceLROnPlateau, which knows by itself what to watch, and which way is better.
+    """torch's ReduceLROnPlateau, with the task's metric and its direction as defaults; stepped after every epoch.
 
     Args:
-        optimizer: its groups' learning rates are where it begins.
-        monitor: the metric to watch; null is the task's own (``val/accuracy`` of a classifier), or ``val/loss``.
-        mode: whether ``min`` or ``max`` is better; null knows by the metric's name.
-        factor: of one drop.
-        patience: epochs without improvement that are let pass before a drop.
-        threshold: the least relative change that counts as an improvement.
-        cooldown: epochs after a drop that do not count.
-        min_lr: learning rate below which no group goes.
+        optimizer: the optimizer whose learning rates are reduced.
+        monitor: the metric to monitor; null is the task's own (``val/accuracy`` of a classifier), or ``val/loss``.
+        mode: whether ``min`` or ``max`` is better; null infers it from the metric's name.
+        factor: factor on the learning rate at each drop.
+        patience: epochs without improvement before a drop.
+        threshold: the smallest relative change that counts as an improvement.
+        cooldown: epochs after a drop in which patience is not counted.
+        min_lr: lower bound of every group's learning rate.
     """
 
     def __init__(
@@ -37,13 +35,14 @@ class Plateau(ReduceLROnPlateau):
     ) -> None:
         if not 0 < factor < 1:
             raise ValueError(f"Plateau: factor is {factor}, but must be between 0 and 1")
-        self.monitor, self.user_mode = monitor, mode
+        self.monitor = monitor
+        self.user_mode = mode
         mode = mode or metric_mode(monitor or "val/loss")
         super().__init__(optimizer, mode, factor, patience, threshold, cooldown=cooldown, min_lr=min_lr)
 
 
 def plateau_monitor(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str:
-    """The metric that a plateau schedule watches; settles zoo's on the task's own where the user has named none.
+    """Return the metric that a plateau schedule monitors; zoo's gets the task's own where the user has named none.
 
     Args:
         schedule: zoo's, Lightning's (which has a ``monitor``) or torch's (which has none).
@@ -51,7 +50,7 @@ def plateau_monitor(schedule: ReduceLROnPlateau, monitor: str, mode: str) -> str
         mode: whether ``min`` or ``max`` of it is better.
 
     Returns:
-        Its name. For torch's the one that suits its ``mode``: ``val/loss`` where lower is better, else the task's.
+        The metric's name. For torch's schedule it suits its ``mode``: ``val/loss`` for min, else the task's.
 
     Raises:
         ValueError: torch's has mode "max", and the task's metric is better low.

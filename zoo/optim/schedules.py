@@ -1,4 +1,4 @@
-"""Learning-rate schedules by step; their formulas, and what step 0 means, are in :mod:`zoo.optim.curves`."""
+"""Learning-rate schedules by step; their formulas, and the meaning of step 0, are in :mod:`zoo.optim.curves`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from zoo.optim import curves
 
 
 class Schedule(LRScheduler):
-    """Sets every group's learning rate to its own peak (``initial_lr``) times one factor of the step.
+    """Base of schedules that set every group's learning rate to its peak (``initial_lr``) times a factor of the step.
 
-    Groups keep their ratios. Nothing is computed from the step before, so a resumed run is exact; if it is resumed
-    with another length, the new length holds from there on. Checkpoints hold plain numbers only.
+    Groups keep their ratios. Nothing is computed from the previous step, so a resumed run is exact; resumed with
+    another length, the schedule continues on the curve of the new length. Checkpoints hold plain numbers only.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
         options: further arguments of ``curve``.
 
     Raises:
@@ -39,27 +39,27 @@ class Schedule(LRScheduler):
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
-        """The factor at any step, past or future.
+        """Return the factor at any step, past or future.
 
         Args:
-            step: from 0; beyond the last step the last value holds.
+            step: from 0; past the last step the last value holds.
 
         Returns:
-            Learning rate over its peak.
+            The learning rate divided by its peak.
         """
         return self.curve(min(step, self.total_steps - 1), self.total_steps, **self.options)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rates of the current step.
+        """Return the learning rates of the current step.
 
         Returns:
-            One for each group.
+            One learning rate per group.
         """
         factor = self.factor(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is, and the peaks: neither its length nor its shape, which are the configuration's.
+        """Return the step and the peaks; length and shape belong to the configuration.
 
         Returns:
             Plain numbers.
@@ -67,15 +67,16 @@ class Schedule(LRScheduler):
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues at the saved step, and sets the learning rates of that step.
+        """Continue at the saved step, and set the learning rates of that step.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: a value of :meth:`state_dict`.
 
         Raises:
             ValueError: the optimizer has another number of groups.
         """
-        groups, peaks = self.optimizer.param_groups, state_dict["base_lrs"]
+        groups = self.optimizer.param_groups
+        peaks = state_dict["base_lrs"]
         if len(peaks) != len(groups):
             raise ValueError(f"the saved schedule has {len(peaks)} parameter groups, but the optimizer {len(groups)}")
         for group, peak in zip(groups, peaks, strict=True):
@@ -91,13 +92,13 @@ class Schedule(LRScheduler):
 
 
 class _WarmupAnneal(Schedule):
-    """Linear warmup, then down to a floor, in the shape of the subclass.
+    """Linear warmup, then annealing to a floor in the shape of the subclass.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        warmup: share of the run (0.05) or number of steps (500).
-        min_ratio: floor, as a share of the peak.
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
+        warmup: fraction of the run (0.05) or number of steps (500).
+        min_ratio: the final learning rate, as a fraction of the peak.
     """
 
     curve = staticmethod(curves.warmup_anneal)
@@ -114,7 +115,7 @@ class _WarmupAnneal(Schedule):
 
 
 class WarmupCosine(_WarmupAnneal):
-    """Linear warmup, then half a cosine down (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
+    """Linear warmup and cosine decay (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Without the paper's restarts.
     """
@@ -123,23 +124,23 @@ class WarmupCosine(_WarmupAnneal):
 
 
 class WarmupLinear(_WarmupAnneal):
-    """Linear warmup, then a line down to a floor."""
+    """Linear warmup and linear decay."""
 
     shape = "linear"
 
 
 class WarmupStableDecay(Schedule):
-    """Linear warmup, a long plateau, and a decay only at the end (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
+    """Linear warmup, a constant phase, and a decay at the end: WSD (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
 
     The sqrt shape is from Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        warmup: share of the run (0.05) or number of steps (500).
-        decay: share or number of steps, at the end.
-        min_ratio: floor, as a share of the peak.
-        shape: of the decay: a line, half a cosine, or 1 - sqrt(progress).
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
+        warmup: fraction of the run (0.05) or number of steps (500).
+        decay: fraction of the run or number of steps, at the end.
+        min_ratio: the final learning rate, as a fraction of the peak.
+        shape: shape of the decay: a line, half a cosine, or 1 - sqrt(progress).
     """
 
     curve = staticmethod(curves.warmup_stable_decay)
@@ -157,19 +158,19 @@ class WarmupStableDecay(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up and down again in half cosines (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
+    """One-cycle schedule: half a cosine up, half a cosine down (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
 
-    The numbers of torch's OneCycleLR, but every group keeps its own peak. The momentum (SGD, Muon, RMSprop) or first
-    beta (Adam, Lion) goes the other way: low where the rate is high.
+    The values of torch's OneCycleLR, but every group keeps its own peak. The momentum (SGD, Muon, RMSprop) or first
+    beta (Adam, Lion) cycles inversely to the learning rate.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        pct_start: share of the run that goes up.
-        div_factor: peak over start.
-        final_div_factor: start over end.
-        cycle_momentum: move the momentum too, in groups that have one; it takes the place of the optimizer's own.
-        base_momentum: momentum at the peak of the rate.
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
+        pct_start: fraction of the run in which the learning rate rises.
+        div_factor: the peak divided by the initial learning rate.
+        final_div_factor: the initial learning rate divided by the final one.
+        cycle_momentum: cycle the momentum too, in groups that have one; it replaces the optimizer's own.
+        base_momentum: momentum at the peak of the learning rate.
         max_momentum: momentum at the start and the end.
     """
 
@@ -187,31 +188,36 @@ class OneCycle(Schedule):
         max_momentum: float = 0.95,
     ) -> None:
         if not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycle: pct_start is {pct_start}, but must be a share of the run in [0, 1]")
-        self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
+            raise ValueError(f"OneCycle: pct_start is {pct_start}, but must be a fraction of the run in [0, 1]")
+        self.cycle_momentum = cycle_momentum
+        self.base_momentum = base_momentum
+        self.max_momentum = max_momentum
         options = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
         super().__init__(optimizer, total_steps, **options)
 
     def momentum(self, step: int) -> float:
-        """The momentum at any step, past or future.
+        """Return the momentum at any step, past or future.
 
         Args:
-            step: from 0; beyond the last step the last value holds.
+            step: from 0; past the last step the last value holds.
 
         Returns:
-            Between ``base_momentum`` and ``max_momentum``.
+            A value between ``base_momentum`` and ``max_momentum``.
         """
-        height = curves.cycle_height(min(step, self.total_steps - 1), self.total_steps, self.options["pct_start"])
+        step = min(step, self.total_steps - 1)
+        height = curves.cycle_height(step, self.total_steps, self.options["pct_start"])
         return self.max_momentum + (self.base_momentum - self.max_momentum) * height
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rates of the current step; sets the momenta of that step, as torch's does here.
+        """Return the learning rates of the current step, and set its momenta, as torch's OneCycleLR does here.
 
         Returns:
-            One for each group.
+            One learning rate per group.
         """
+        if not self.cycle_momentum:
+            return super().get_lr()
         momentum = self.momentum(self.last_epoch)
-        for group in self.optimizer.param_groups if self.cycle_momentum else []:
+        for group in self.optimizer.param_groups:
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
             elif "momentum" in group:
@@ -220,14 +226,14 @@ class OneCycle(Schedule):
 
 
 class StepDecay(Schedule):
-    """Drops by a factor at each milestone.
+    """Step decay: the learning rate drops by a factor at each milestone.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        milestones: shares of the run (0.5) or steps (10000) at which the rate drops.
-        gamma: factor of one drop.
-        warmup: share of the run or number of steps.
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
+        milestones: fractions of the run (0.5) or steps (10000) at which the rate drops.
+        gamma: factor of each drop.
+        warmup: fraction of the run or number of steps.
     """
 
     curve = staticmethod(curves.step_decay)
@@ -244,12 +250,12 @@ class StepDecay(Schedule):
 
 
 class Constant(Schedule):
-    """The peak throughout, after a linear warmup if there is one.
+    """A constant learning rate, with an optional linear warmup.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: length of the run, in updates of the weights; filled in by the task.
-        warmup: share of the run or number of steps.
+        optimizer: the optimizer; its groups' learning rates are the peaks.
+        total_steps: length of the run, in optimizer steps; filled in by the task.
+        warmup: fraction of the run or number of steps.
     """
 
     curve = staticmethod(curves.constant)
