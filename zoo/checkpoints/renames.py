@@ -92,7 +92,6 @@ _SPLITS = {**_VAL, "test_share": "test_split"}
 _TEXTS = {**_SPLITS, "buckets": "bucket_by_length"}
 _CHANNELS = {"widths": "channels"}
 _DIFFUSION = {
-    **_CHANNELS,
     "target": "prediction_type",
     "drop_condition": "cond_drop_prob",
     "min_snr": "min_snr_gamma",
@@ -111,7 +110,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "TimeSeries": {**_SPLITS, "time_style": "time_format"},
     # tasks and models
     "Task": {"rules": "param_groups"},
-    **dict.fromkeys(("Diffusion", "LatentDiffusion"), _DIFFUSION),
+    "Diffusion": _DIFFUSION,
+    "LatentDiffusion": {**_DIFFUSION, **_CHANNELS},
     **dict.fromkeys(("Airbench", "AirbenchClassifier", "AutoencoderKL", "AutoencoderKLModule", "UNet"), _CHANNELS),
     **dict.fromkeys(("EfficientNet", "EfficientNetClassifier"), _MULTIPLIERS),
     "AutoregressiveDecoder": {"fed": "feedback_index"},

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.checkpoints import load_upgraded
+
 
 class ClassifierFeatures(nn.Module):
     """What a classifier of images makes of them: the inputs of its last linear layer, and its logits.
@@ -127,7 +129,8 @@ class InceptionFeatures(nn.Module):
 def _load_from_checkpoint(kind: Any, path: str | Path, what: str) -> Any:
     """The module or the data that a checkpoint was made by; nothing that may be in the file is run."""
     try:
-        return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        file = load_upgraded(path, kind)
+        return kind.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:240]
         raise ValueError(f"{path} is no checkpoint of a zoo classifier with its {what}: {reason}") from None

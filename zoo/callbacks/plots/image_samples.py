@@ -31,7 +31,7 @@ class ImageSamples(L.Callback):
         every_n_validations: validations from one picture to the next.
         steps: of the sampler.
         sampler: its name.
-        guidance: 1 is the condition alone, above 1 exaggerates it.
+        guidance_scale: 1 is the condition alone, above 1 exaggerates it.
         texts: what to make images of, one after the other, where the model reads texts.
         seed: of the noise.
         dirpath: folder of the picture; null is the run folder.
@@ -43,7 +43,7 @@ class ImageSamples(L.Callback):
         every_n_validations: int = 1,
         steps: int = 20,
         sampler: str = "dpm++",
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         texts: list[str] | None = None,
         seed: int = 0,
         dirpath: str | None = None,
@@ -53,7 +53,7 @@ class ImageSamples(L.Callback):
                 f"n and every_n_validations start at 1: got n={n}, every_n_validations={every_n_validations}"
             )
         self.n, self.every_n_validations, self.dirpath = n, every_n_validations, dirpath
-        self.options: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance": guidance, "seed": seed}
+        self.options: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "seed": seed}
         self.texts = texts
         self._folder = Path()
         self._validations = 0
