@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.diffusion.schedules import DDPMSchedule, NoiseSchedule, PredictionType, ScheduleName, make_schedule
+from zoo.distributed import say
 from zoo.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_containing, states_equal
 from zoo.models.unet import UNet
@@ -18,7 +19,6 @@ from zoo.tasks.base import require
 from zoo.tasks.diffusion import Condition, Diffusion
 from zoo.text.prompts import PromptTokenizer
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights.fetch import say
 from zoo.weights.formats.diffusers import DiffusersNet, open_part, scheduler_config
 
 # What a network of diffusers may predict; the names of schedules are diffusers' too, from theirs to ours.
@@ -110,10 +110,10 @@ class LatentDiffusion(Diffusion):
             halved = f"the U-Net halves {shape[1]} positions to 1/{net.factor}, which leaves {over} over"
             raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer stages")
         net.activation_checkpointing = activation_checkpointing
+        self._weights = weights
         super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
         if weights is not None:
             check_prediction_type(weights, self.prediction_type, self.schedule)
-            net.load_pretrained(weights)
         # a plain dict: torch does not look into it
         self._shape, self._channels, self._frozen = shape, image_channels, frozen
         self._from_files = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
@@ -127,6 +127,11 @@ class LatentDiffusion(Diffusion):
                 raise ValueError(f"the tokenizer of {tokenizer or text_encoder} is of another one: it has {has}")
         alone = {"weights": None, "tokenizer": None}  # a checkpoint needs neither
         self.hparams.update({name: plain(net.arguments) for name, net in frozen.items()}, **alone)
+
+    def adapt(self) -> None:
+        if self._weights is not None:
+            self.net.load_pretrained(self._weights)  # type: ignore[operator]
+        super().adapt()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any) -> Self:

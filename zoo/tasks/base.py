@@ -1,4 +1,4 @@
-"""What all tasks share: a network, its optimizer and schedule, and the arithmetic of averaging over samples."""
+"""Base of all tasks: a network with its loss, optimizer and schedule, and means that weigh every sample alike."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
+from zoo.tasks.adapter import NetAdapter
 from zoo.tasks.running_mean import RunningMean, quotient
 
 
 class Task(L.LightningModule):
-    """A network with a loss, an optimizer and a schedule. Subclasses say what a batch means in ``step``.
+    """Base of LightningModules that train a network; subclasses say in ``step`` what a batch means.
 
     Args:
-        net: the network; kept as ``module.net``.
-        loss: from outputs and targets to a number.
-        lr: learning rate, of groups with ``lr_scale`` 1; schedules rise to it and fall from it.
+        net: the network; available as ``module.net``.
+        loss: loss of outputs and targets.
+        lr: learning rate of parameter groups with ``lr_scale`` 1; the peak of schedules.
         optimizer: any class of torch.optim or zoo.optim, without ``lr``; null is AdamW.
-        lr_scheduler: a schedule of zoo.optim (stepped every step, its total found by itself) or of torch; null is none.
-        param_groups: groups of parameters with a rate, decay or optimizer of their own; the first that matches a name counts.
-        layer_decay: factor of the learning rate from each block to the one below it (0.75, say).
-        init: how to initialise weights, by rule; null keeps what the network does itself.
+        lr_scheduler: a schedule of zoo.optim (stepped every step, its total filled in) or of torch; null is none.
+        param_groups: rules for groups of parameters with a learning rate, weight decay or optimizer of their own; the
+            first rule that matches a parameter's name counts.
+        layer_decay: layer-wise learning rate decay: factor from each block to the one below it (0.75, say).
+        init: weight initialization by rule; null keeps the network's own.
+        adapters: changes to the network after its weights are read and before the optimizer is built, such as
+            low-rank adapters.
         compile: compile the network with torch.compile, in place.
-        channels_last: lay images out with channels last in memory, which convolutions in bf16 or fp16 are faster with.
+        channels_last: use the channels-last memory format, which convolutions in bf16 or fp16 are faster with.
     """
 
     monitor: ClassVar[str] = "val/loss"
@@ -52,6 +56,7 @@ class Task(L.LightningModule):
         param_groups: list[ParamGroupRule] | None = None,
         layer_decay: float | None = None,
         init: list[InitRule] | None = None,
+        adapters: list[NetAdapter] | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -59,47 +64,59 @@ class Task(L.LightningModule):
         if lr <= 0:
             raise ValueError(f"lr must be above 0, got {lr}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on networks and losses among the arguments, which are taken out below
+            warnings.simplefilter("ignore")  # about modules among the arguments, which are removed below
             self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "param_groups", "init"])
-        for name in [k for k, v in self.hparams.items() if not _is_plain_value(v)]:
-            forget_hyperparameter(self, name)  # a network or loss built in Python: the one who loads gives it again
-        self.net, self.loss, self.lr = net, loss, lr
-        self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
-        self.param_groups, self.layer_decay = param_groups, layer_decay
+        for name, value in list(self.hparams.items()):
+            # A network or loss built in Python is given again by whoever loads the checkpoint.
+            if not _is_plain_value(value):
+                forget_hyperparameter(self, name)
+        self.net = net
+        self.loss = loss
+        self.lr = lr
+        self.optimizer = optimizer or torch.optim.AdamW
+        self.lr_scheduler = lr_scheduler
+        self.param_groups = param_groups
+        self.layer_decay = layer_decay
+        self.adapters = adapters or []
         if init:
             initialize(net, init)
+        self.adapt()
         if channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow the kernels
+            # Activations take the memory format of the kernels.
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
             net.compile()
         self._running_means: dict[str, RunningMean] = {}
-        self._batch_items: float | Tensor = 0.0  # in this batch
-        self._window_items: float | Tensor = 0.0  # in this accumulation window, on this process
+        # Items in this batch, and on this process in this accumulation window.
+        self._batch_items: float | Tensor = 0.0
+        self._window_items: float | Tensor = 0.0
 
-    # What a task says -------------------------------------------------------------------------------------------------
+    # What a task defines ----------------------------------------------------------------------------------------------
 
     def step(self, batch: Any, stage: str) -> Tensor:
         """Return the mean loss of a batch; the same for ``train``, ``val`` and ``test``."""
-        raise ValueError(f"{type(self).__name__} does not say what a batch means: write step(batch, stage)")
+        raise ValueError(f"{type(self).__name__} does not define what a batch means: write step(batch, stage)")
 
     def num_items(self, batch: Any) -> float | Tensor:
-        """Over how many items ``step`` takes its mean: samples here, tokens for a language model.
+        """Return the number of items that ``step`` averages over: samples here, tokens for a language model.
 
-        What only the values of a batch tell, such as how many tokens are no padding, is a tensor ``()`` on its device:
-        as a number it would make every step wait for the device.
+        A number that depends on the values in a batch, such as the tokens that are not padding, is a tensor ``()`` on
+        its device: as a Python number it would make every step wait for the device.
         """
-        return len(next(iter(batch.values())) if isinstance(batch, Mapping) else inputs_of(batch)[0])
+        if isinstance(batch, Mapping):
+            return len(next(iter(batch.values())))
+        return len(inputs_of(batch)[0])
 
     def reset_metrics(self, stage: str) -> None:
-        """Forget the last validation or test."""
+        """Reset the metrics at the start of a validation or test."""
         self._running_means.pop(stage, None)
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        """Return the metrics of a whole validation or test, without the loss."""
+        """Return the metrics of a whole validation or test, except for the loss."""
         return {}
 
     def log_mean(self, stage: str, n: float | Tensor, **values: Tensor) -> None:
-        """Add means over ``n`` items to the running means that are logged as ``<stage>/<name>``."""
+        """Add means over ``n`` items to the running means, which are logged as ``<stage>/<name>``."""
         mean = self._running_means.get(stage)
         if mean is None:
             mean = self._running_means[stage] = RunningMean()
@@ -118,14 +135,14 @@ class Task(L.LightningModule):
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Weigh the batch by its size where batches are averaged; ``on_after_backward`` divides by all of them."""
+        """Weigh the loss by the size of its batch where several are averaged; ``on_after_backward`` divides again."""
         if self._weighs_batches:
             self._window_items += self._batch_items
             loss = loss * self._batch_items
         loss.backward(*args, **kwargs)
 
     def log_train_loss(self, loss: Tensor, n: float | Tensor) -> None:
-        """Add to the running means of training; log them where Lightning logs, at the end of a window."""
+        """Add to the running means of training, and log them in the steps in which Lightning logs."""
         self.log_mean("train", n, loss=loss)
         if self._is_logging_step and not accumulates(self.trainer):
             self._log_running_means("train")
@@ -152,15 +169,17 @@ class Task(L.LightningModule):
         self._log_running_means("test", self.compute_metrics("test"))
 
     def on_after_backward(self) -> None:
-        """Turn the sum of gradients over micro-batches and processes into the gradient of the mean over all items.
+        """Divide the sum of gradients over micro-batches and processes by the number of all items.
 
-        Lightning divides by the number of micro-batches and DDP by that of processes, right only where all are of one
-        size; here every sample (or token) counts the same, so accumulation equals the big batch.
+        Lightning divides by the number of micro-batches, and DDP by the number of processes, which is right only if
+        all have the same size. Here every sample (or token) has the same weight, so accumulation equals the large
+        batch.
         """
         if not self._weighs_batches or accumulates(self.trainer):
             return
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        total, self._window_items = self._window_items, 0.0
+        total = self._window_items
+        self._window_items = 0.0
         if self.trainer.world_size > 1:
             total = torch.as_tensor(total, dtype=torch.float64, device=self.device)
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
@@ -169,31 +188,45 @@ class Task(L.LightningModule):
             torch._foreach_mul_(grads, quotient(parts, total, grads[0].dtype))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:  # Optimizer.zero_grad does the same inside a profiler's region
+        # As Optimizer.zero_grad, without its profiler region, which costs a small network's step some percent.
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     def configure_optimizers(self) -> Any:
-        body = self.net if len(list(self.net.parameters())) == len(list(self.parameters())) else self
-        param_groups = self.param_groups and [
-            replace(r, optimizer=r.optimizer and fused_by_default(r.optimizer)) for r in self.param_groups
-        ]
-        optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, param_groups, self.layer_decay)
-        if isinstance(optimizer, torch.optim.LBFGS) and self.trainer.accumulate_grad_batches > 1:
-            raise ValueError("LBFGS cannot accumulate, it looks at a batch several times: take a larger batch_size")
+        optimizer = self._build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
-        cls, given = _unwrap_factory(self.lr_scheduler)
-        accepts_total = cls is not None and "total_steps" in inspect.signature(cls).parameters
-        if accepts_total and given.get("total_steps") is None:
+        cls, options = _unwrap_factory(self.lr_scheduler)
+        per_step = cls is not None and "total_steps" in inspect.signature(cls).parameters
+        if per_step and options.get("total_steps") is None:
             scheduler = self.lr_scheduler(optimizer, total_steps=self._total_steps())  # type: ignore[call-arg]
         else:
             scheduler = self.lr_scheduler(optimizer)
-        plan = {"scheduler": scheduler, "interval": "step" if accepts_total else "epoch"}
+        config = {"scheduler": scheduler, "interval": "step" if per_step else "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            plan["monitor"] = plateau_monitor(scheduler, self.monitor, self.monitor_mode)
-            plan["frequency"] = self.trainer.check_val_every_n_epoch or 1
-        return {"optimizer": optimizer, "lr_scheduler": plan}
+            config["monitor"] = plateau_monitor(scheduler, self.monitor, self.monitor_mode)
+            config["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        # Names of parameters are relative to the network, unless the task has parameters beside it.
+        whole = len(list(self.net.parameters())) != len(list(self.parameters()))
+        body = self if whole else self.net
+        rules = []
+        for rule in self.param_groups or []:
+            if rule.optimizer is not None:
+                rule = replace(rule, optimizer=fused_by_default(rule.optimizer))
+            rules.append(rule)
+        optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, rules, self.layer_decay)
+        if isinstance(optimizer, torch.optim.LBFGS) and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("LBFGS cannot accumulate, as it evaluates a batch several times: take a larger batch_size")
+        return optimizer
+
+    def adapt(self) -> None:
+        """Let ``adapters`` change the network; called once its weights are read."""
+        for adapter in self.adapters:
+            adapter.adapt(self.net)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -205,7 +238,7 @@ class Task(L.LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Load a module as Lightning does, also from a checkpoint of an older zoo, whose names have changed since."""
+        """Load a module as Lightning does, also from checkpoints of older versions of zoo with other names."""
         file = load_upgraded(checkpoint_path, cls)
         return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
 
@@ -224,7 +257,7 @@ class Task(L.LightningModule):
             self._running_means["train"] = RunningMean(**state)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == HOOK_NAME:  # nn.Module's way would take 0.1 ms of a step
+        if name == HOOK_NAME:  # set at every hook; nn.Module.__setattr__ would take 0.1 ms of a step
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -233,7 +266,7 @@ class Task(L.LightningModule):
 
     @property
     def _weighs_batches(self) -> bool:
-        """Whether micro-batches or processes may differ in size, so that means of means would be wrong."""
+        """Whether several batches, which may differ in size, are averaged in one step."""
         return self.automatic_optimization and self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
 
     @property
@@ -242,11 +275,14 @@ class Task(L.LightningModule):
         return every > 0 and (logged_step(self.trainer) + 1) % every == 0
 
     def _log_running_means(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
+        values: dict[str, Any] = {}
         mean = self._running_means.pop(stage, None)
-        values = {**(mean.compute(self.trainer) if mean else {}), **(more or {})}
-        bar = {"loss", self.monitor.rpartition("/")[2]}
+        if mean is not None:
+            values |= mean.compute(self.trainer)
+        values |= more or {}
+        in_progress_bar = {"loss", self.monitor.rpartition("/")[2]}
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1)
+            self.log(f"{stage}/{name}", value, prog_bar=name in in_progress_bar, batch_size=1)
 
     def _total_steps(self) -> int:
         total = self.trainer.estimated_stepping_batches
@@ -256,20 +292,28 @@ class Task(L.LightningModule):
 
 
 def require(module: nn.Module, **values: Any) -> Any:
-    """Return the values that the user or the data must give, one or several, or say which is missing."""
+    """Return the values, which the user or the data must give, one or several.
+
+    Raises:
+        ValueError: a value is None.
+    """
     for name, value in values.items():
         if value is None:
             raise ValueError(f"{type(module).__name__} needs {name}: give it, or data that knows it")
-    return tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return tuple(values.values())
 
 
 def inputs_of(batch: Any) -> tuple[Any, ...]:
-    """What the network is called with, from a batch ``(inputs, targets)`` or the bare inputs.
+    """Return the positional arguments of the network, from a batch ``(inputs, targets)`` or the inputs alone.
 
     Inputs are one tensor or several, such as ``(x, lengths)``.
     """
     inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs)
+    return (inputs,)
 
 
 def _is_plain_value(value: Any) -> bool:
@@ -282,6 +326,9 @@ def _is_plain_value(value: Any) -> bool:
 
 
 def _unwrap_factory(factory: Any) -> tuple[type | None, dict[str, Any]]:
-    """Find the class and the given options in a class, a partial, or jsonargparse's partial around a class."""
-    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return next((p for p in parts if inspect.isclass(p)), None), getattr(factory, "keywords", {})
+    """Return the class and the options in a class, a partial, or jsonargparse's partial around a class."""
+    options = getattr(factory, "keywords", {})
+    for part in (factory, getattr(factory, "func", None), *getattr(factory, "args", ())):
+        if inspect.isclass(part):
+            return part, options
+    return None, options

@@ -1,4 +1,4 @@
-"""Language models that may start from published weights, and may be too large for one device."""
+"""Causal language models that start from published weights, and may be sharded over devices."""
 
 from __future__ import annotations
 
@@ -22,46 +22,63 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-UNSHARDABLE_INITS = {"orthogonal", "trunc_normal"}  # which look at numbers before they draw more
+# Initializations that read values before they sample more, so a sharded parameter cannot repeat them.
+UNSHARDABLE_INITS = {"orthogonal", "trunc_normal"}
 
 
 class DecoderLanguageModel(LanguageModel):
-    """Train a decoder, from scratch or from published weights.
+    """Causal language model of a decoder, from scratch or from published weights.
 
-    With ``trainer.strategy: ModelParallelStrategy`` weights, gradients and the optimizer's state are divided among the
-    devices, block by block (FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277). No process ever holds them all:
-    a network on the meta device is divided first, and each parameter then drawn or read whole, and cut.
+    With ``trainer.strategy: ModelParallelStrategy`` weights, gradients and optimizer state are sharded over the
+    devices, block by block (FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277). No process ever holds the whole
+    model: a network on the meta device is sharded first, and then each parameter is initialized or read and cut.
 
     Args:
-        weights: to start from: a model directory of Hugging Face, or a file that zoo wrote, which also tells the
-            sizes; null starts fresh.
-        activation_checkpointing: compute the inside of each block again in the backward pass in place of keeping it,
-            for a third more arithmetic and far less memory (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+        weights: published weights to start from: a model directory of Hugging Face, or a file that zoo wrote, which
+            also gives the sizes; null starts from scratch.
+        activation_checkpointing: recompute the activations within each block in the backward pass, for a third more
+            arithmetic and far less memory (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
     net: HuggingFaceNet
 
     def __init__(
-        self, net: HuggingFaceNet, weights: str | None = None, activation_checkpointing: bool = False, **kwargs: Any
+        self,
+        net: HuggingFaceNet,
+        weights: str | None = None,
+        activation_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
-        self._weights, self._init = weights, kwargs.get("init") or []
-        if is_meta(net) and any({rule.weight, rule.bias} & UNSHARDABLE_INITS for rule in self._init):
+        self._weights = weights
+        self._init = kwargs.get("init") or []
+        if is_meta(net) and kwargs.get("adapters"):
+            raise ValueError("adapters need a network in memory: give --model.meta_device false")
+        unshardable = any({rule.weight, rule.bias} & UNSHARDABLE_INITS for rule in self._init)
+        if is_meta(net) and unshardable:
             materialize_and_init(net)
-        with UnshardedInit():  # rules use up random numbers without memory too
+        with UnshardedInit():  # a network on the meta device consumes the same random numbers
             super().__init__(net=net, **kwargs)
-        if weights is not None:
-            net.load_pretrained(weights)  # without memory, only to see whether they fit
-            self.pretrained_tokenizer = find_tokenizer(weights)
-            if "preset" in self.hparams:  # of which a null below would take what these weights do not have
-                self.hparams["preset"] = "baby"
         net.activation_checkpointing = activation_checkpointing
-        # A checkpoint holds the weights themselves, and needs neither file nor preset again.
-        sizes = {k: v for k, v in net.arguments.items() if k in self.hparams and k != "block_size"}
-        gone = {k: None for k in ("weights", "meta_device") if k in self.hparams}
-        self.hparams.update(**sizes, **gone, context=net.arguments["block_size"])
+        if weights is not None:
+            self.pretrained_tokenizer = find_tokenizer(weights)
+            if "preset" in self.hparams:  # its values must not replace arguments that are null for these weights
+                self.hparams["preset"] = "baby"
+        # A checkpoint holds the weights themselves: loading it needs neither file nor preset.
+        for name, value in net.arguments.items():
+            if name in self.hparams and name != "block_size":
+                self.hparams[name] = value
+        for name in ("weights", "meta_device"):
+            if name in self.hparams:
+                self.hparams[name] = None
+        self.hparams["context"] = net.arguments["block_size"]
+
+    def adapt(self) -> None:
+        if self._weights is not None:
+            self.net.load_pretrained(self._weights)  # on the meta device this only checks that they fit
+        super().adapt()
 
     def configure_model(self) -> None:
-        """Divide the weights among devices, where the strategy asks for it; give memory to a network without."""
+        """Shard the weights over devices if the strategy asks for it; materialize a network on the meta device."""
         device = torch.device("cpu")
         if trainer_of(self) is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
@@ -71,19 +88,22 @@ class DecoderLanguageModel(LanguageModel):
 
 
 def is_meta(net: HuggingFaceNet) -> bool:
+    """Return whether a network is on the meta device, without memory for its weights."""
     return next(net.parameters()).is_meta
 
 
 def materialize_and_init(
     net: Any, device: torch.device | str = "cpu", weights: str | None = None, init: Sequence[InitRule] = ()
 ) -> None:
-    """Give a network memory, and the weights that it would have had from the start, one whole parameter at a time.
+    """Move a network from the meta device to memory, one whole parameter at a time.
+
+    Its weights are those that it would have had without the meta device.
 
     Args:
-        net: a decoder of zoo.models without memory; where it is divided, this process gets its part.
-        device: where to.
-        weights: a folder or file; null draws them, by the same numbers in every process.
-        init: rules after which some are drawn again.
+        net: a decoder of zoo.models on the meta device; of a sharded one, this process gets its shard.
+        device: the device to move to.
+        weights: a folder or file of published weights; None initializes them, equally in every process.
+        init: initialization rules applied after the network's own.
     """
     materialize(net, device)
     if weights is not None:
@@ -96,11 +116,11 @@ def materialize_and_init(
 
 
 def shard(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
-    """Keep of each parameter one part a device; all of a block's are there only while it computes."""
+    """Shard each parameter over the devices; a block's parameters are gathered only while it computes."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if isinstance(net, FSDPModule):
-        return  # by an earlier stage of this run
+        return  # sharded by an earlier stage of this run
     for block in net.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh)
@@ -116,32 +136,39 @@ def network(
     meta_device: bool | None = None,
     **chosen: Any,
 ) -> Any:
-    """Build a decoder of the sizes that weights have, or else a preset, and the user changed.
+    """Build a decoder with the arguments of its weights or of a preset, changed by the user's own.
 
     Args:
-        cls: the network's class.
-        module: for which it is.
-        vocab_size: of the data.
-        block_size: of the data.
+        cls: class of the network.
+        module: module that the network is for.
+        vocab_size: vocabulary size of the data.
+        block_size: sequence length of the data.
         preset: arguments of the constructor.
-        weights: a folder or file; where it differs from what the user chose, loading says so.
-        meta_device: whether to build it without memory.
-        chosen: arguments by the user; null is not chosen, and beside weights nor is the constructor's default.
+        weights: a folder or file of published weights; where they contradict the user, loading them raises an error.
+        meta_device: whether to build the network on the meta device.
+        chosen: arguments by the user; null is not a choice, nor, with weights, the constructor's default.
     """
     tokens, data_block = require(module, vocab_size=vocab_size, block_size=block_size)
-    chosen = {k: v for k, v in chosen.items() if v is not None}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     context = chosen.pop("context", None)
     if weights is None:
         arguments = {**preset, **chosen, "block_size": context or data_block}
     else:
+        arguments = cls.pretrained_arguments(weights)
         defaults = inspect.signature(cls).parameters
-        chosen = {k: v for k, v in chosen.items() if k == "dropout" or v != defaults[k].default}
-        arguments = {**cls.pretrained_arguments(weights), **chosen, **({"block_size": context} if context else {})}
+        for name, value in chosen.items():
+            if name == "dropout" or value != defaults[name].default:
+                arguments[name] = value
+        if context:
+            arguments["block_size"] = context
     if arguments["block_size"] < data_block:
         raise ValueError(
             f"the data's block_size={data_block} is above the model's context of {arguments['block_size']}"
         )
-    # Fresh weights use up random numbers without memory too, so that those drawn later are the same.
-    draws = UnshardedInit() if meta_device and weights is None else nullcontext()
-    with torch.device("meta") if meta_device else nullcontext(), draws:
-        return cls(**{**arguments, "vocab_size": tokens})
+    arguments["vocab_size"] = tokens
+    if not meta_device:
+        return cls(**arguments)
+    # Fresh weights consume random numbers on the meta device too, so that whatever is sampled later is the same.
+    sampling = UnshardedInit() if weights is None else nullcontext()
+    with torch.device("meta"), sampling:
+        return cls(**arguments)

@@ -1,4 +1,4 @@
-"""Classification of images by a network that may start from published weights."""
+"""Image classification with a network that can start from pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from zoo.weights.pretrained import PretrainedNet
 
 
 class ImageClassifier(Classifier):
-    """Train a network with published weights to tell images apart, from scratch or from these.
+    """Image classifier, trained from scratch or fine-tuned from published weights.
 
-    A checkpoint holds the weights themselves and ``preprocessing``, so it needs neither name nor file again.
+    A checkpoint contains the weights and ``preprocessing``, so loading it needs neither the name nor the file of the
+    pretrained weights.
 
     Args:
-        weights: to start from: a name such as ``ResNet50_Weights.IMAGENET1K_V2`` (fetched, once, when given), a
-            ``.safetensors``, ``.pth`` or ``.ckpt`` file, or a folder; null starts fresh.
-        preprocessing: what the images of the weights look like: ``image_size``, ``mean``, ``std``, ``interpolation``,
+        weights: pretrained weights: a name such as ``ResNet50_Weights.IMAGENET1K_V2`` (downloaded once and cached), a
+            ``.safetensors``, ``.pth`` or ``.ckpt`` file, or a folder; null trains from scratch.
+        preprocessing: image preprocessing of the weights: ``image_size``, ``mean``, ``std``, ``interpolation``,
             ``crop_pct``; null takes it from the weights.
     """
 
@@ -30,15 +31,20 @@ class ImageClassifier(Classifier):
         preprocessing: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._weights = weights
         super().__init__(net=net, **kwargs)
-        if weights is not None:
-            net.load_pretrained(weights)
         net.preprocessing = preprocessing or net.preprocessing
+        # The checkpoint holds the weights themselves, so it does not read the file again.
         self.hparams.update(weights=None, preprocessing=net.preprocessing)
+
+    def adapt(self) -> None:
+        if self._weights is not None:
+            self.net.load_pretrained(self._weights)  # type: ignore[operator]
+        super().adapt()
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """What the images of the weights look like, in plain values; None where nobody knows."""
+        """Image preprocessing of the pretrained weights as plain values, or None if it is unknown."""
         return self.net.preprocessing  # type: ignore[return-value]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
