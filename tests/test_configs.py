@@ -17,7 +17,7 @@ import yaml
 import zoo.data
 from tests import fake_data
 from tests.conftest import CONFIGS
-from zoo.data.images.base import DownloadableImages
+from zoo.data.images.downloadable import DownloadableImages
 
 # What a config needs of an earlier run: another config's checkpoint, by the argument that it leaves at null for it.
 TEACHERS = {"teacher_checkpoint": "small_cnn_digits", "weights": "resnet_letters", "autoencoder": "autoencoder_digits"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.data import Tabular
-from zoo.data.tabular import encode
+from zoo.data.table_columns import fit_column
 
 
 def write(path: Path, text: str) -> str:
@@ -19,17 +19,18 @@ def write(path: Path, text: str) -> str:
 def test_bundled_tables(name, rows, width, classes):
     data = Tabular(name=name)
     assert sum(len(s) for s in data.datasets.values()) == rows
-    assert (data.input_dim, data.num_classes) == (width, classes)
+    spec = data.spec()
+    assert (spec.input_dim, spec.num_classes) == (width, classes)
     x, y = data.datasets["train"].tensors
     assert x.mean(0).abs().max() < 1e-5, "standardised by the training rows"
     assert (x.std(0, correction=0) - 1).abs().max() < 1e-5
     if classes is None:
-        assert data.output_dim == 1
-        assert data.target_mean == pytest.approx(float(y.mean()), rel=1e-5)
-        assert data.target_std == pytest.approx(float(y.std()), rel=1e-5)
+        assert spec.output_dim == 1
+        assert spec.target_mean == pytest.approx(float(y.mean()), rel=1e-5)
+        assert spec.target_std == pytest.approx(float(y.std()), rel=1e-5)
     else:
-        assert len(data.class_names) == classes
-        assert data.task == ("binary" if classes == 2 else "multiclass")
+        assert len(spec.class_names) == classes
+        assert spec.task == ("binary" if classes == 2 else "multiclass")
 
 
 def test_csv_types_missing_values_and_classes(tmp_path, capfd):
@@ -39,31 +40,34 @@ def test_csv_types_missing_values_and_classes(tmp_path, capfd):
         lines.append(f"{i},{size},{'red' if i % 3 else 'blue'},{'cat' if i % 2 else 'dog'}")
     data = Tabular(file=write(tmp_path / "t.csv", "\n".join(lines)), target="kind", ignore=["id"])
     assert data.class_names == ["cat", "dog"]
-    assert data.input_dim == 2 + 2, "the number, that it was missing, and two colours"
+    assert data.spec().input_dim == 2 + 2, "the number, that it was missing, and two colours"
     assert "column 'size': 1 missing numbers filled with the training mean" in capfd.readouterr().err
 
 
 def test_unseen_category_is_none_of_the_known(capfd):
-    block, notes = encode("c", ["a", "b", "a", "z"], torch.tensor([0, 1, 2]))
-    assert block.tolist() == [[1, 0], [0, 1], [1, 0], [0, 0]]
-    assert "z not seen in training" in notes[0]
+    column = fit_column("c", ["a", "b", "a", "z"], torch.tensor([0, 1, 2]))
+    assert column.encode(["a", "b", "z", ""]).tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    err = capfd.readouterr().err
+    assert "zoo: column 'c': z not seen in training; 1 rows have no category\n" in err
+    assert "zoo: column 'c': 1 missing values are no category\n" in err
 
 
 def test_statistics_come_from_training_rows_only():
-    block, _ = encode("n", ["1", "3", "1000"], torch.tensor([0, 1]))
+    values = ["1", "3", "1000"]
+    block = fit_column("n", values, torch.tensor([0, 1])).encode(values)
     assert block[:2].flatten().tolist() == [-1.0, 1.0]
     assert block[2].item() == 998.0
 
 
 def test_constant_column_becomes_zero():
-    block, _ = encode("n", ["5", "5", "5"], torch.tensor([0, 1]))
-    assert block.tolist() == [[0.0], [0.0], [0.0]]
+    column = fit_column("n", ["5", "5", "5"], torch.tensor([0, 1]))
+    assert column.encode(["5", "5", "5"]).tolist() == [[0.0], [0.0], [0.0]]
 
 
 def test_targets_numbers_of_many_values_are_regression(tmp_path):
     file = write(tmp_path / "t.csv", "a,y\n" + "\n".join(f"{i},{i * 1.5}" for i in range(40)))
     assert Tabular(file=file, target="y").class_names is None
-    assert Tabular(file=file, target="y").output_dim == 1
+    assert Tabular(file=file, target="y").spec().output_dim == 1
     labels = write(tmp_path / "l.csv", "a,y\n" + "\n".join(f"{i},{10 + i % 3}" for i in range(40)))
     assert Tabular(file=labels, target="y").class_names == ["10", "11", "12"]
     assert Tabular(file=labels, target="y", kind="regression").class_names is None
@@ -75,9 +79,26 @@ def test_new_rows_are_encoded_as_the_training_rows_say(tmp_path):
     data = Tabular(file=file, target="y", predict_file=new)
     known = Tabular(file=file, target="y")
     assert torch.equal(data.datasets["train"].tensors[0], known.datasets["train"].tensors[0])
-    (x,) = data.datasets["predict"].tensors
+    (x,) = data.dataset("predict").tensors
     assert x.shape == (2, 3)
     assert x[1, 1:].tolist() == [0, 0]
+
+
+def test_new_rows_do_not_change_the_encoding(tmp_path, capfd):
+    file = write(tmp_path / "t.csv", "a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(40)))
+    new = write(tmp_path / "new.csv", "a\n3\n?\n")
+    data = Tabular(file=file, target="y", predict_file=new)
+    assert data.spec().input_dim == 1
+    (x,) = data.dataset("predict").tensors
+    assert x.shape == (2, 1), "a missing number adds no column that training has not"
+    assert x[1].item() == 0
+    assert "column 'a': 1 missing numbers filled with the training mean" in capfd.readouterr().err
+    data = Tabular(file=file, target="y", predict_file=write(tmp_path / "new.csv", "a\n3\nred\n"))
+    with pytest.raises(ValueError, match="column 'a' holds 'red', which is not a number as in the training rows"):
+        data.predict_dataloader()
+    data = Tabular(file=file, target="y", predict_file=write(tmp_path / "new.csv", "b\n3\n"))
+    with pytest.raises(ValueError, match="new.csv has no column 'a'; it needs a"):
+        data.predict_dataloader()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.conftest import CONFIGS
 from tests.faults import faults_in_data, faults_in_networks, faults_in_training, sound_oddities, sound_tasks  # noqa: F401
 from tests.faults.corpus import FAULTS, SOUND, Fault
 from tests.test_configs import fake_writer, of_ones_own
-from zoo.data.base import SPEC_FIELDS
+from zoo.data.base import spec_of
 from zoo.diagnosis import Finding, Report, diagnose, run
 from zoo.diagnosis.runner import CHECKS
 
@@ -67,7 +67,7 @@ def from_config(path: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDa
     datamodule = built("data", L.LightningDataModule, data)
     cls = getattr(zoo.models, model["class_path"], None) or getattr(zoo.tasks, model["class_path"])
     takes = {name for c in cls.__mro__ for name in inspect.signature(c.__init__).parameters}
-    facts = {f: value for f in SPEC_FIELDS if f in takes and (value := getattr(datamodule, f, None)) is not None}
+    facts = {name: value for name, value in spec_of(datamodule).known().items() if name in takes}
     module = built("model", L.LightningModule, model | {"init_args": facts | model.get("init_args", {})})
     options = {k: v for k, v in config.get("trainer", {}).items() if k != "callbacks"}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}

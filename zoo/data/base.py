@@ -1,21 +1,19 @@
-"""The base of all datasets: seeded splits, whole-batch loading, exact position, the data spec for the model."""
+"""The base of all datasets: seeded splits, whole-batch loading, exact resume, and the data spec for the model."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from zoo.checkpoints import load_upgraded
+from zoo.data.loading import BatchTensorDataset as BatchTensorDataset
+from zoo.data.loading import batch_loader
 from zoo.data.sampler import (
     BucketBatchSampler,
     ResumableBatchSampler,
@@ -23,91 +21,11 @@ from zoo.data.sampler import (
     ShardedBatchSampler,
     mix_seeds,
 )
-from zoo.distributed import is_main_process
-
-# What a dataset may tell a model. A model that has an argument of this name, left at None, is given the data's value.
-SPEC_FIELDS = (
-    "num_classes",
-    "class_names",
-    "task",
-    "input_dim",
-    "output_dim",
-    "target_mean",
-    "target_std",
-    "in_channels",
-    "image_size",
-    "vocab_size",
-    "src_vocab_size",
-    "tgt_vocab_size",
-    "pad_id",
-    "bos_id",
-    "eos_id",
-    "max_new_tokens",
-    "block_size",
-    "horizon",
-    "future_dim",
-)
-
-
-class BatchTensorDataset(Dataset):
-    """A dataset held in memory as tensors whose first dimension counts the samples; a batch is one indexing."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        if len({len(t) for t in tensors}) != 1:
-            raise ValueError(f"tensors of one length needed, got {[len(t) for t in tensors]}")
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(t[index] for t in self.tensors)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.index_select(0, indices) for t in self.tensors)
-
-
-class _BatchDataset(Dataset):
-    """Answers a whole batch of indices; random augmentation is seeded by the batch, whichever worker does it."""
-
-    def __init__(self, dataset: Dataset, collate: Callable[[list], Any], seeded: bool) -> None:
-        self.dataset, self.collate = dataset, collate
-        self.seeded = seeded and not isinstance(dataset, BatchTensorDataset)  # which draws nothing
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, key: tuple[int, Tensor]) -> Any:
-        seed, indices = key
-        if self.seeded:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed & 0xFFFFFFFF)
-        if (batch := getattr(self.dataset, "batch", None)) is not None:
-            return batch(indices)
-        return self.collate([self.dataset[i] for i in indices.tolist()])
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process finishes its step and stops the workers itself
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-class _Loader(DataLoader):
-    # Lightning asks for the first iterator before it has set the epoch and restored the loops; wait for the first next.
-    def __iter__(self) -> Iterator:  # type: ignore[override]
-        if self.num_workers or self.pin_memory:
-            yield from super().__iter__()
-        else:  # the same without the iterator's bookkeeping
-            for key in self.sampler:
-                yield self.dataset[key]
+from zoo.data.spec import DataSpec
 
 
 class DataModule(L.LightningDataModule):
-    """A dataset in three splits. Subclasses write ``splits`` and set the data spec fields that they know (``num_classes``, ...).
+    """A dataset in three splits. Subclasses implement ``splits()`` and say what a model needs to know in ``spec()``.
 
     Args:
         batch_size: samples per step and process.
@@ -138,52 +56,111 @@ class DataModule(L.LightningDataModule):
             raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
         # Not to the loggers: Lightning refuses an option, as image_size, that model and data have in different values.
         self.save_hyperparameters(logger=False)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 4 * batch_size
-        self.num_workers, self.pin_memory, self.persistent_workers = num_workers, pin_memory, persistent_workers
-        self.drop_last, self.seed = drop_last, seed
-        self._done = 0
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or 4 * batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.persistent_workers = persistent_workers
+        self.drop_last = drop_last
+        self.seed = seed
+        self._datasets: dict[str, Dataset] | None = None
+        self._predict_dataset: Dataset | None = None
+        self._batches_done = 0
+
+    # What subclasses implement ----------------------------------------------------------------------------------------
 
     def splits(self) -> dict[str, Dataset]:
-        """Return the datasets by name: ``train``, ``val``, ``test``, and ``predict`` where it is not the test set."""
-        raise ValueError(f"{type(self).__name__} does not say what its splits are: write splits()")
+        """Return the datasets ``train``, ``val`` and ``test``; a missing one is an error only where it is needed."""
+        raise ValueError(f"{type(self).__name__} has no splits: implement splits()")
+
+    def predict_dataset(self) -> Dataset | None:
+        """Return new samples for ``predict``; None predicts the test split.
+
+        What it needs of the training data (a vocabulary, a mean) should come from the hyperparameters of a checkpoint
+        where they have it, so that the training data need not be there.
+        """
+        return None
+
+    def spec(self) -> DataSpec:
+        """Return what a model needs to know; by default the attributes that are named like fields of ``DataSpec``."""
+        return DataSpec.from_attributes(self)
 
     def override_spec(self, name: str, value: Any) -> bool:
-        """Change to the value of a spec field that the user gave the model, where the data can; return whether it did."""
+        """Adapt the data to the value of a spec field that the user gave the model; return whether that is possible."""
         return False
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        """Return hyperparameters that were computed from the training data, such as a vocabulary, for checkpoints."""
+        return {}
 
     def check_model(self, model: Any) -> None:
         """Raise ValueError where a model cannot take this data; called before a run folder is made."""
 
-    @cached_property
-    def datasets(self) -> dict[str, Dataset]:
-        return self.splits()
-
     def bucket_lengths(self) -> Tensor | None:
-        """Lengths of the training samples where batches should hold samples of similar length; None where not."""
+        """Return the lengths of the training samples to batch similar ones together; None does not sort by length."""
         return None
 
+    # Datasets ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The splits, built when they are first needed."""
+        if self._datasets is None:
+            self._datasets = self.build_datasets()
+        return self._datasets
+
+    def build_datasets(self) -> dict[str, Dataset]:
+        """Return ``splits()``; the base of a kind of data may wrap them here."""
+        return self.splits()
+
+    def reset_datasets(self) -> None:
+        """Drop the datasets; they are built anew when they are next needed."""
+        self._datasets = None
+        self._predict_dataset = None
+
+    @property
+    def predict_split(self) -> str:
+        """The name of what ``predict`` reads: ``predict`` where there are new samples, else ``test``."""
+        if self._predict_dataset is None:
+            self._predict_dataset = self.predict_dataset()
+        if self._predict_dataset is None:
+            return "test"
+        return "predict"
+
+    def dataset(self, split: str) -> Dataset:
+        """Return the dataset of a split, ``predict`` among them."""
+        if split == "predict":
+            split = self.predict_split
+        if split == "predict":
+            assert self._predict_dataset is not None
+            return self._predict_dataset
+        if split not in self.datasets:
+            raise ValueError(f"{type(self).__name__} has no {split} split, only {', '.join(self.datasets)}")
+        return self.datasets[split]
+
     def setup(self, stage: str) -> None:
-        _ = self.datasets
+        # New samples are predicted without the training data, which may be gone.
+        if stage != "predict" or self.predict_split == "test":
+            _ = self.datasets
+        self.hparams.update(self.fitted_hparams())
+
+    # Loaders ----------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
-        ordered = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        lengths = None if ordered else self.bucket_lengths()
-        kind = (
-            SequentialBatchSampler
-            if ordered
-            else ResumableBatchSampler
-            if lengths is None
-            else partial(BucketBatchSampler, lengths)
-        )
-        sampler = kind(
-            len(self.datasets["train"]),  # type: ignore[arg-type]
-            self.batch_size,
-            shuffle=not ordered,
-            seed=run_seed(),
-            drop_last=self.drop_last,
-            skip=self._pop_position,
+        arguments: dict[str, Any] = {
+            "n": len(self.datasets["train"]),  # type: ignore[arg-type]
+            "batch_size": self.batch_size,
+            "seed": run_seed(),
+            "drop_last": self.drop_last,
+            "skip": self._pop_position,
             **self._rank_and_world(),
-        )
+        }
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            sampler = SequentialBatchSampler(**arguments)
+        elif (lengths := self.bucket_lengths()) is not None:
+            sampler = BucketBatchSampler(lengths, shuffle=True, **arguments)
+        else:
+            sampler = ResumableBatchSampler(shuffle=True, **arguments)
         return self._loader("train", sampler, seeded=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -193,60 +170,96 @@ class DataModule(L.LightningDataModule):
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        return self._eval_loader("predict" if "predict" in self.datasets else "test")
+        return self._eval_loader(self.predict_split)
 
     def _eval_loader(self, split: str) -> DataLoader:
-        if split not in self.datasets:
-            raise ValueError(f"{type(self).__name__} has no {split} split, only {', '.join(self.datasets)}")
-        n: int = len(self.datasets[split])  # type: ignore[arg-type]
-        if not n:
-            share = self.hparams.get(f"{split}_split")
-            why = "" if share is None else f", as {split}_split is {share}: give a share above 0"
+        n = len(self.dataset(split))  # type: ignore[arg-type]
+        if n == 0:
+            why = ""
+            option = f"{split}_split"
+            if option in self.hparams:
+                why = f", as {option} is {self.hparams[option]}: set {option} above 0"
             raise ValueError(f"{type(self).__name__} has no samples in its {split} split{why}")
-        return self._loader(split, ShardedBatchSampler(n, self.eval_batch_size, **self._rank_and_world()), seeded=False)
+        sampler = ShardedBatchSampler(n, self.eval_batch_size, **self._rank_and_world())
+        return self._loader(split, sampler, seeded=False)
 
     def _loader(self, split: str, sampler: ResumableBatchSampler | ShardedBatchSampler, seeded: bool) -> DataLoader:
-        workers, accelerator = self.num_workers, type(self.trainer.accelerator).__name__ if self.trainer else ""
-        return _Loader(
-            _BatchDataset(self.datasets[split], self.collate, seeded),
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=_identity,  # the dataset answers whole batches
-            num_workers=workers,
-            pin_memory="CUDA" in accelerator if self.pin_memory is None else self.pin_memory,
-            persistent_workers=self.persistent_workers and workers > 0,
-            worker_init_fn=_ignore_ctrl_c,
-            generator=torch.Generator().manual_seed(mix_seeds(run_seed(), workers)),  # leaves the global one alone
+        pin_memory = self.pin_memory
+        if pin_memory is None:
+            pin_memory = self.trainer is not None and "CUDA" in type(self.trainer.accelerator).__name__
+        return batch_loader(
+            self.dataset(split),
+            sampler,
+            self.collate,
+            seeded,
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=self.persistent_workers,
+            seed=mix_seeds(run_seed(), self.num_workers),
         )
 
+    def ordered_loader(self, split: str) -> DataLoader:
+        """Return all batches of a split in order, ``batch_size`` samples each, whatever the number of processes."""
+        n = len(self.dataset(split))  # type: ignore[arg-type]
+        return self._loader(split, ShardedBatchSampler(n, self.batch_size), seeded=False)
+
     def _rank_and_world(self) -> dict[str, int]:
-        if self.trainer is None:
+        """Return this process's rank among those that share the data, and their number."""
+        strategy = getattr(self.trainer, "strategy", None)
+        distributed = getattr(strategy, "distributed_sampler_kwargs", None)
+        if not distributed:
             return {"rank": 0, "world": 1}
-        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        return {"rank": kwargs["rank"], "world": kwargs["num_replicas"]}
+        return {"rank": distributed["rank"], "world": distributed["num_replicas"]}
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def _pop_position(self) -> int:
-        done, self._done = self._done, 0
+        """Return how many batches of this epoch were trained on before a resume, the first time only."""
+        done = self._batches_done
+        self._batches_done = 0
         return done
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load data as Lightning does, also from a checkpoint of an older zoo, whose names have changed since."""
+        file = load_upgraded(checkpoint_path, cls)
+        return super().load_from_checkpoint(file, map_location, hparams_file, weights_only, **kwargs)
+
     def state_dict(self) -> dict[str, Any]:
-        """Batches of the current epoch that have been trained on: a resumed run goes on behind them."""
-        if self.trainer is None or not (total := self.trainer.num_training_batches) or total == float("inf"):
+        """Return the number of batches of the current epoch that were trained on: a resumed run continues there."""
+        total = 0 if self.trainer is None else self.trainer.num_training_batches
+        # An iterable dataset of unknown length has infinitely many.
+        if self.trainer is None or not total or total == float("inf"):
             return {"batches_done": 0}
-        return {"batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % int(total)}  # type: ignore
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return {"batches_done": progress.current.processed % int(total)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._done = state_dict["batches_done"]
+        self._batches_done = state_dict["batches_done"]
 
 
-def say(text: str) -> None:
-    """Tell the user, once and not by every process, what was done to the data."""
-    if is_main_process():
-        print(f"zoo: {text}", file=sys.stderr)
+def spec_of(datamodule: Any, names: Iterable[str] | None = None) -> DataSpec:
+    """Return the data spec of any LightningDataModule.
+
+    Args:
+        datamodule: one of zoo's, whose ``spec()`` is asked, or any other object, whose attributes are read.
+        names: fields that are needed; others of an object that is not zoo's are not read, as properties of it may be
+            expensive or raise before ``setup``. Null reads all.
+    """
+    if isinstance(datamodule, DataModule):
+        return datamodule.spec()
+    return DataSpec.from_attributes(datamodule, names)
 
 
 def run_seed() -> int:
-    """The seed of the run (``seed_everything``), which decides the order of the samples; 0 where none was set."""
+    """Return the seed of the run (``seed_everything``), which decides the order of the samples; 0 where none is set."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
@@ -257,16 +270,39 @@ def split_indices(n: int, shares: Sequence[float], seed: int, labels: Tensor | N
         n: number of samples.
         shares: of the parts, adding up to 1; the last takes what rounding leaves.
         seed: decides the split, on every machine alike.
-        labels: ``(n,)`` classes; given, each part holds each class in the same share.
+        labels: ``(n,)`` class indices for a stratified split: each part holds each class in the same share.
+
+    Returns:
+        For each part its sorted indices.
     """
     if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
         raise ValueError(f"shares of a split must be positive and add up to 1, got {list(shares)}")
     generator = torch.Generator().manual_seed(seed)
-    groups = [torch.arange(n)] if labels is None else [(labels == c).nonzero().flatten() for c in labels.unique()]
+    if labels is None:
+        groups = [torch.arange(n)]
+    else:
+        groups = [(labels == label).nonzero().flatten() for label in labels.unique()]
     parts: list[list[Tensor]] = [[] for _ in shares]
     for group in groups:
         shuffled = group[torch.randperm(len(group), generator=generator)]
-        stops = [round(sum(shares[: i + 1]) * len(group)) for i in range(len(shares))]
-        for part, start, stop in zip(parts, [0, *stops], stops, strict=False):
+        start = 0
+        for i, part in enumerate(parts):
+            # Cumulative shares are rounded, so that rounding errors do not add up.
+            stop = round(sum(shares[: i + 1]) * len(group))
             part.append(shuffled[start:stop])
-    return [torch.cat(part).sort().values for part in parts]
+            start = stop
+    nothing = torch.empty(0, dtype=torch.long)  # as there may be no class at all
+    return [torch.cat([nothing, *part]).sort().values for part in parts]
+
+
+def split_train_val_test(
+    n: int,
+    val_split: float,
+    test_split: float,
+    seed: int,
+    labels: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return the sorted indices of ``train``, ``val`` and ``test``; the arguments are those of ``split_indices``."""
+    shares = [1 - val_split - test_split, val_split, test_split]
+    parts = split_indices(n, shares, seed, labels)
+    return dict(zip(("train", "val", "test"), parts, strict=True))

@@ -1,4 +1,4 @@
-"""Files of datasets: fetched once, whichever process comes first, and complaints of one line."""
+"""Files of published datasets: downloaded once, whichever process comes first, and checked by MD5."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time in; the lock is gone when its holder is, however it ends.
+    """Let one process at a time in; the lock is gone when its holder is, however that ends.
 
     Args:
         path: of the lock, an empty file that stays.
@@ -28,30 +28,32 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # for processes forked meanwhile, too
 
 
-def require_files(name: str, folder: Path, files: Sequence[str], what: str) -> None:
-    """Say what is missing of a dataset, and how to get it.
+def require_files(name: str, folder: Path, missing: Sequence[str], size: str) -> None:
+    """Raise ValueError where files of a dataset are missing, with the option that downloads them.
 
     Args:
         name: of the dataset.
-        folder: in which its files lie.
-        files: that must be there.
-        what: size of the download, in words.
+        folder: where its files should be.
+        missing: names of those that are not there.
+        size: of the whole download, such as ``170 MB``.
     """
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(
-            f"{name}: {folder} lacks {missing[0]}{more}; --data.download true fetches {what}, "
-            "--data.root names another folder"
-        )
+    if not missing:
+        return
+    what = missing[0]
+    if len(missing) > 1:
+        what += f" and {len(missing) - 1} more"
+    raise ValueError(
+        f"{name}: {folder} lacks {what}; --data.download true downloads the dataset ({size}), "
+        "--data.root names another folder"
+    )
 
 
 def fetch(name: str, urls: Sequence[str], folder: Path, file: str, md5: str, unpack: bool = False) -> None:
-    """Download a file, from the first of several places that has it, and check it.
+    """Download a file from the first of several URLs that has it, and check its MD5.
 
     Args:
         name: of the dataset.
-        urls: where it is to be found.
+        urls: where the file is published.
         folder: where it goes.
         file: its name there.
         md5: its checksum.
@@ -63,8 +65,10 @@ def fetch(name: str, urls: Sequence[str], folder: Path, file: str, md5: str, unp
     for url in urls:
         try:
             if unpack:
-                return download_and_extract_archive(url, str(folder), filename=file, md5=md5)
-            return download_url(url, str(folder), file, md5)
+                download_and_extract_archive(url, str(folder), filename=file, md5=md5)
+            else:
+                download_url(url, str(folder), file, md5)
+            return
         except (OSError, RuntimeError, EOFError) as error:  # no network, no such file, a wrong checksum, no room
             reasons.append(f"{url}: {' '.join(str(error).split())}")
-    raise ValueError(f"{name}: {file} could not be fetched ({'; '.join(reasons)}); put it into {folder} by hand")
+    raise ValueError(f"{name}: {file} could not be downloaded ({'; '.join(reasons)}); put it into {folder} by hand")

@@ -1,37 +1,58 @@
-"""Tables: four that scikit-learn ships, or any CSV file with a named target."""
+"""Tables: four that scikit-learn ships, or any CSV file with a named target column."""
 
 from __future__ import annotations
 
-import csv
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from zoo.data.base import BatchTensorDataset, DataModule, say, split_indices
+from zoo.data.base import BatchTensorDataset, DataModule, split_train_val_test
+from zoo.data.csv_tables import MISSING as MISSING
+from zoo.data.csv_tables import is_missing, number, read_csv
+from zoo.data.spec import DataSpec
+from zoo.data.table_columns import CategoryColumn, NumberColumn, fit_column
 
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+MAX_CLASSES = 20  # a numeric target of more different values is a regression
+
+
+@dataclass
+class Table:
+    """A table, with its target apart.
+
+    Args:
+        columns: the features, by name.
+        targets: ``(n,)`` class indices or numbers.
+        classes: names of the classes, in the order of their indices; null for a regression.
+    """
+
+    columns: dict[str, list[Any]]
+    targets: Tensor
+    classes: list[str] | None
 
 
 class Tabular(DataModule):
     """Rows of a table: scikit-learn's ``breast_cancer``, ``wine``, ``iris``, ``diabetes``, or a CSV file.
 
-    Columns of numbers are standardised by the training rows; a missing number becomes the training mean, with a
-    column of its own that says so. Other columns become one column a category seen in training; a category seen
-    only later is none of them. Inputs ``(b, input_dim)``; targets class numbers ``(b,)`` or numbers ``(b,)``.
+    Numeric columns are standardised by the training rows; a missing number becomes the training mean, and a column of
+    its own marks it. Other columns are one-hot encoded by the categories of the training rows; a category that is not
+    among them becomes zeros. Inputs ``(b, input_dim)``; targets class indices ``(b,)`` or numbers ``(b,)``.
 
     Args:
         name: one of the four tables; null with ``file``.
         file: a CSV file with a header.
         target: name of the target column of the file.
-        kind: ``classification`` or ``regression``; null: classes unless the target is numbers of more than 20 values.
+        kind: ``classification`` or ``regression``; null: classification unless the target is numbers of more than 20
+            different values.
         ignore: columns of the file to leave out, such as an identifier.
-        predict_file: a CSV file of new rows for ``predict``, encoded as the training rows say; null predicts the test
-            rows.
+        predict_file: a CSV file of new rows for ``predict``, encoded as fitted to the training rows; null predicts the
+            test rows.
         val_split: share of the rows kept for validation.
         test_split: share of the rows kept for the test.
     """
@@ -53,167 +74,135 @@ class Tabular(DataModule):
             raise ValueError(f"Tabular takes either a name ({', '.join(BUNDLED)}) or a file, got {name=} and {file=}")
         if file is not None and target is None:
             raise ValueError(f"which column of {file} is the target? give --data.target")
-        self.name, self.file, self.target, self.kind, self.ignore = name, file, target, kind, list(ignore)
+        self.name = name
+        self.file = file
+        self.target = target
+        self.kind = kind
+        self.ignore = list(ignore)
         self.predict_file = predict_file
-        self.val_split, self.test_split = val_split, test_split
+        self.val_split = val_split
+        self.test_split = test_split
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
-
-    @property
-    def num_classes(self) -> int | None:
-        return len(self.class_names) if self.class_names is not None else None
+    # Data spec --------------------------------------------------------------------------------------------------------
 
     @property
     def class_names(self) -> list[str] | None:
-        return self._table["classes"]
+        return self._table.classes
 
-    @property
-    def task(self) -> str | None:
-        return None if self.class_names is None else "binary" if self.num_classes == 2 else "multiclass"
-
-    @property
-    def input_dim(self) -> int:
-        return self.datasets["train"].tensors[0].shape[1]  # type: ignore[attr-defined]
-
-    @property
-    def output_dim(self) -> int | None:
-        return None if self.class_names is not None else 1
-
-    @property
-    def target_mean(self) -> float | None:
-        return None if self.class_names is not None else float(self._train_targets.mean())
-
-    @property
-    def target_std(self) -> float | None:
-        return None if self.class_names is not None else float(self._train_targets.std())
-
-    @property
-    def _train_targets(self) -> Tensor:
-        return self.datasets["train"].tensors[1].double()  # type: ignore[attr-defined]
+    def spec(self) -> DataSpec:
+        train: Any = self.datasets["train"]
+        x, y = train.tensors  # (n, d), (n,)
+        classes = self.class_names
+        if classes is None:
+            numbers = y.double()
+            return DataSpec(
+                input_dim=x.shape[1],
+                output_dim=1,
+                target_mean=float(numbers.mean()),
+                target_std=float(numbers.std()),
+            )
+        task = "binary" if len(classes) == 2 else "multiclass"
+        return DataSpec(num_classes=len(classes), class_names=classes, task=task, input_dim=x.shape[1])
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _table(self) -> dict[str, Any]:
-        """Columns as lists, the target as a tensor, class names or None."""
-        return self._bundled() if self.name else self._read()
-
-    def _bundled(self) -> dict[str, Any]:
-        import sklearn.datasets
-
-        data = getattr(sklearn.datasets, f"load_{self.name}")()
-        columns = {str(k): data.data[:, i].tolist() for i, k in enumerate(data.feature_names)}
-        if self.name == "diabetes":
-            return {"columns": columns, "y": torch.from_numpy(data.target).float(), "classes": None}
-        classes = [str(c) for c in data.target_names]
-        return {"columns": columns, "y": torch.from_numpy(data.target).long(), "classes": classes}
-
-    def _read(self) -> dict[str, Any]:
-        columns = read_csv(Path(str(self.file)))
+    def _table(self) -> Table:
+        if self.file is None:
+            return load_bundled(str(self.name))
+        path = Path(self.file)
+        columns = read_csv(path)
         for column in [self.target, *self.ignore]:
             if column not in columns:
-                raise ValueError(f"{self.file} has no column {column!r}; it has {', '.join(columns)}")
-        columns = {name: values for name, values in columns.items() if name not in self.ignore}
-        return {"columns": columns, **self._targets(columns.pop(str(self.target)), Path(str(self.file)))}
-
-    def _targets(self, values: list[str], path: Path) -> dict[str, Any]:
-        missing = sum(v.lower() in MISSING for v in values)
-        if missing:
-            raise ValueError(f"{path}: the target {self.target!r} is missing in {missing} rows; remove or fill them")
-        numbers = [number(v) for v in values]
-        numeric = not any(math.isnan(v) for v in numbers)
-        if (self.kind or ("regression" if numeric and len(set(numbers)) > 20 else "classification")) == "regression":
-            if not numeric:
-                bad = values[[math.isnan(v) for v in numbers].index(True)]
-                raise ValueError(f"{path}: the target {self.target!r} holds {bad!r}, which is not a number")
-            return {"y": torch.tensor(numbers), "classes": None}
-        classes = sorted(set(values), key=lambda v: (number(v), v) if numeric else (0.0, v))
-        if len(classes) < 2:
-            raise ValueError(f"{path}: the target {self.target!r} has one value only, {classes[0]!r}")
-        index = {c: i for i, c in enumerate(classes)}
-        return {"y": torch.tensor([index[v] for v in values]), "classes": classes}
+                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
+        for column in self.ignore:
+            columns.pop(column, None)
+        target = str(self.target)
+        if target not in columns:
+            raise ValueError(f"the target {target!r} of {path} cannot be ignored")
+        values = columns.pop(target)
+        if not columns:
+            raise ValueError(f"{path} has no columns besides the target {target!r}")
+        try:
+            targets, classes = parse_targets(values, self.kind)
+        except ValueError as error:
+            raise ValueError(f"{path}: the target {target!r} {error}") from None
+        return Table(columns, targets, classes)
 
     # Encoding ---------------------------------------------------------------------------------------------------------
 
-    def splits(self) -> dict[str, BatchTensorDataset]:
-        table, y = self._table, self._table["y"]
-        shares = [1 - self.val_split - self.test_split, self.val_split, self.test_split]
-        parts = split_indices(len(y), shares, self.seed, labels=None if table["classes"] is None else y)
-        empty = [s for s, i in zip(("train", "val", "test"), parts, strict=True) if not len(i)]
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        """Indices of the rows of each split."""
+        y = self._table.targets
+        labels = None if self.class_names is None else y
+        rows = split_train_val_test(len(y), self.val_split, self.test_split, self.seed, labels)
+        empty = [split for split, part in rows.items() if not len(part)]
         if empty:
             given = f"val_split={self.val_split} and test_split={self.test_split} of {len(y)} rows"
             raise ValueError(f"{given} leave nothing for {' and '.join(empty)}: each of the three needs a row")
-        new = read_csv(Path(self.predict_file)) if self.predict_file else {}
-        absent = [name for name in table["columns"] if new and name not in new]
-        if absent:
-            raise ValueError(f"{self.predict_file} has no column {absent[0]!r}; it needs {', '.join(table['columns'])}")
-        encoded = []
-        for name, values in table["columns"].items():
-            block, notes = encode(name, [*values, *new.get(name, [])], parts[0])
-            encoded.append(block)
-            for note in notes:
-                say(note)
-        if not encoded:
-            raise ValueError(f"{self.file} has no columns besides the target {self.target!r}")
-        x = torch.cat(encoded, 1)
-        sets = {name: BatchTensorDataset(x[i], y[i]) for name, i in zip(("train", "val", "test"), parts, strict=True)}
-        return sets | ({"predict": BatchTensorDataset(x[len(y) :])} if new else {})
+        return rows
+
+    @cached_property
+    def _encodings(self) -> list[NumberColumn | CategoryColumn]:
+        train = self._rows["train"]
+        return [fit_column(name, values, train) for name, values in self._table.columns.items()]
+
+    def _encode(self, columns: dict[str, list[Any]]) -> Tensor:
+        """Return the features ``(n, d)`` of rows."""
+        return torch.cat([encoding.encode(columns[encoding.name]) for encoding in self._encodings], 1)
+
+    def splits(self) -> dict[str, Dataset]:
+        x = self._encode(self._table.columns)
+        y = self._table.targets
+        return {split: BatchTensorDataset(x[rows], y[rows]) for split, rows in self._rows.items()}
+
+    def predict_dataset(self) -> Dataset | None:
+        if self.predict_file is None:
+            return None
+        columns = read_csv(Path(self.predict_file))
+        for name in self._table.columns:
+            if name not in columns:
+                needed = ", ".join(self._table.columns)
+                raise ValueError(f"{self.predict_file} has no column {name!r}; it needs {needed}")
+        return BatchTensorDataset(self._encode(columns))
 
 
-def read_csv(path: Path) -> dict[str, list[str]]:
-    """Read a CSV file with a header into columns of text, or say what is wrong with it."""
-    if not path.is_file():
-        raise ValueError(f"no file {path}" + (" (it is a folder)" if path.is_dir() else ""))
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [h.strip() for h in next(reader, [])]
-            rows = [[v.strip() for v in row] for row in reader if row]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8") from None
-    if not rows:
-        raise ValueError(f"{path} has no rows" + (" below its header" if header else ""))
-    for i, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {i}: {len(row)} values for {len(header)} columns")
-    return {h: [row[i] for row in rows] for i, h in enumerate(header)}
+def load_bundled(name: str) -> Table:
+    """Return one of the tables that scikit-learn ships."""
+    import sklearn.datasets
+
+    data = getattr(sklearn.datasets, f"load_{name}")()
+    columns = {str(column): data.data[:, i].tolist() for i, column in enumerate(data.feature_names)}
+    targets = torch.from_numpy(data.target)
+    if name == "diabetes":
+        return Table(columns, targets.float(), None)
+    return Table(columns, targets.long(), [str(label) for label in data.target_names])
 
 
-def number(text: str | float) -> float:
-    """A cell as a number; NaN where it is missing or not one."""
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
+def parse_targets(values: list[str], kind: str | None) -> tuple[Tensor, list[str] | None]:
+    """Return the targets of a column and the names of their classes, null for a regression.
 
-
-def encode(name: str, values: list[Any], train: Tensor) -> tuple[Tensor, list[str]]:
-    """Turn a column into numbers ``(n, k)`` by what its training rows hold; say what was missing or new."""
-    missing = torch.tensor([str(v).lower() in MISSING for v in values])
-    numbers = torch.tensor([number(v) for v in values], dtype=torch.float64)
-    if not (numbers.isnan() & ~missing).any():
-        return _encode_numbers(name, numbers, train)
-    known = sorted({str(values[i]) for i in train.tolist() if not missing[i]})
-    index = {v: i for i, v in enumerate(known)}
-    block = torch.zeros(len(values), len(known))
-    new = [i for i, v in enumerate(values) if not missing[i] and str(v) not in index]
-    for i, v in enumerate(values):
-        if str(v) in index:
-            block[i, index[str(v)]] = 1.0
-    notes = [f"column {name!r}: {int(missing.sum())} missing values are no category"] if missing.any() else []
-    if new:
-        unseen = sorted({str(values[i]) for i in new})
-        notes.append(f"column {name!r}: {', '.join(unseen[:5])} not seen in training; {len(new)} rows have no category")
-    return block, notes
-
-
-def _encode_numbers(name: str, numbers: Tensor, train: Tensor) -> tuple[Tensor, list[str]]:
-    missing, seen = numbers.isnan(), numbers[train][~numbers[train].isnan()]
-    mean = seen.mean() if len(seen) else torch.tensor(0.0, dtype=torch.float64)
-    std = seen.std(correction=0) if len(seen) > 1 else torch.tensor(0.0, dtype=torch.float64)
-    scaled = (numbers.where(~missing, mean) - mean) / (std if std > 0 else 1.0)
-    if not missing.any():
-        return scaled.float().unsqueeze(1), []
-    note = f"column {name!r}: {int(missing.sum())} missing numbers filled with the training mean {float(mean):.4g}"
-    return torch.stack([scaled, missing.double()], 1).float(), [note]
+    Args:
+        values: the cells.
+        kind: ``classification``, ``regression``, or null to choose by the values.
+    """
+    num_missing = sum(is_missing(value) for value in values)
+    if num_missing:
+        raise ValueError(f"is missing in {num_missing} rows; remove or fill them")
+    numbers = [number(value) for value in values]
+    no_numbers = [value for value, parsed in zip(values, numbers, strict=True) if math.isnan(parsed)]
+    if kind is None:
+        many_values = not no_numbers and len(set(numbers)) > MAX_CLASSES
+        kind = "regression" if many_values else "classification"
+    if kind == "regression":
+        if no_numbers:
+            raise ValueError(f"holds {no_numbers[0]!r}, which is not a number")
+        return torch.tensor(numbers), None
+    classes = sorted(set(values))
+    if not no_numbers:
+        classes.sort(key=number)  # 9 before 10
+    if len(classes) < 2:
+        raise ValueError(f"has one value only, {classes[0]!r}")
+    index = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([index[value] for value in values]), classes

@@ -191,13 +191,14 @@ def test_predictions_of_new_images_name_their_files(zoo, here):
     assert (code, err.startswith("zoo: error: photos does not exist: --data.root names a folder")) == (2, True)
 
 
-def test_names_are_those_of_the_images_that_can_be_read(tmp_path):
+def test_names_are_those_of_the_images_that_can_be_read(tmp_path, monkeypatch):
     root, trained = captioned(tmp_path / "p"), fake_data.image_folder(tmp_path / "t")
     (root / "0005.png").write_text("none")
     run = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
     data = ImageFolder(str(trained), predict_folder=str(root), image_size=16, mean=[0.0], std=[1.0])
+    monkeypatch.setattr(ImageFolder, "splits", lambda self: pytest.fail("the training images are not needed"))
     bright = [b for part in run.predict(Brightness(), data) or [] for b in part["bright"]]
-    assert set(data.datasets) == {"predict"}
+    monkeypatch.undo()
     assert len(bright) == len(data.predict_names or []) == 11
     for value, name in zip(bright, data.predict_names or [], strict=True):
         pixels = torch.tensor(list(Image.open(root / name).getdata())).float().mean() / 255
@@ -206,7 +207,7 @@ def test_names_are_those_of_the_images_that_can_be_read(tmp_path):
     assert stream.predict_names is None, "one may be left out while it is read"
     data.trainer = None
     data.setup("fit")
-    assert set(data.datasets) == {"train", "val", "test", "predict"}
+    assert set(data.datasets) == {"train", "val", "test"}
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
@@ -219,11 +220,11 @@ def lines(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda p: p.unlink(), "holds no metadata.jsonl, of which captions should be taken"),
+        (lambda p: p.unlink(), "has no metadata.jsonl to read captions from"),
         (lambda p: p.write_text("\n".join([*lines(p)[:4], '{"file_name": 3'])), "metadata.jsonl, line 5 is not JSON"),
         (lambda p: p.write_text("\n".join([*lines(p)[:4], "[3]"])), r"line 5: an object \{...\} needed, got \[3\]"),
         (lambda p: p.write_text("\n".join(lines(p)[:9])), r"3 of 12 images have no caption, the first is 0000.png"),
-        (lambda p: (p.parent / "0002.png").unlink(), "1 of 12 captions have no image, the first of 0002.png"),
+        (lambda p: (p.parent / "0002.png").unlink(), "1 of 12 captions have no image, the first is for 0002.png"),
         (lambda p: p.write_text("\n".join([*lines(p), lines(p)[0]])), "two captions for more/0011.png"),
         (lambda p: p.write_text(p.read_text().replace('"text"', '"caption"')), "no column 'text'; it has file_name, c"),
         (lambda p: p.write_text(p.read_text().replace("file_name", "image")), "no column 'file_name'; it has image, "),
@@ -253,9 +254,9 @@ def test_an_empty_caption_is_allowed_and_other_columns_can_be_named(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Digits(captions="metadata.jsonl"), "must be a text with {} for the name of the class, such as"),
+        (lambda: Digits(captions="metadata.jsonl"), "must be a text with {} for the class name, such as"),
         (lambda: ImageFolder("x", captions="a cat"), "or the name of a file beside the images .*.jsonl"),
-        (lambda: Digits(captions="{}", augment=[MixUp()]), "MixUp mixes labels, and captions put texts in their place"),
+        (lambda: Digits(captions="{}", augment=[MixUp()]), "MixUp mixes labels, which captions replace by texts"),
         (lambda: ImageFolder("x", captions="{}", drop_labels=True), "give one of the two"),
         (lambda: ImageFolder("x", drop_labels=True).datasets, "x does not exist: --data.root names a folder of images"),
         (lambda: ImageFolder("x", predict_folder="y").datasets, "x does not exist: --data.root names a folder"),
@@ -269,16 +270,16 @@ def test_mistakes_in_options(make, said):
 def test_a_classifier_is_told_that_it_needs_classes(zoo, here):
     code, _, err = zoo("fit", "-c", "configs/mlp_digits.yaml", "--data.captions", "a {}")
     assert code == 2
-    assert err == "zoo: error: captions put texts in the place of the class numbers that MLPClassifier needs\n"
+    assert err == "zoo: error: captions replace the class labels that MLPClassifier needs: drop captions\n"
 
 
 def test_cached_latents_keep_the_texts(tmp_path):
     """And pictures of the data show them."""
-    from zoo.cli.commands.show_data import show_data
+    from zoo.cli.data_report import data_report
 
     data = ImageFolder(str(captioned(tmp_path / "p")), captions="metadata.jsonl")
-    assert Latents(data).image_size == 16
-    assert show_data(data, tmp_path / "a.png").startswith("ImageFolder: 10 train, 1 val, 1 test\n")
+    assert Latents(data).spec().image_size == 16
+    assert data_report(data, tmp_path / "a.png").startswith("ImageFolder: 10 train, 1 val, 1 test\n")
     alone = ImageFolder(str(tmp_path / "p"), drop_labels=True)
-    assert "picture: " in show_data(alone, tmp_path / "b.png")
+    assert "plot: " in data_report(alone, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > (tmp_path / "b.png").stat().st_size

@@ -13,7 +13,7 @@ from PIL import Image
 from tests import fake_data
 from zoo.data import ImageFolder
 from zoo.data.downloads import locked
-from zoo.data.images import image_cache, image_files
+from zoo.data.images import image_cache, image_files, image_reader
 
 
 def tensors(data, split="train"):
@@ -29,7 +29,7 @@ def test_a_cache_is_built_once_for_each_content(tmp_path, monkeypatch):
     fake_data.corrupt_images(root / "cat")
     first = tensors(on_disk(root, folder))
     opened = []
-    monkeypatch.setattr("zoo.data.images.image_folder.decode_all", lambda *a: opened.append(a) or iter(()))
+    monkeypatch.setattr(image_reader, "decode_all", lambda *a: opened.append(a) or iter(()))
     again = on_disk(root, folder)
     assert torch.equal(tensors(again)[0], first[0])
     assert torch.equal(tensors(again)[1], first[1])
@@ -61,7 +61,7 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield image
 
-    monkeypatch.setattr("zoo.data.images.image_folder.decode_all", interrupted)
+    monkeypatch.setattr(image_reader, "decode_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _ = on_disk(root, folder).datasets
     assert not list(folder.glob("*/*"))
@@ -104,7 +104,7 @@ def test_a_full_disk(tmp_path, monkeypatch, capsys, cache):
 def test_where_images_are_kept(tmp_path, monkeypatch, memory, disk, way):
     root = fake_data.image_folder(tmp_path / "photos")
     monkeypatch.setattr(image_cache, "free_memory", lambda: memory)
-    monkeypatch.setattr("zoo.data.images.image_folder.shutil.disk_usage", lambda _: type("D", (), {"free": disk}))
+    monkeypatch.setattr("zoo.data.images.image_reader.shutil.disk_usage", lambda _: type("D", (), {"free": disk}))
     data = ImageFolder(str(root), cache_dir=str(tmp_path / "cache"))
     assert None not in [data.datasets["train"][i] for i in range(30)]
     files = [path.name for path in (tmp_path / "cache").glob("*/*")]

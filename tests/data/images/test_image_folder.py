@@ -180,7 +180,7 @@ def test_mistakes_in_folders(tmp_path, make, message):
 def test_one_image_of_another_size_among_many_is_told(tmp_path, monkeypatch):
     fake_data.image_folder(tmp_path)
     fake_data.image_folder(tmp_path / "cat", ["big"], n=1, side=30)
-    monkeypatch.setattr(image_files, "inspect_images", lambda *_: (3, (24, 24), ""))
+    monkeypatch.setattr(image_files, "inspect_images", lambda *_: image_files.ImageHeaders(3, (24, 24), ""))
     monkeypatch.setattr("zoo.data.images.image_folder.inspect_images", image_files.inspect_images)
     with pytest.raises(ValueError, match="the images differ in size, 24x24 and 30x30: give"):
         _ = ImageFolder(str(tmp_path)).datasets

@@ -20,7 +20,7 @@ import zoo.data
 from tests import fake_data
 from zoo.data import CIFAR10, MNIST, Digits
 from zoo.data.augment import RandomCrop
-from zoo.data.images.base import DownloadableImages
+from zoo.data.images.downloadable import DownloadableImages
 
 sets = pytest.mark.parametrize(
     "kind",
@@ -88,7 +88,7 @@ def test_validation_is_held_out_of_training_by_class(kind, tmp_path):
 
 @sets
 def test_a_missing_set_is_one_line(kind, tmp_path):
-    with pytest.raises(ValueError, match=f"^{kind.__name__}: .*--data.download true fetches") as told:
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: .*--data.download true downloads") as told:
         _ = kind(root=str(tmp_path / "none")).datasets
     assert str(tmp_path / "none") in str(told.value)
     assert not (tmp_path / "none").exists()
@@ -123,7 +123,7 @@ def test_download_from_a_server_checks_the_files(kind, tmp_path, monkeypatch, se
     monkeypatch.setattr(
         source, "resources", [(f, "0" * 32) for f, _ in getattr(source, "resources", [])], raising=False
     )
-    with pytest.raises(ValueError, match=rf"^{kind.__name__}: .*could not be fetched .*put it into .* by hand$"):
+    with pytest.raises(ValueError, match=rf"^{kind.__name__}: .*could not be downloaded .*put it into .* by hand$"):
         _ = kind(root=str(tmp_path / "other"), download=True).datasets
 
 

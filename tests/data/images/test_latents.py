@@ -9,14 +9,14 @@ import torch
 from tests import fake_data
 from tests.small_autoencoders import trained_autoencoders
 from zoo.callbacks import DeterministicSteps
-from zoo.cli.lightning_cli import main
+from zoo.cli import main
 from zoo.data import Digits, ImageFolder, Latents
 from zoo.data.augment import RandomHorizontalFlip
 from zoo.data.images import latent_cache
 from zoo.data.images.latents import Moments
 from zoo.models import LatentDiffusion
 
-SIZES = {"preset": "pixels-8", "widths": [16, 32], "head_dim": 16, "in_channels": 1, "image_size": 8}
+SIZES = {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16, "in_channels": 1, "image_size": 8}
 
 
 def trainer(folder, epochs: int = 1, **kwargs) -> L.Trainer:
@@ -102,7 +102,7 @@ def test_the_loss_of_kept_latents_is_that_of_the_images(model, stage):
         torch.manual_seed(3)
         losses.append(module.losses((given, y), stage))
     assert torch.equal(*losses)
-    assert module.count((Moments(*module.moments(x)), y)) == 16
+    assert module.num_items((Moments(*module.moments(x)), y)) == 16
 
 
 def test_training_goes_as_with_the_images(model, tmp_path):
@@ -160,7 +160,7 @@ def test_predictions_name_the_files(model, tmp_path):
     rows = run.predict(model(condition="none"), data := latents(tmp_path, images)) or []
     assert data.predict_names == images.predict_names
     assert len(data.predict_names or []) == sum(len(row["loss"]) for row in rows) > 0
-    assert not hasattr(latents(tmp_path), "predict_names"), "those of digits have no files"
+    assert latents(tmp_path).predict_names is None, "digits have no files"
 
 
 def test_mirrored_images_are_kept_too(model, tmp_path):
@@ -260,7 +260,7 @@ def test_of_two_processes_one_writes(autoencoders, here, monkeypatch):
         real(new, made)
 
     monkeypatch.setattr(latent_cache, "_write", counted)
-    argv = ["fit", "--model", "LatentDiffusion", "--model.preset", "pixels-8", "--model.widths", "[16,32]",
+    argv = ["fit", "--model", "LatentDiffusion", "--model.preset", "pixels-8", "--model.channels", "[16,32]",
             "--model.head_dim", "16", "--model.autoencoder", autoencoders[0], "--data", "Latents",
             "--data.data", "Digits", "--data.data.mean", "[0.5]", "--data.data.std", "[0.5]", "--data.cache_dir", "c",
             "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.strategy", "ddp_fork",
@@ -274,7 +274,7 @@ def test_of_two_processes_one_writes(autoencoders, here, monkeypatch):
 
 
 def test_what_is_damaged_and_who_is_missing_is_told(model, tmp_path):
-    with pytest.raises(ValueError, match="Latents are made by the model of a trainer"):
+    with pytest.raises(ValueError, match="Latents are computed by the model of a trainer"):
         latents(tmp_path).train_dataloader()
     data = attach(latents(tmp_path), model())
     place = next(iter((tmp_path / "cache").glob("*/moments.bin")), None)

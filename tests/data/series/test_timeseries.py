@@ -240,8 +240,7 @@ def test_seasonal_naive_where_no_season_lies_behind(make):
 def test_known_future_reaches_over_the_end(make):
     y, x = [*noise(100), *[""] * 4], noise(104, 1)
     data = make({"t": hours(104), "y": y, "x": x}, future=["x"])
-    data.predict_dataloader()
-    (past, future), _, about = data.datasets["predict"].batch(torch.tensor([0]))
+    (past, future), _, about = data.dataset("predict").batch(torch.tensor([0]))
     training = torch.tensor(x[:70])
     expected = (torch.tensor(x) - training.mean()) / training.std(correction=0)
     assert torch.allclose(past[0, :, 1], expected[92:100], atol=1e-5)

@@ -135,7 +135,7 @@ def test_empty_texts(tmp_path, capsys):
     new = tmp_path / "new.txt"
     new.write_text("apple pear\n\nzzz\n")
     data = TextClassification(str(write(tmp_path, "csv")), predict_file=str(new))
-    ((x, lengths),) = data.datasets["predict"].batch(torch.arange(3))
+    ((x, lengths),) = data.dataset("predict").batch(torch.arange(3))
     assert lengths.tolist() == [2, 1, 1]
     assert x[1].tolist() == x[2].tolist() == [1, 0]
 
@@ -144,6 +144,7 @@ def test_a_checkpoint_keeps_vocabulary_and_classes(tmp_path):
     path = write(tmp_path, "csv")
     data = TextClassification(str(path))
     assert (data.vocab_size, data.num_classes) == (12, 2)
+    data.setup("fit")
     saved = dict(data.hparams)
     assert saved["vocabulary"] == data.vocabulary.tokens
     assert saved["classes"] == ["fruit", "tool"]
@@ -153,7 +154,7 @@ def test_a_checkpoint_keeps_vocabulary_and_classes(tmp_path):
     assert again.vocab_size == 12
     assert again.class_names == ["fruit", "tool"]
     again.setup("predict")
-    ((x, _),) = again.datasets["predict"].batch(torch.tensor([0]))
+    ((x, _),) = again.dataset("predict").batch(torch.tensor([0]))
     assert data.vocabulary.decode(x[0].tolist()) == ["saw", "drill"]
     with pytest.raises(ValueError, match="no file or folder"):
         again.setup("fit")
@@ -363,6 +364,6 @@ def test_an_empty_text_without_special_tokens_around_it(tmp_path):
     new = tmp_path / "new.txt"
     new.write_text("apple\n\npear saw\n")
     data = TextClassification(path=str(write(tmp_path, "csv")), tokenizer="bpe", max_size=300, predict_file=str(new))
-    (x, lengths), *_ = data.datasets["predict"].batch(torch.arange(3))
+    (x, lengths), *_ = data.dataset("predict").batch(torch.arange(3))
     assert lengths.tolist()[1] == 1
     assert x[1, 0] == data.pad_id

@@ -384,6 +384,7 @@ def test_small_texts_are_not_kept(folder, tmp_path):
 def test_the_tokenizer_is_in_the_checkpoint(folder, tmp_path):
     data = corpus(folder, tokenizer="bpe", vocab_size=300)
     size = data.vocab_size
+    data.setup("fit")
     torch.save(dict(data.hparams), tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
     (folder / "0.txt").unlink()

@@ -139,6 +139,7 @@ def test_texts_come_back_from_their_numbers(level, tmp_path):
         assert again.plain() == tokenizer.plain()
         assert again.encode("Number 7 ist") == tokenizer.encode("Number 7 ist")
         assert len(again) == len(tokenizer)
+    data.setup("fit")
     assert data.hparams["tokenizers"] == [tokenizer.plain() for tokenizer in data.tokenizers]
 
 

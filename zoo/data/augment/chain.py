@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,8 @@ class Chain(nn.Module):
         self.num_classes = num_classes
 
     def forward(
-        self, x: Shaped[Tensor, "b c h w"], y: Tensor | None = None, training: bool = False, epoch: int = 0
-    ) -> tuple[Float[Tensor, "b c i j"], Tensor | None]:
+        self, x: Shaped[Tensor, "b c h w"], y: Any = None, training: bool = False, epoch: int = 0
+    ) -> tuple[Float[Tensor, "b c i j"], Any]:
         if not training:
             side = output_size(self.steps)
             x = x if side is None else centre(x, side)
@@ -48,7 +49,7 @@ class Chain(nn.Module):
                 x, y = self._apply_step(step, x, y, epoch)
         return as_float(x), y
 
-    def _apply_step(self, step: nn.Module, x: Tensor, y: Tensor | None, epoch: int) -> tuple[Tensor, Tensor | None]:
+    def _apply_step(self, step: nn.Module, x: Tensor, y: Any, epoch: int) -> tuple[Tensor, Any]:
         if type(step).__module__.startswith("torchvision."):
             return one_by_one(step, x), y
         if not isinstance(step, Normalize) and not getattr(step, "moves", False):

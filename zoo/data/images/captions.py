@@ -1,4 +1,4 @@
-"""Texts beside images: made of class names, or of a file as Hugging Face's ``imagefolder`` has it."""
+"""Captions of images: made of class names, or read from a file as in Hugging Face's ``imagefolder``."""
 
 from __future__ import annotations
 
@@ -16,78 +16,102 @@ FILE_NAME = "file_name"  # the column by which Hugging Face's imagefolder finds 
 
 
 class CaptionedDataset(Dataset):
-    """Images with texts in the place of their numbers, or without any.
+    """Images with texts instead of numbers, or without either.
 
     Args:
-        images: gives images with numbers, whole batches of them at once.
-        texts: by number; null leaves the images alone.
+        images: a dataset of images and numbers, which also returns whole batches.
+        texts: the text for each number; null drops the numbers, so that samples are images alone.
     """
 
     def __init__(self, images: Dataset, texts: Sequence[str] | None) -> None:
-        self.images, self.texts = images, texts
+        self.images = images
+        self.texts = texts
 
     @property
     def labels(self) -> Tensor:
-        """Numbers of all the images."""
+        """The numbers of all images."""
         return self.images.labels  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
-        if (sample := self.images[index]) is None:
+        sample = self.images[index]
+        if sample is None:  # an image that cannot be read
             return None
         image, number = sample
-        return image if self.texts is None else (image, self.texts[int(number)])
+        if self.texts is None:
+            return image
+        return image, self.texts[int(number)]
 
     def batch(self, indices: Tensor) -> Any:
         images, numbers = self.images.batch(indices)  # type: ignore[attr-defined]
-        return images if self.texts is None else (images, [self.texts[i] for i in numbers.tolist()])
+        if self.texts is None:
+            return images
+        return images, [self.texts[i] for i in numbers.tolist()]
 
 
 def is_template(captions: str) -> bool:
-    """Whether class names are put into it, rather than it being a file's name."""
+    """Return whether class names are put into this text, rather than it being the name of a file."""
     return "{}" in captions
 
 
-def check_captions(captions: str, files: bool) -> None:
-    """Say so where captions are neither a text for class names nor, where data can have one, a file."""
-    if is_template(captions) or (files and Path(captions).suffix in FORMATS):
+def check_captions(captions: str, allow_files: bool) -> None:
+    """Raise ValueError where captions are neither a template for class names nor, if allowed, the name of a file."""
+    if is_template(captions):
         return
-    allowed = "a text with {} for the name of the class, such as 'a photo of a {}'"
-    more = f", or the name of a file beside the images ({', '.join(FORMATS)})" if files else ""
-    raise ValueError(f"captions is {captions!r}, but must be {allowed}{more}")
+    if allow_files and Path(captions).suffix in FORMATS:
+        return
+    allowed = "a text with {} for the class name, such as 'a photo of a {}'"
+    if allow_files:
+        allowed += f", or the name of a file beside the images ({', '.join(FORMATS)})"
+    raise ValueError(f"captions is {captions!r}, but must be {allowed}")
 
 
 def captions_from_classes(template: str, names: Sequence[str]) -> list[str]:
-    """A text for each class; what is ``_`` in a folder's name is a space in a text."""
+    """Return a caption for each class; ``_`` in the name of a folder becomes a space."""
     return [template.replace("{}", name.replace("_", " ")) for name in names]
 
 
 def read_captions(root: Path, name: str, column: str, files: Sequence[str]) -> list[str]:
-    """The texts of images, from files of one name in their folder and in those below it.
+    """Return the captions of images, from the files of one name in a folder and those below it.
 
     Args:
         root: the folder.
-        name: of the files, ``.jsonl``, ``.csv`` or ``.tsv`` with columns ``file_name``, a path from the file's own
-            folder, and ``column``.
-        column: of the texts.
+        name: of the files, ``.jsonl``, ``.csv`` or ``.tsv`` with columns ``file_name``, a path relative to the file's
+            own folder, and ``column``.
+        column: of the captions.
         files: paths of the images within the folder.
     """
-    found: dict[str, str] = {}
-    places = sorted(Path(place) / name for place, _, inside in os.walk(root, followlinks=True) if name in inside)
-    if not places:
-        raise ValueError(f"{root} holds no {name}, of which captions should be taken")
-    for place in places:
-        for text, file in zip(*read_texts(place, column, FILE_NAME), strict=True):
-            path = os.path.normpath(os.path.relpath(place.parent / file, root))
-            if path in found:
-                raise ValueError(f"{place} has two captions for {file}: each image has one")
-            found[path] = text
-    where = places[0] if len(places) == 1 else f"the {len(places)} files {name} in {root}"
-    own = set(files)
-    if strange := [path for path in found if path not in own]:
-        raise ValueError(f"{where}: {len(strange)} of {len(found)} captions have no image, the first of {strange[0]}")
-    if bare := [file for file in files if file not in found]:
-        raise ValueError(f"{where}: {len(bare)} of {len(files)} images have no caption, the first is {bare[0]}")
-    return [found[file] for file in files]
+    caption_files = []
+    for folder, _, names in os.walk(root, followlinks=True):
+        if name in names:
+            caption_files.append(Path(folder) / name)
+    caption_files.sort()
+    if not caption_files:
+        raise ValueError(f"{root} has no {name} to read captions from")
+    captions: dict[str, str] = {}
+    for caption_file in caption_files:
+        texts, images = read_texts(caption_file, column, FILE_NAME)
+        for text, image in zip(texts, images, strict=True):
+            path = os.path.normpath(os.path.relpath(caption_file.parent / image, root))
+            if path in captions:
+                raise ValueError(f"{caption_file} has two captions for {image}: each image has one")
+            captions[path] = text
+    where = str(caption_files[0])
+    if len(caption_files) > 1:
+        where = f"the {len(caption_files)} files {name} in {root}"
+    _check_matched(where, captions, files)
+    return [captions[file] for file in files]
+
+
+def _check_matched(where: str, captions: dict[str, str], files: Sequence[str]) -> None:
+    known = set(files)
+    without_image = [path for path in captions if path not in known]
+    if without_image:
+        few = f"{len(without_image)} of {len(captions)}"
+        raise ValueError(f"{where}: {few} captions have no image, the first is for {without_image[0]}")
+    without_caption = [file for file in files if file not in captions]
+    if without_caption:
+        few = f"{len(without_caption)} of {len(files)}"
+        raise ValueError(f"{where}: {few} images have no caption, the first is {without_caption[0]}")

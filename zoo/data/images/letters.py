@@ -1,4 +1,4 @@
-"""Printed letters, drawn by the fonts that come with matplotlib: small images to learn from before others."""
+"""Printed letters, rendered with the fonts that come with matplotlib: small images for pretraining."""
 
 from __future__ import annotations
 
@@ -9,78 +9,93 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from zoo.data.base import split_indices
+from zoo.data.base import split_train_val_test
 from zoo.data.images.base import ImageData, ImageDataset
 
 # The small letters that differ from their capitals by more than size, as Cohen et al. 2017 merge the others
 # (https://arxiv.org/abs/1702.05373).
 LETTERS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *"abdefghnqrt"]
 FONTS = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmb10", "cmr10", "cmss10", "cmtt10")  # beginnings of their names
-HEIGHT, CANVAS, FINER = 32, 80, 4
+FONT_SIZE = 32
+CANVAS = 80  # pixels on which a letter is drawn and distorted
+OVERSAMPLING = 4  # pixels per pixel of the result, before averaging
 
 
 class Letters(ImageData):
-    """Printed letters of 8x8 grey pixels in 37 classes, of many fonts, turned, slanted and shifted: no download.
+    """Printed letters of 8x8 grey pixels in 37 classes, of many fonts, rotated, sheared and shifted: no download.
 
-    They look enough like ``Digits`` for a network that knows them to learn those from few samples.
+    They are similar enough to ``Digits`` for pretraining: a network fine-tuned on these needs few samples.
 
     Args:
-        n: number of images; drawing a thousand takes about half a second.
+        n: number of images; rendering a thousand takes about half a second.
         val_split: share of the images kept for validation.
         test_split: share of the images kept for the test.
     """
 
-    num_classes, class_names = len(LETTERS), LETTERS
-    native_channels, native_size = 1, 8
+    num_classes = len(LETTERS)
+    class_names = LETTERS
+    native_channels = 1
+    native_size = 8
 
     def __init__(self, n: int = 6000, val_split: float = 0.1, test_split: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if n < 10 * len(LETTERS):
             raise ValueError(f"Letters: n is {n}, but {len(LETTERS)} classes need {10 * len(LETTERS)} images or more")
-        self.n, self.val_split, self.test_split = n, val_split, test_split
+        self.n = n
+        self.val_split = val_split
+        self.test_split = test_split
 
-    def splits(self) -> dict[str, ImageDataset]:
+    def splits(self) -> dict[str, Dataset]:
         x, y = draw_letters(self.n, self.side or 8, self.seed)
-        shares = [1 - self.val_split - self.test_split, self.val_split, self.test_split]
-        rows = split_indices(self.n, shares, self.seed, labels=y)
-        return {name: ImageDataset(x, y, r) for name, r in zip(("train", "val", "test"), rows, strict=True)}
+        rows = split_train_val_test(self.n, self.val_split, self.test_split, self.seed, labels=y)
+        return {split: ImageDataset(x, y, part) for split, part in rows.items()}
 
 
 def draw_letters(n: int, side: int, seed: int) -> tuple[UInt8[Tensor, "n 1 side side"], Int[Tensor, " n"]]:
-    """Draw letters, each class as often, white on black.
+    """Return images of letters, white on black, and their classes, each as often as the others.
 
     Args:
         n: number of images.
-        side: of each, in pixels.
-        seed: decides fonts, weights, angles, slants, sizes and places.
+        side: height and width of each, in pixels.
+        seed: decides fonts, stroke widths, angles, shears, sizes and positions.
     """
     import matplotlib
     from PIL import ImageFont
 
-    files = sorted(f for f in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf")
-                   if f.name.startswith(FONTS) and "Display" not in f.name)  # fmt: skip
-    fonts = [ImageFont.truetype(str(file), HEIGHT) for file in files]
-    rng, labels = np.random.default_rng(seed), np.arange(n) % len(LETTERS)
-    images = [draw_letter(LETTERS[label], fonts[rng.integers(len(fonts))], side, rng) for label in labels]
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    fonts = []
+    for file in sorted(folder.glob("*.ttf")):
+        if file.name.startswith(FONTS) and "Display" not in file.name:
+            fonts.append(ImageFont.truetype(str(file), FONT_SIZE))
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % len(LETTERS)
+    images = []
+    for label in labels:
+        font = fonts[rng.integers(len(fonts))]
+        images.append(draw_letter(LETTERS[label], font, side, rng))
     return torch.from_numpy(np.stack(images)).unsqueeze(1), torch.from_numpy(labels)
 
 
 def draw_letter(text: str, font: Any, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one letter, as high as the image or a little less, at a random place in it."""
+    """Return an image of one letter, as high as the image or a little less, at a random position in it."""
     from PIL import Image, ImageDraw
 
-    large = Image.new("L", (CANVAS, CANVAS))
-    centre, weight = (CANVAS / 2, CANVAS / 2), int(rng.integers(3))
-    ImageDraw.Draw(large).text(centre, text, 255, font, anchor="mm", stroke_width=weight)
-    large = large.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR)
-    slant = rng.uniform(-0.3, 0.3)
-    slanted = (1, slant, -slant * CANVAS / 2, 0, 1, 0)
-    large = large.transform((CANVAS, CANVAS), Image.Transform.AFFINE, slanted, Image.Resampling.BILINEAR)
-    large = large.crop(large.getbbox())
-    high = int(FINER * side * rng.uniform(0.85, 1))
-    wide = min(high, round(high * large.width / large.height * rng.uniform(0.7, 1.1)))
-    canvas = Image.new("L", (FINER * side, FINER * side))
-    left, top = (int(rng.integers(FINER * side - length + 1)) for length in (wide, high))
-    canvas.paste(large.resize((wide, high), Image.Resampling.BILINEAR), (left, top))
+    image = Image.new("L", (CANVAS, CANVAS))
+    centre = (CANVAS / 2, CANVAS / 2)
+    stroke_width = int(rng.integers(3))
+    ImageDraw.Draw(image).text(centre, text, 255, font, anchor="mm", stroke_width=stroke_width)
+    image = image.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR)
+    shear = rng.uniform(-0.3, 0.3)
+    matrix = (1, shear, -shear * CANVAS / 2, 0, 1, 0)
+    image = image.transform((CANVAS, CANVAS), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    image = image.crop(image.getbbox())
+    full = OVERSAMPLING * side
+    height = int(full * rng.uniform(0.85, 1))
+    width = min(height, round(height * image.width / image.height * rng.uniform(0.7, 1.1)))
+    left = int(rng.integers(full - width + 1))
+    top = int(rng.integers(full - height + 1))
+    canvas = Image.new("L", (full, full))
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(canvas.resize((side, side), Image.Resampling.BOX))

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from numpy.typing import NDArray
 
-from zoo.data.base import DataModule, say
+from zoo.data.base import DataModule
+from zoo.distributed import say
 from zoo.data.series.bundled_series import BUNDLED, WEEK, bundled_columns, bundled_roles
 from zoo.data.series.table import ColumnRoles, Series, find_leak, read_series
 from zoo.data.series.time_grid import Calendar, TimeGrid, calendar
@@ -156,14 +156,11 @@ class TimeSeries(DataModule):
         self._check_enough_windows(windows, known, cut, test)
         return {k: WindowDataset(rows, w, self.context, self.horizon, details=k != "train") for k, w in windows.items()}
 
-    def predict_dataloader(self) -> EVAL_DATALOADERS:
+    def predict_dataset(self) -> WindowDataset:
         test = self.datasets["test"]
         assert isinstance(test, WindowDataset)
         places = self._ends(test.rows) if self.predict == "future" else (test.places, test.series)
-        self.datasets["predict"] = WindowDataset(
-            test.rows, places, self.context, self.horizon, details=True, labels=True
-        )
-        return super().predict_dataloader()
+        return WindowDataset(test.rows, places, self.context, self.horizon, details=True, labels=True)
 
     def _rows(self, grid: TimeGrid, known: list[Series], cut: int) -> SeriesRows:
         """All series behind one another, each with a horizon of rows after its end, standardised."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataModule, say, split_indices
+from zoo.data.base import DataModule, split_indices
+from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.tabular import number
 from zoo.data.text.python_docs import documentation
@@ -104,17 +105,14 @@ class TextClassification(DataModule):
     def vocabulary(self) -> Vocabulary:
         if self._vocabulary is None:
             self._vocabulary = Vocabulary.build(self._tokens["train"], self.min_freq, self.max_size)
-            self.hparams["vocabulary"] = self._vocabulary.tokens  # into the checkpoint
         return self._vocabulary
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         if self._tokenizer_option is None:
             return None
-        found = make_tokenizer(self._tokenizer_option, lambda: [part for t in self._texts["train"][0] for part in as_text_tuple(t)],
-                             self.max_size)  # fmt: skip
-        self.hparams["tokenizer"] = found.plain()
-        return found
+        return make_tokenizer(self._tokenizer_option, lambda: [part for t in self._texts["train"][0] for part in as_text_tuple(t)],
+                              self.max_size)  # fmt: skip
 
     @property
     def pad_id(self) -> int:
@@ -130,7 +128,6 @@ class TextClassification(DataModule):
             names = set(self._texts["train"][1])
             numeric = all(number(name) == number(name) for name in names)
             self._classes = sorted(names, key=lambda name: (number(name), name) if numeric else (0.0, name))
-            self.hparams["classes"] = self._classes
         if len(self._classes) < 2:
             raise ValueError(f"{self.path}: all texts are of one class, {self._classes[0]!r}; two are needed")
         return self._classes
@@ -138,6 +135,11 @@ class TextClassification(DataModule):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        if self.tokenizer is None:
+            return {"classes": self.class_names, "vocabulary": self.vocabulary.tokens}
+        return {"classes": self.class_names, "tokenizer": self.tokenizer.plain()}
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -194,11 +196,6 @@ class TextClassification(DataModule):
     # Encoding ---------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        known = self._vocabulary or isinstance(self._tokenizer_option, dict)
-        if stage == "predict" and self.predict_file and known and self._classes:
-            self.__dict__["datasets"] = {"predict": self._predict_dataset()}  # the training texts need not be there
-        elif "train" not in self.__dict__.get("datasets", {"train": None}):
-            del self.__dict__["datasets"]
         net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
         takes = net is None or "token_types" in inspect.signature(net.forward).parameters
         if self.text_pair is not None and not takes:
@@ -215,10 +212,12 @@ class TextClassification(DataModule):
             index = {name: i for i, name in enumerate(self.class_names)}
             targets = torch.tensor([index[name] for name in labels])
             sets[split] = self._encoded(tokens, targets, change=self._change if split == "train" else None)
-        return sets | ({"predict": self._predict_dataset()} if self.predict_file else {})
+        return sets
 
-    def _predict_dataset(self) -> SequenceDataset:
-        texts, _ = read_texts(Path(str(self.predict_file)), self.text, None, self.text_pair)
+    def predict_dataset(self) -> SequenceDataset | None:
+        if self.predict_file is None:
+            return None
+        texts, _ = read_texts(Path(self.predict_file), self.text, None, self.text_pair)
         return self._encoded(self._tokenized({"predict": texts})["predict"])
 
     def _encoded(self, tokens: list[Any], targets: Tensor | None = None, change: Any = None) -> SequenceDataset:

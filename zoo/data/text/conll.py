@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.data.base import say
+from zoo.distributed import say
 from zoo.data.text.text_files import SPLITS
 
 Sentence = tuple[list[str], list[str]]

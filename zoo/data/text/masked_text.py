@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import say, split_indices
+from zoo.data.base import split_indices
+from zoo.distributed import say
 from zoo.data.sampler import mix_seeds
 from zoo.data.text.python_docs import sentences
 from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate

@@ -78,12 +78,14 @@ class NER(SubwordData):
             if not kinds:
                 raise ValueError(f"{self.path}: no training sentence names anything, all tags are O")
             self._tags = ["O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
-            self.hparams["tags"] = self._tags  # into the checkpoint
         return self._tags
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        return {**super().fitted_hparams(), "tags": self.class_names}
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -103,20 +105,14 @@ class NER(SubwordData):
             found[split] = [rest[i] for i in part.tolist()]
         return {split: found[split] for split in ("train", "val", "test")}
 
-    def setup(self, stage: str) -> None:
-        if stage == "predict" and self.predict_file and self._tags and isinstance(self._tokenizer_option, dict):
-            self.__dict__["datasets"] = {"predict": self._predict_dataset()}  # the training sentences need not be there
-        elif "train" not in self.__dict__.get("datasets", {"train": None}):
-            del self.__dict__["datasets"]
-        super().setup(stage)
-
     def splits(self) -> dict[str, Dataset]:
-        sets: dict[str, Dataset] = {s: self._encoded(sentences, s) for s, sentences in self._sentences.items()}
-        return sets | ({"predict": self._predict_dataset()} if self.predict_file else {})
+        return {s: self._encoded(sentences, s) for s, sentences in self._sentences.items()}
 
-    def _predict_dataset(self) -> TaggedDataset:
+    def predict_dataset(self) -> TaggedDataset | None:
         """New texts, of whose words the tags are asked for: which ones is not known."""
-        texts, _ = read_texts(Path(str(self.predict_file)), "text", None)
+        if self.predict_file is None:
+            return None
+        texts, _ = read_texts(Path(self.predict_file), "text", None)
         words = [WORD.findall(text) or [text] for text in texts]
         return self._encoded([(part, [self.class_names[0]] * len(part)) for part in words], "predict")
 

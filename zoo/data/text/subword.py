@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from zoo.data.base import say
+from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.tokenized import TokenizedData
 from zoo.text import Tokenizer

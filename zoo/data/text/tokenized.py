@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from zoo.data.base import DataModule
 from zoo.text import Tokenizer
@@ -17,9 +18,10 @@ class TokenizedData(DataModule):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        found = self.build_tokenizer()
-        self.hparams["tokenizer"] = found.plain()  # into the checkpoint
-        return found
+        return self.build_tokenizer()
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.plain()}
 
     @property
     def vocab_size(self) -> int:

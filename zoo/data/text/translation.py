@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataModule, say, split_indices
+from zoo.data.base import DataModule, split_indices
+from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.dates import COUNT, generate_dates
 from zoo.text.tokenizer import Tokenizer
@@ -125,11 +126,13 @@ class TranslationData(DataModule):
         if self._tokenizers is None:
             sides = zip(*self._pairs["train"], strict=True)
             self._tokenizers = tuple(self._trained(side) for side in sides)
-            self.hparams["tokenizers"] = [tokenizer.plain() for tokenizer in self._tokenizers]  # into the checkpoint
         return self._tokenizers
 
     def _trained(self, texts: Sequence[str]) -> Tokenizer:
         return Tokenizer.train(self.level, texts, self.max_size, self.min_freq, SPECIALS)
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        return {"tokenizers": [tokenizer.plain() for tokenizer in self.tokenizers]}
 
     @property
     def src_vocab_size(self) -> int:
@@ -152,20 +155,14 @@ class TranslationData(DataModule):
     def _pairs(self) -> dict[str, Pairs]:
         return self.pairs()
 
-    def setup(self, stage: str) -> None:
-        if stage == "predict" and self._tokenizers is not None and self.new_sources is not None:
-            self.__dict__["datasets"] = self._predict_datasets()  # the training texts need not be there
-        elif "train" not in self.__dict__.get("datasets", {"train": None}):
-            del self.__dict__["datasets"]
-        super().setup(stage)
-
     def splits(self) -> dict[str, Dataset]:
-        sets: dict[str, Dataset] = {split: self._encoded(pairs, split) for split, pairs in self._pairs.items()}
-        return sets | self._predict_datasets()
+        return {split: self._encoded(pairs, split) for split, pairs in self._pairs.items()}
 
-    def _predict_datasets(self) -> dict[str, Dataset]:
+    def predict_dataset(self) -> PairDataset | None:
         texts = self.new_sources
-        return {} if texts is None else {"predict": PairDataset(self._numbers(texts, 0, "predict"))}
+        if texts is None:
+            return None
+        return PairDataset(self._numbers(texts, 0, "predict"))
 
     def _encoded(self, pairs: Pairs, split: str) -> PairDataset:
         return PairDataset(*(self._numbers([pair[side] for pair in pairs], side, split) for side in (0, 1)))

@@ -1,0 +1,27 @@
+"""A progress bar on a terminal, for work on data that takes a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+MIN_TOTAL = 2000  # items below which no bar is shown
+
+
+@contextmanager
+def progress_bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr where that is a terminal; yield a function that advances it.
+
+    Args:
+        total: number of items; for few of them no bar is shown.
+        title: text in front of the bar.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    is_hidden = not console.is_terminal or total < MIN_TOTAL
+    columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+        yield partial(bar.advance, bar.add_task(title, total=total))
