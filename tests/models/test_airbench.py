@@ -61,5 +61,5 @@ def test_convolutions_begin_by_handing_on_their_input():
 def test_images_that_are_too_small_are_named():
     module = AirbenchClassifier(channels=[8, 8, 8], in_channels=1, num_classes=10)
     assert module(torch.zeros(2, 1, 9, 9)).shape == (2, 10)
-    with pytest.raises(ValueError, match=r"9 pixels a side or more, got \(2, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"needs images of 9x9 pixels or more, got shape \(2, 1, 8, 8\)"):
         module(torch.zeros(2, 1, 8, 8))

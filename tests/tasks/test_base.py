@@ -247,5 +247,5 @@ def test_wrong_labels_and_widths_are_said_in_words(width, label, message):
 
 def test_regressor_counts_targets():
     module = MLPRegressor(hidden=[4], input_dim=3, output_dim=2)
-    with pytest.raises(ValueError, match="the network gives 2 numbers a sample, the data has 1 targets"):
+    with pytest.raises(ValueError, match="the network predicts 2 numbers per sample, but the data has 1 targets"):
         module.step((torch.randn(5, 3), torch.randn(5)), "train")

@@ -127,7 +127,7 @@ def test_mistakes_are_told_in_a_line(trained):
     _, path = trained
     with pytest.raises(ValueError, match="needs a teacher, a teacher_checkpoint, or both"):
         Distiller(MLP(6, [4], 3), num_classes=3)
-    with pytest.raises(ValueError, match="task is multiclass, not binary"):
+    with pytest.raises(ValueError, match="needs task multiclass, got binary"):
         Distiller(MLP(6, [4], 1), teacher(), num_classes=2, task="binary")
     with pytest.raises(ValueError, match=r"is not of this MLP: size mismatch for 1\.weight[^\n]*$"):
         load_teacher(str(path), MLP(6, [9], 3))

@@ -76,7 +76,7 @@ def test_predictions_are_columns():
 
 @pytest.mark.parametrize("ks", [[], [5], [0, 1]])
 def test_impossible_ks(ks):
-    with pytest.raises(ValueError, match=r"recall@k start at 1"):
+    with pytest.raises(ValueError, match=r"recall@k must include 1"):
         MetricLearner(nn.Linear(6, 3), ks=ks)
 
 

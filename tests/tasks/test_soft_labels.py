@@ -71,14 +71,14 @@ def test_mixed_sets_of_labels():
 def test_losses_that_take_no_probabilities_say_so(make, name):
     module = make()
     assert module.step((X, Y), "train").isfinite()
-    with pytest.raises(ValueError, match=f"^{name} here takes no probabilities as targets, such as MixUp") as told:
+    with pytest.raises(ValueError, match=f"^{name} takes no probabilities as targets, such as those of MixUp") as error:
         module.step((X, SOFT), "train")
-    assert "or take CrossEntropyLoss" in str(told.value)
+    assert "or set the loss to CrossEntropyLoss" in str(error.value)
 
 
 def test_cross_entropy_of_a_binary_task_says_what_to_take():
     module = classifier(2, task="binary", loss=nn.CrossEntropyLoss())
-    with pytest.raises(ValueError, match=r"^CrossEntropyLoss here .* or take BCEWithLogitsLoss$"):
+    with pytest.raises(ValueError, match=r"^CrossEntropyLoss takes no .* or set the loss to BCEWithLogitsLoss$"):
         module.step((X, SOFT[:, :2]), "train")
 
 

@@ -424,7 +424,7 @@ def test_transfer_through_the_command_line(zoo, tmp_path):
         ),
         (
             ["ViTClassifier", "--model.patch_size", "2", "--model.heads", "5"],
-            "the width 192 is not divisible by 5 heads",
+            "dim=192 is not divisible by heads=5",
         ),
     ],
 )

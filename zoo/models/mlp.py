@@ -1,4 +1,4 @@
-"""Multi-layer perceptron (Rumelhart et al. 1986, https://doi.org/10.1038/323533a0)."""
+"""Multi-layer perceptron (MLP; Rumelhart et al. 1986, https://doi.org/10.1038/323533a0)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,22 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.layers.build import LayerSpec, activation, build, norm
+from zoo import layers
+from zoo.layers.build import LayerSpec
 from zoo.tasks import Classifier, Regressor, require
 
 
-def spread(value: Any, n: int, name: str) -> list[Any]:
-    """One value for each of ``n`` layers: the list as given, or the single value repeated."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * n
-    if len(values) != n:
-        raise ValueError(f"{name} has {len(values)} values for {n} hidden layers: give one, or one for each")
-    return values
-
-
 class MLP(nn.Sequential):
-    """Fully connected layers, each followed by normalisation, activation and dropout; the last one is bare.
+    """MLP: linear layers, each hidden one followed by normalization, activation and dropout.
 
     Args:
-        input_dim: number of input features; inputs of more dimensions are flattened.
-        hidden: widths of the hidden layers.
+        input_dim: number of input features; inputs with more dimensions are flattened.
+        hidden: sizes of the hidden layers.
         output_dim: number of outputs.
-        activation: layer of torch.nn by name, or ``{class_path, init_args}``.
-        norm: normalisation before the activation: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all
-            layers or a list.
-        dropout: share of units dropped after the activation; one for all layers or a list.
+        activation: activation of torch.nn by name, or ``{class_path, init_args}``.
+        norm: normalization before the activation: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all
+            hidden layers or a list.
+        dropout: dropout probability after the activation; one for all hidden layers or a list.
         dropout_type: ``Dropout`` or ``AlphaDropout``.
     """
 
@@ -45,39 +38,61 @@ class MLP(nn.Sequential):
         dropout_type: str = "Dropout",
     ) -> None:
         if min(input_dim, *hidden, output_dim) < 1:
-            raise ValueError(f"widths start at 1, got {input_dim=}, hidden={list(hidden)}, {output_dim=}")
-        layers: list[nn.Module] = [nn.Flatten()]
-        norms, drops = spread(norm, len(hidden), "norm"), spread(dropout, len(hidden), "dropout")
-        for width_in, width, kind, p in zip([input_dim, *hidden], hidden, norms, drops, strict=False):
-            layers += [nn.Linear(width_in, width), *_norm(kind, width), _activation(activation)]
-            layers += [build(dropout_type, p)] if p else []
-        super().__init__(*layers, nn.Linear([input_dim, *hidden][-1], output_dim))
+            raise ValueError(f"layer sizes must be 1 or more, got {input_dim=}, hidden={list(hidden)}, {output_dim=}")
+        norms = per_layer(norm, len(hidden), "norm")
+        dropouts = per_layer(dropout, len(hidden), "dropout")
+        stack: list[nn.Module] = [nn.Flatten()]
+        in_features = input_dim
+        for i, width in enumerate(hidden):
+            stack.append(nn.Linear(in_features, width))
+            stack += norm_layers(norms[i], width)
+            stack.append(layers.activation(activation))
+            if dropouts[i]:
+                stack.append(layers.build(dropout_type, dropouts[i]))
+            in_features = width
+        stack.append(nn.Linear(in_features, output_dim))
+        super().__init__(*stack)
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
         return super().forward(x)
 
 
-_activation = activation
+def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
+    """Return one value per hidden layer: a list as it is, a single value repeated.
+
+    Raises:
+        ValueError: a list has another length.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [value] * num_layers
+    if len(value) != num_layers:
+        raise ValueError(f"{name} has {len(value)} values for {num_layers} hidden layers: give one, or one per layer")
+    return list(value)
 
 
-def _norm(kind: LayerSpec, width: int) -> list[nn.Module]:
-    if kind == "none":
+def norm_layers(norm: LayerSpec, width: int) -> list[nn.Module]:
+    """Return the layers that normalize ``width`` features: none, one, or instance normalization with its reshapes."""
+    if norm == "none":
         return []
-    if kind in ("instance", "InstanceNorm1d"):
-        # torch takes (b, f) for one unbatched sample of b channels; here a sample is one channel of f values
-        return [nn.Unflatten(1, (1, width)), norm(kind, 1), nn.Flatten()]
-    return [norm(kind, width)]
+    if norm in ("instance", "InstanceNorm1d"):
+        # torch reads (b, f) as one sample of b channels; here each sample has one channel of f values.
+        return [
+            nn.Unflatten(1, (1, width)),  # (b, 1, f)
+            layers.norm(norm, 1),
+            nn.Flatten(),  # (b, f)
+        ]
+    return [layers.norm(norm, width)]
 
 
 class MLPClassifier(Classifier):
-    """A multi-layer perceptron that tells classes apart.
+    """MLP classifier.
 
     Args:
-        hidden: widths of the hidden layers.
-        activation: layer of torch.nn by name (ReLU, LeakyReLU, GELU, SiLU, Tanh, Sigmoid, ...), or
+        hidden: sizes of the hidden layers.
+        activation: activation of torch.nn by name (ReLU, LeakyReLU, GELU, SiLU, Tanh, Sigmoid, ...), or
             ``{class_path, init_args}``.
-        norm: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all layers or a list.
-        dropout: share of units dropped after each activation; one for all layers or a list.
+        norm: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all hidden layers or a list.
+        dropout: dropout probability after each activation; one for all hidden layers or a list.
         dropout_type: ``Dropout`` or ``AlphaDropout``.
         input_dim: number of input features; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
@@ -94,19 +109,27 @@ class MLPClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        width, classes = require(self, input_dim=input_dim, num_classes=num_classes)
-        net = MLP(width, hidden, classes, activation, norm, dropout, dropout_type)
+        in_features, classes = require(self, input_dim=input_dim, num_classes=num_classes)
+        net = MLP(
+            input_dim=in_features,
+            hidden=hidden,
+            output_dim=classes,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            dropout_type=dropout_type,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
 
 class MLPRegressor(Regressor):
-    """A multi-layer perceptron that predicts numbers.
+    """MLP regressor.
 
     Args:
-        hidden: widths of the hidden layers.
-        activation: layer of torch.nn by name, or ``{class_path, init_args}``.
-        norm: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all layers or a list.
-        dropout: share of units dropped after each activation; one for all layers or a list.
+        hidden: sizes of the hidden layers.
+        activation: activation of torch.nn by name, or ``{class_path, init_args}``.
+        norm: ``none``, ``batch``, ``layer`` or a name of torch.nn; one for all hidden layers or a list.
+        dropout: dropout probability after each activation; one for all hidden layers or a list.
         dropout_type: ``Dropout`` or ``AlphaDropout``.
         input_dim: number of input features; null takes it from the data.
         output_dim: number of targets; null takes it from the data.
@@ -123,5 +146,14 @@ class MLPRegressor(Regressor):
         output_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        width, outputs = require(self, input_dim=input_dim, output_dim=output_dim)
-        super().__init__(net=MLP(width, hidden, outputs, activation, norm, dropout, dropout_type), **kwargs)
+        in_features, outputs = require(self, input_dim=input_dim, output_dim=output_dim)
+        net = MLP(
+            input_dim=in_features,
+            hidden=hidden,
+            output_dim=outputs,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            dropout_type=dropout_type,
+        )
+        super().__init__(net=net, **kwargs)

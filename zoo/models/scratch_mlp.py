@@ -1,4 +1,4 @@
-"""Multi-layer perceptron with backpropagation by hand (Rumelhart et al. 1986, https://doi.org/10.1038/323533a0)."""
+"""MLP with handwritten backpropagation (Rumelhart et al. 1986, https://doi.org/10.1038/323533a0)."""
 
 from __future__ import annotations
 
@@ -14,93 +14,106 @@ from zoo.tasks import Classifier, require
 
 
 class ScratchLinear(nn.Module):
-    """``y = x W + b`` and its gradients.
+    """Linear layer ``y = x W + b`` with its gradients.
 
     Args:
-        in_features: width of the input.
-        out_features: width of the output.
+        in_features: number of input features.
+        out_features: number of output features.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        # He initialisation (2015): keeps the variance of activations through ReLU
-        self.weight = nn.Parameter(torch.randn(in_features, out_features) * (2.0 / in_features) ** 0.5)
+        # He initialization (2015) preserves the variance of activations through ReLU.
+        std = (2.0 / in_features) ** 0.5
+        self.weight = nn.Parameter(torch.randn(in_features, out_features) * std)
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
         self.x = x
         return x @ self.weight + self.bias
 
-    def backward(self, d_out: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
-        self.weight.grad = self.x.T @ d_out
-        self.bias.grad = d_out.sum(0)
-        return d_out @ self.weight.T
+    def backward(self, grad_out: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+        """Set the gradients of both parameters; return the gradient of the input."""
+        self.weight.grad = self.x.T @ grad_out  # (i, o)
+        self.bias.grad = grad_out.sum(0)  # (o,)
+        return grad_out @ self.weight.T
 
 
 class ScratchReLU(nn.Module):
-    """``max(x, 0)``; the gradient passes where the input was above 0."""
+    """ReLU with its gradient, which passes where the input is positive."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b i"]:
         self.mask = x > 0
         return x * self.mask
 
-    def backward(self, d_out: Tensor) -> Tensor:
-        return d_out * self.mask
+    def backward(self, grad_out: Float[Tensor, "b i"]) -> Float[Tensor, "b i"]:
+        """Return the gradient of the input."""
+        return grad_out * self.mask
 
 
 class ScratchCrossEntropy(nn.Module):
-    """Mean cross-entropy of softmax, from logits: the maximum is taken off first, so that exp cannot overflow."""
+    """Mean cross-entropy loss of softmax, from logits, with its gradient."""
 
-    def forward(self, logits: Float[Tensor, "b k"], y: Int[Tensor, " b"]) -> Tensor:
+    def forward(self, logits: Float[Tensor, "b k"], y: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        # Subtracting the maximum changes no probability and keeps exp from overflowing.
         shifted = logits - logits.max(1, keepdim=True).values
         log_sum = shifted.exp().sum(1, keepdim=True).log()
-        self.log_probs, self.y = shifted - log_sum, y
-        return -self.log_probs[torch.arange(len(y), device=y.device), y].mean()
+        self.log_probs = shifted - log_sum
+        self.y = y
+        rows = torch.arange(len(y), device=y.device)
+        return -self.log_probs[rows, y].mean()
 
     def backward(self) -> Float[Tensor, "b k"]:
-        d = self.log_probs.exp()
-        d[torch.arange(len(d), device=d.device), self.y] -= 1
-        return d / len(d)
+        """Return the gradient of the logits: softmax minus the one-hot target, divided by the batch size."""
+        grad = self.log_probs.exp()
+        rows = torch.arange(len(grad), device=grad.device)
+        grad[rows, self.y] -= 1
+        return grad / len(grad)
 
 
 class ScratchMLP(nn.Module):
-    """Linear layers with ReLU between them; ``backward`` fills every parameter's ``grad`` without autograd.
+    """MLP with ReLU between its linear layers; ``backward`` sets every parameter's ``grad`` without autograd.
 
     Args:
-        dims: widths from input to output, such as ``[784, 256, 128, 10]``.
+        dims: layer sizes from input to output, such as ``[784, 256, 128, 10]``.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
         if len(dims) < 2:
-            raise ValueError(f"dims needs an input and an output width, got {list(dims)}")
+            raise ValueError(f"dims must have two sizes or more, of input and output, got {list(dims)}")
         layers: list[nn.Module] = []
-        for width_in, width_out in pairwise(dims):
-            layers += [ScratchLinear(width_in, width_out), ScratchReLU()]
-        self.layers = nn.ModuleList(layers[:-1])
+        for in_features, out_features in pairwise(dims):
+            layers.append(ScratchLinear(in_features, out_features))
+            layers.append(ScratchReLU())
+        self.layers = nn.ModuleList(layers[:-1])  # no ReLU after the last linear layer
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
-        x = x.flatten(1)
+        x = x.flatten(1)  # (b, i)
         for layer in self.layers:
             x = layer(x)
         return x
 
-    def backward(self, d_out: Float[Tensor, "b k"]) -> Float[Tensor, "b i"]:
+    def backward(self, grad_out: Float[Tensor, "b k"]) -> Float[Tensor, "b i"]:
+        """Backpropagate the gradient of the outputs; return the gradient of the flattened inputs."""
+        grad = grad_out
         for layer in reversed(self.layers):
-            d_out = layer.backward(d_out)  # type: ignore[operator]
-        return d_out
+            grad = layer.backward(grad)  # type: ignore[operator]
+        return grad
 
 
 class ScratchMLPClassifier(Classifier):
-    """A perceptron trained by plain gradient descent with forward and backward written by hand.
+    """MLP classifier with handwritten forward and backward passes, trained by plain gradient descent.
 
     Args:
-        hidden: widths of the hidden layers.
+        hidden: sizes of the hidden layers.
         input_dim: number of input features; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
-        class_names: names for predictions; null takes them from the data.
-        lr: step size of the descent.
+        class_names: class names for predictions; null takes them from the data.
+        lr: learning rate.
     """
+
+    tiny = {"lr": 0.1}
 
     def __init__(
         self,
@@ -110,9 +123,9 @@ class ScratchMLPClassifier(Classifier):
         class_names: list[str] | None = None,
         lr: float = 0.05,
     ) -> None:
-        width, classes = require(self, input_dim=input_dim, num_classes=num_classes)
+        in_features, classes = require(self, input_dim=input_dim, num_classes=num_classes)
         super().__init__(
-            net=ScratchMLP([width, *hidden, classes]),
+            net=ScratchMLP([in_features, *hidden, classes]),
             loss=ScratchCrossEntropy(),
             num_classes=num_classes,
             class_names=class_names,
@@ -123,36 +136,44 @@ class ScratchMLPClassifier(Classifier):
 
     @torch.no_grad()
     def training_step(self, batch: Any, batch_idx: int) -> None:
+        batch_size = len(batch[1])
         loss = self.step(batch, "train")
-        self.net.backward(self.loss.backward())  # type: ignore[operator, union-attr]
-        self._average_over_processes(len(batch[1]))
+        grad_logits = self.loss.backward()  # type: ignore[operator, union-attr]
+        self.net.backward(grad_logits)  # type: ignore[operator]
+        self._average_over_processes(batch_size)
         self.optimizers().step()  # type: ignore[union-attr]
-        self.log_train_loss(loss, len(batch[1]))
+        self.log_train_loss(loss, batch_size)
 
-    def _average_over_processes(self, n: int) -> None:
-        """The mean over all samples of all processes: what DDP does for autograd."""
+    def _average_over_processes(self, batch_size: int) -> None:
+        """Average the gradients over the samples of all processes, as DDP does for autograd."""
         if self.trainer.world_size == 1:
             return
-        total = self.trainer.strategy.reduce(torch.tensor(float(n), device=self.device), reduce_op="sum")
-        for p in self.parameters():
-            assert p.grad is not None
-            p.grad = self.trainer.strategy.reduce(p.grad * n, reduce_op="sum") / total  # type: ignore[assignment]
+        strategy = self.trainer.strategy
+        total = torch.tensor(float(batch_size), device=self.device)
+        total = strategy.reduce(total, reduce_op="sum")
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            summed = strategy.reduce(parameter.grad * batch_size, reduce_op="sum")
+            parameter.grad = summed / total  # type: ignore[assignment]
 
 
 def numerical_gradient(f: Callable[[], Tensor], x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Central differences of the number ``f()`` in every element of ``x``, which ``f`` reads.
+    """Return the gradient of ``f()`` with respect to ``x`` by central differences.
 
     Args:
-        f: a function of nothing that depends on ``x``.
-        x: changed in place while measuring, and put back.
-        eps: half the distance of the two points.
+        f: function without arguments that reads ``x`` and returns a scalar.
+        x: tensor of any shape; modified in place during the computation, and restored.
+        eps: step to either side.
     """
-    gradient, flat = torch.zeros_like(x), x.data.view(-1)
-    for i in range(flat.numel()):
-        before = flat[i].item()
-        flat[i] = before + eps
+    gradient = torch.zeros_like(x)
+    flat_gradient = gradient.view(-1)
+    flat_x = x.data.view(-1)
+    for i in range(flat_x.numel()):
+        value = flat_x[i].item()
+        flat_x[i] = value + eps
         above = f()
-        flat[i] = before - eps
-        gradient.view(-1)[i] = (above - f()) / (2 * eps)
-        flat[i] = before
+        flat_x[i] = value - eps
+        below = f()
+        flat_x[i] = value
+        flat_gradient[i] = (above - below) / (2 * eps)
     return gradient

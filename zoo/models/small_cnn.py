@@ -1,4 +1,4 @@
-"""Small convolutional network (LeCun et al. 1998, https://doi.org/10.1109/5.726791; BN: Ioffe and Szegedy 2015)."""
+"""Small CNN (LeCun et al. 1998, https://doi.org/10.1109/5.726791; batch norm: Ioffe and Szegedy 2015)."""
 
 from __future__ import annotations
 
@@ -8,49 +8,60 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.layers.build import LayerSpec, activation, build, norm
+from zoo import layers
+from zoo.layers.build import LayerSpec
 from zoo.tasks import Classifier, require
 
-_activation, _norm = activation, norm
+Head = Literal["pool", "flatten"]
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution of 3x3 that keeps the size, normalisation, activation.
+    """3x3 convolution that keeps the image size, normalization and activation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        activation: layer of torch.nn by name.
-        norm: ``none``, or a normalisation of torch.nn by name; the convolution has a bias only with ``none``.
+        in_channels: input channels.
+        out_channels: output channels.
+        activation: activation of torch.nn by name.
+        norm: normalization of torch.nn by name, or ``none``; only without one the convolution has a bias.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, activation: LayerSpec = "ReLU", norm: LayerSpec = "BatchNorm2d"
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation: LayerSpec = "ReLU",
+        norm: LayerSpec = "BatchNorm2d",
     ) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
-        act = _activation(activation)
+        has_norm = norm != "none"
+        block: list[nn.Module] = [
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not has_norm),
+        ]
+        if has_norm:
+            block.append(layers.norm(norm, out_channels))
+        act = layers.activation(activation)
         if hasattr(act, "inplace"):
             act.inplace = True  # type: ignore[assignment]
-        super().__init__(conv, *([] if norm == "none" else [_norm(norm, out_channels)]), act)
+        block.append(act)
+        super().__init__(*block)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         return super().forward(x)
 
 
 class SmallCNN(nn.Module):
-    """Stages of convolution blocks, pooling between them, and a classifier of one hidden layer.
+    """Convolutional network: stages of convolution blocks with pooling between them, and an MLP classifier.
 
     Args:
         in_channels: channels of the images.
-        num_classes: number of outputs.
-        stages: widths of the blocks, by stage; the image is halved between stages.
-        head: ``pool`` averages over the image before the classifier, ``flatten`` keeps every position (needs
-            ``image_size`` and one more halving).
-        hidden: width of the classifier's hidden layer.
-        dropout: share dropped before the last layer.
-        activation: layer of torch.nn by name.
-        norm: normalisation in the blocks; ``none`` for none.
-        pool: layer of torch.nn that halves: ``MaxPool2d`` or ``AvgPool2d``.
+        num_classes: number of logits.
+        stages: channels of the convolution blocks, one list per stage; pooling halves the image between stages.
+        head: ``pool`` applies global average pooling before the classifier; ``flatten`` keeps all positions, with
+            pooling after the last stage too, and needs ``image_size``.
+        hidden: hidden size of the classifier.
+        dropout: dropout probability before the last layer.
+        activation: activation of torch.nn by name.
+        norm: normalization in the blocks by name; ``none`` for none.
+        pool: pooling layer of torch.nn: ``MaxPool2d`` or ``AvgPool2d``.
         image_size: side of the images in pixels, for ``flatten``.
     """
 
@@ -59,7 +70,7 @@ class SmallCNN(nn.Module):
         in_channels: int,
         num_classes: int,
         stages: Sequence[Sequence[int]] = ((32, 64), (128, 128), (256,)),
-        head: Literal["pool", "flatten"] = "pool",
+        head: Head = "pool",
         hidden: int = 128,
         dropout: float = 0.4,
         activation: LayerSpec = "ReLU",
@@ -68,25 +79,26 @@ class SmallCNN(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = in_channels
+        features: list[nn.Module] = []
+        channels = in_channels
         for i, stage in enumerate(stages):
-            for out in stage:
-                layers.append(ConvBlock(width, out, activation, norm))
-                width = out
-            if i < len(stages) - 1 or head == "flatten":
-                layers.append(build(pool, 2))
-        if head == "flatten":
-            side = (image_size or 0) >> len(stages)
-            if side < 1:
-                least = f"needs images of {2 ** len(stages)} pixels or more"
-                raise ValueError(f"head flatten with {len(stages)} stages {least}, got image_size={image_size}")
-            width *= side * side
-        self.features = nn.Sequential(*layers, *([nn.AdaptiveAvgPool2d(1)] if head == "pool" else []))
+            for out_channels in stage:
+                features.append(ConvBlock(channels, out_channels, activation, norm))
+                channels = out_channels
+            is_last = i == len(stages) - 1
+            if not is_last or head == "flatten":
+                features.append(layers.build(pool, 2))
+        if head == "pool":
+            features.append(nn.AdaptiveAvgPool2d(1))
+            num_features = channels
+        else:
+            side = pooled_size(image_size, len(stages))
+            num_features = channels * side * side
+        self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(width, hidden),
-            _activation(activation),
+            nn.Linear(num_features, hidden),
+            layers.activation(activation),
             nn.Dropout(dropout),
             nn.Linear(hidden, num_classes),
         )
@@ -95,16 +107,31 @@ class SmallCNN(nn.Module):
         return self.classifier(self.features(x))
 
 
+def pooled_size(image_size: int | None, num_stages: int) -> int:
+    """Return the side of the feature map after one halving per stage.
+
+    Raises:
+        ValueError: nothing remains of the image, or its size is unknown.
+    """
+    side = (image_size or 0) >> num_stages
+    if side < 1:
+        raise ValueError(
+            f"head flatten with {num_stages} stages needs images of {2**num_stages} pixels or more, "
+            f"got image_size={image_size}"
+        )
+    return side
+
+
 class SmallCNNClassifier(Classifier):
-    """A small convolutional network that tells images apart.
+    """Small CNN image classifier.
 
     Args:
-        stages: widths of the convolution blocks, by stage; the image is halved between stages.
-        head: ``pool`` averages over the image before the classifier, ``flatten`` keeps every position.
-        hidden: width of the classifier's hidden layer.
-        dropout: share dropped before the last layer.
-        activation: layer of torch.nn by name.
-        norm: normalisation in the blocks (``BatchNorm2d``, ``GroupNorm``, ``InstanceNorm2d``); ``none`` for none.
+        stages: channels of the convolution blocks, one list per stage; pooling halves the image between stages.
+        head: ``pool`` applies global average pooling before the classifier; ``flatten`` keeps all positions.
+        hidden: hidden size of the classifier.
+        dropout: dropout probability before the last layer.
+        activation: activation of torch.nn by name.
+        norm: normalization in the blocks (``BatchNorm2d``, ``GroupNorm``, ``InstanceNorm2d``); ``none`` for none.
         pool: ``MaxPool2d`` or ``AvgPool2d``.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels, needed by ``flatten``; null takes it from the data.
@@ -114,7 +141,7 @@ class SmallCNNClassifier(Classifier):
     def __init__(
         self,
         stages: list[list[int]] = [[32, 64], [128, 128], [256]],
-        head: Literal["pool", "flatten"] = "pool",
+        head: Head = "pool",
         hidden: int = 128,
         dropout: float = 0.4,
         activation: LayerSpec = "ReLU",
@@ -126,5 +153,16 @@ class SmallCNNClassifier(Classifier):
         **kwargs: Any,
     ) -> None:
         channels, classes = require(self, in_channels=in_channels, num_classes=num_classes)
-        net = SmallCNN(channels, classes, stages, head, hidden, dropout, activation, norm, pool, image_size)
+        net = SmallCNN(
+            in_channels=channels,
+            num_classes=classes,
+            stages=stages,
+            head=head,
+            hidden=hidden,
+            dropout=dropout,
+            activation=activation,
+            norm=norm,
+            pool=pool,
+            image_size=image_size,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)

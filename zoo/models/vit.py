@@ -1,11 +1,11 @@
-"""Vision Transformer (Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929)."""
+"""Vision Transformer (ViT; Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,28 +13,49 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from zoo.layers.attention import attention
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.formats import vit as vit_format
+from zoo.weights.formats import vit as formats
 from zoo.weights.pretrained import Format, PretrainedNet, infer_head
 
-# Width, blocks, heads. Ti and S: Touvron et al. 2020, https://arxiv.org/abs/2012.12877; H is here for its weights.
-SIZES = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
+Pool = Literal["class", "mean"]
+
+
+class Size(NamedTuple):
+    """Embedding dimension, number of blocks and number of heads."""
+
+    dim: int
+    depth: int
+    heads: int
+
+
+# Ti and S: DeiT (Touvron et al. 2020, https://arxiv.org/abs/2012.12877).
+SIZES = {
+    "Ti": Size(192, 12, 3),
+    "S": Size(384, 12, 6),
+    "B": Size(768, 12, 12),
+    "L": Size(1024, 24, 16),
+    "H": Size(1280, 32, 16),
+}
+# Patch sizes to suggest for images that the given one does not divide.
+USUAL_PATCH_SIZES = (32, 16, 14, 8, 7, 5, 4, 3, 2)
 
 
 class Attention(nn.Module):
-    """Every token looks at every other one, in several heads.
+    """Multi-head self-attention.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads; each is ``dim / heads`` wide.
+        dim: embedding dimension.
+        heads: number of attention heads; divides ``dim``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # queries, keys and values in one product
+        # Queries, keys and values in one product, with the parameter names of nn.MultiheadAttention.
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
@@ -42,32 +63,35 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, t, d / h) each
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-            # forward and backward, the fused kernel takes 4 times as long as this with 65 tokens (torch 2.15)
-            y = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+        qkv = qkv.unflatten(2, (3, self.heads, -1))  # (b, t, 3, h, d / h)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, t, d / h) each
+        y = attention(q, k, v).transpose(1, 2).flatten(2)  # (b, t, d)
+        return self.out_proj(y)
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each normalised before it and beside a shortcut.
+    """Pre-norm Transformer block: self-attention and MLP, each with a residual connection.
 
     Args:
-        dim: width of the tokens; the perceptron's hidden layer is four times as wide.
-        heads: number of heads.
-        dropout: share dropped behind attention and behind both layers of the perceptron.
-        drop: probability of leaving either branch out, for each sample (Huang et al. 2016).
-        eps: of the normalisations.
+        dim: embedding dimension; the MLP's hidden size is four times as large.
+        heads: number of attention heads.
+        dropout: dropout probability after attention and after both layers of the MLP.
+        drop: stochastic depth: probability of skipping a residual branch, per sample (Huang et al. 2016).
+        eps: epsilon of the layer normalizations.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, drop: float, eps: float) -> None:
         super().__init__()
-        self.ln_1, self.self_attention = nn.LayerNorm(dim, eps), Attention(dim, heads)
-        self.dropout, self.ln_2 = nn.Dropout(dropout), nn.LayerNorm(dim, eps)
+        self.ln_1 = nn.LayerNorm(dim, eps)
+        self.self_attention = Attention(dim, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.ln_2 = nn.LayerNorm(dim, eps)
         self.mlp = nn.Sequential(
-            *(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout)), *(nn.Linear(4 * dim, dim), nn.Dropout(dropout))
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * dim, dim),
+            nn.Dropout(dropout),
         )
         self.stochastic_depth = StochasticDepth(drop, "row")
         for layer in (self.mlp[0], self.mlp[3]):
@@ -75,22 +99,25 @@ class Block(nn.Module):
             nn.init.normal_(layer.bias, std=1e-6)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        x = x + self.stochastic_depth(self.dropout(self.self_attention(self.ln_1(x))))
-        return x + self.stochastic_depth(self.mlp(self.ln_2(x)))
+        y = self.self_attention(self.ln_1(x))
+        x = x + self.stochastic_depth(self.dropout(y))
+        y = self.mlp(self.ln_2(x))
+        return x + self.stochastic_depth(y)
 
 
 class Encoder(nn.Module):
-    """Add positions, apply the blocks, and make one vector of all tokens.
+    """Transformer encoder: position embeddings, blocks, and pooling over the tokens.
 
     Args:
-        grid: rows (and columns) of patches.
-        dim: width of the tokens.
+        grid: number of patches along each side of an image.
+        dim: embedding dimension.
         depth: number of blocks.
-        heads: number of heads in each.
-        pool: ``class`` takes the first token, ``mean`` the mean of all.
-        dropout: share dropped from the tokens and in the blocks.
-        stochastic_depth: probability of leaving out a branch of the last block; it rises evenly from 0 in the first.
-        eps: of the normalisations.
+        heads: number of attention heads.
+        pool: ``class`` returns the class token, ``mean`` the mean of all patch tokens.
+        dropout: dropout probability for the embeddings and in the blocks.
+        stochastic_depth: probability of skipping a residual branch of the last block; increases linearly from 0 at the
+            first block.
+        eps: epsilon of the layer normalizations.
     """
 
     def __init__(
@@ -106,56 +133,76 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = pool
-        self.pos_embedding = nn.Parameter(torch.randn(1, grid * grid + (pool == "class"), dim) * 0.02)
+        num_tokens = grid * grid
+        if pool == "class":
+            num_tokens += 1
+        self.pos_embedding = nn.Parameter(torch.randn(1, num_tokens, dim) * 0.02)
         self.dropout = nn.Dropout(dropout)
-        drops = [stochastic_depth * i / max(1, depth - 1) for i in range(depth)]
         self.layers = nn.Sequential()
-        for i, drop in enumerate(drops):
+        for i in range(depth):
+            drop = stochastic_depth * i / max(1, depth - 1)
             self.layers.add_module(f"encoder_layer_{i}", Block(dim, heads, dropout, drop, eps))
         self.ln = nn.LayerNorm(dim, eps)
 
     def forward(self, x: Float[Tensor, "b t d"], rows: int, columns: int) -> Float[Tensor, "b d"]:
-        x = self.layers(self.dropout(x + resample(self.pos_embedding, rows, columns)))
-        # timm pools before the norm; for a class token the order makes no difference
-        return self.ln(x[:, 0] if self.pool == "class" else x.mean(1))
+        x = x + resample(self.pos_embedding, rows, columns)
+        x = self.layers(self.dropout(x))
+        # timm pools before the norm; for a class token the order makes no difference.
+        x = x[:, 0] if self.pool == "class" else x.mean(1)  # (b, d)
+        return self.ln(x)
 
 
 def resample(positions: Float[Tensor, "1 t d"], rows: int, columns: int) -> Float[Tensor, "1 u d"]:
-    """Interpolate the positions of a square of patches to another grid; one before them, of a class token, stays."""
+    """Interpolate the position embeddings of a square grid of patches to another grid.
+
+    Args:
+        positions: embeddings of the patches, row by row, after that of a class token if there is one, which is kept.
+        rows: rows of the new grid.
+        columns: columns of the new grid.
+    """
     side = math.isqrt(positions.shape[1])
     if (rows, columns) == (side, side):
         return positions
-    first, grid = positions.split([positions.shape[1] - side * side, side * side], 1)
-    grid = grid.transpose(1, 2).unflatten(2, (side, side))  # (1, d, rows, columns)
-    grid = F.interpolate(grid.float(), (rows, columns), mode="bicubic", antialias=True).to(positions.dtype)
-    return torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
+    num_extra = positions.shape[1] - side * side
+    extra, grid = positions.split([num_extra, side * side], 1)
+    grid = grid.transpose(1, 2).unflatten(2, (side, side))  # (1, d, side, side)
+    grid = F.interpolate(grid.float(), (rows, columns), mode="bicubic", antialias=True)
+    grid = grid.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, rows * columns, d)
+    return torch.cat([extra, grid], 1)
 
 
 class ViT(PretrainedNet):
-    """Patches of the image as tokens, positions added, through a transformer's encoder.
+    """Vision Transformer: patch embedding, Transformer encoder and classifier head.
 
-    Parameters are named as in torchvision. For images of another size than ``image_size``
-    positions are interpolated.
+    Parameters have the names of torchvision. For images of another size than ``image_size``, position embeddings are
+    interpolated.
 
     Args:
         in_channels: channels of the images.
-        num_classes: number of outputs.
+        num_classes: number of logits.
         image_size: side of the images in pixels, a multiple of ``patch_size``.
         patch_size: side of a patch in pixels.
-        dim: width of the tokens.
+        dim: embedding dimension.
         depth: number of blocks.
-        heads: number of attention heads, which divides ``dim``.
-        pool: what the head sees: a ``class`` token, or the ``mean`` of all patches, without one.
-        dropout: share dropped from the tokens and in the blocks.
-        stochastic_depth: probability of leaving out a branch of the last block; it rises evenly from 0 in the first.
-        head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout.
-        norm_eps: of the normalisations; Hugging Face's files have 1e-12.
+        heads: number of attention heads; divides ``dim``.
+        pool: input of the head: a ``class`` token, or the ``mean`` of the patch tokens, without a class token.
+        dropout: dropout probability for the embeddings and in the blocks.
+        stochastic_depth: probability of skipping a residual branch of the last block; increases linearly from 0 at the
+            first block.
+        head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
+        norm_eps: epsilon of the layer normalizations; Hugging Face's models have 1e-12.
     """
 
-    weights_enums = tuple(
-        f"ViT_{size}_{patch}_Weights" for size, patch in (("B", 16), ("B", 32), ("L", 16), ("L", 32), ("H", 14))
+    weights_enums = (
+        "ViT_B_16_Weights",
+        "ViT_B_32_Weights",
+        "ViT_L_16_Weights",
+        "ViT_L_32_Weights",
+        "ViT_H_14_Weights",
     )
-    input_conv, classifier_names, formats = "conv_proj.weight", ("heads.head",), ("torchvision", "timm", "huggingface")
+    input_conv = "conv_proj.weight"
+    classifier_names = ("heads.head",)
+    formats = ("torchvision", "timm", "huggingface")
 
     def __init__(
         self,
@@ -166,7 +213,7 @@ class ViT(PretrainedNet):
         dim: int = 192,
         depth: int = 12,
         heads: int = 3,
-        pool: Literal["class", "mean"] = "class",
+        pool: Pool = "class",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         head: HeadKind = "linear",
@@ -177,113 +224,148 @@ class ViT(PretrainedNet):
         if pool not in ("class", "mean"):
             raise ValueError(f"pool must be class or mean, got {pool!r}")
         if dim % heads:
-            raise ValueError(f"the width {dim} is not divisible by {heads} heads")
+            raise ValueError(f"dim={dim} is not divisible by heads={heads}")
         self.patch_size = patch_size
         self.conv_proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
-        grid = self._patches(image_size)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "class" else None
+        grid = count_patches(image_size, patch_size)
+        self.class_token = None
+        if pool == "class":
+            self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.encoder = Encoder(grid, dim, depth, heads, pool, dropout, stochastic_depth, norm_eps)
         self.heads = nn.Sequential()
         self.heads.add_module("head", classifier_head(head, dim, num_classes))
-        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch_size**2)))
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        fan_in = self.conv_proj.in_channels * self.patch_size**2
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / fan_in))
         nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
+        # torchvision starts with a zero head, which lets no gradient into the body at the first step.
         for module in self.heads.modules():
-            if isinstance(
-                module, nn.Linear
-            ):  # not all zero, as in torchvision, by which no gradient would reach a body
+            if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def _patches(self, pixels: int) -> int:
-        if pixels % self.patch_size or pixels <= 0:
-            low = pixels // self.patch_size * self.patch_size
-            near = f"{low or low + self.patch_size} or {(low or self.patch_size) + self.patch_size}"
-            fits = [p for p in (32, 16, 14, 8, 7, 5, 4, 3, 2) if pixels % p == 0 and p < pixels]
-            other = f", or a patch_size of {', '.join(map(str, fits))}" if fits else ""
-            said = f"image_size {pixels} is not divisible by patch_size {self.patch_size}"
-            raise ValueError(f"{said}: take images of {near} pixels{other}")
-        return pixels // self.patch_size
-
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        rows, columns = (self._patches(pixels) for pixels in x.shape[-2:])
-        x = self.conv_proj(x).flatten(2).transpose(1, 2)
+        rows = count_patches(x.shape[2], self.patch_size)
+        columns = count_patches(x.shape[3], self.patch_size)
+        x = self.conv_proj(x)  # (b, d, rows, columns)
+        x = x.flatten(2).transpose(1, 2)  # (b, rows * columns, d)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
+            class_token = self.class_token.expand(len(x), -1, -1)
+            x = torch.cat([class_token, x], 1)
         return self.heads(self.encoder(x, rows, columns))
 
     # Published weights ------------------------------------------------------------------------------------------------
 
     @property
     def weights_enum(self) -> str | None:
-        a = self.arguments
-        size = next((s for s, given in SIZES.items() if given == (a["dim"], a["depth"], a["heads"])), None)
-        group = f"ViT_{size}_{a['patch_size']}_Weights"
-        return group if group in self.weights_enums else None
+        own = Size(self.arguments["dim"], self.arguments["depth"], self.arguments["heads"])
+        for name, size in SIZES.items():
+            enum = f"ViT_{name}_{self.patch_size}_Weights"
+            if size == own and enum in self.weights_enums:
+                return enum
+        return None
 
     @classmethod
     def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return vit_format.convert_state_dict(state)
+        return formats.convert_state_dict(state)
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        dim, channels, patch, _ = state["conv_proj.weight"].shape
-        depth = len({k.split(".")[2] for k in state if k.startswith("encoder.layers.")})
-        # Heads leave no trace in a file; they are 64 wide in all sizes but H.
-        usual = next((heads for width, _, heads in SIZES.values() if width == dim), max(1, dim // 64))
-        sizes = {
+        dim, channels, patch_size, _ = state["conv_proj.weight"].shape
+        blocks = {key.split(".")[2] for key in state if key.startswith("encoder.layers.")}
+        arguments = {
             "in_channels": channels,
-            "patch_size": patch,
+            "patch_size": patch_size,
             "dim": dim,
-            "depth": depth,
-            **infer_head(state, "heads.head"),
+            "depth": len(blocks),
+            "heads": config.get("num_attention_heads", usual_heads(dim)),
+            "pool": "class" if "class_token" in state else "mean",
+            "norm_eps": config.get("layer_norm_eps", 1e-6),
         }
-        sizes |= {"heads": config.get("num_attention_heads", usual), "norm_eps": config.get("layer_norm_eps", 1e-6)}
-        if (positions := state.get("encoder.pos_embedding")) is not None:
-            sizes["image_size"] = patch * math.isqrt(positions.shape[1])
-        return {**sizes, "pool": "class" if "class_token" in state else "mean"}
+        positions = state.get("encoder.pos_embedding")
+        if positions is not None:
+            # A class token does not make the square root larger.
+            arguments["image_size"] = patch_size * math.isqrt(positions.shape[1])
+        return arguments | infer_head(state, "heads.head")
 
     def resize_to_image_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = "encoder.pos_embedding"
-        extra = state[key].shape[1] - math.isqrt(state[key].shape[1]) ** 2 if key in state else -1
-        if extra != int(self.class_token is not None):
-            return state  # none, or of another kind, which the comparison tells
-        grid = self._patches(self.arguments["image_size"])
-        return {**state, key: resample(state[key], grid, grid)}
+        positions = state.get(key)
+        if positions is None:
+            return state
+        num_tokens = positions.shape[1]
+        num_extra = num_tokens - math.isqrt(num_tokens) ** 2
+        if num_extra != int(self.class_token is not None):
+            return state  # of another kind of pooling, which the comparison of shapes reports
+        grid = count_patches(self.arguments["image_size"], self.patch_size)
+        return {**state, key: resample(positions, grid, grid)}
 
     def save_in_format(self, path: Path, format: Format) -> None:
-        state, told = self.state_dict(), {"arguments": self.arguments, "preprocessing": self.preprocessing}
+        metadata = {"arguments": self.arguments, "preprocessing": self.preprocessing}
         if format == "timm":
-            vit_format.write_timm(path, state, **told)
+            formats.write_timm(path, self.state_dict(), **metadata)
         elif format == "huggingface":
-            vit_format.write_huggingface(path, state, **told)
+            formats.write_huggingface(path, self.state_dict(), **metadata)
         else:
             super().save_in_format(path, format)
 
 
+def count_patches(image_size: int, patch_size: int) -> int:
+    """Return the number of patches along a side of an image.
+
+    Raises:
+        ValueError: the patches do not divide the side; the message names sizes that fit.
+    """
+    if image_size > 0 and image_size % patch_size == 0:
+        return image_size // patch_size
+    smaller = image_size // patch_size * patch_size
+    if smaller == 0:
+        smaller = patch_size
+    message = f"image_size {image_size} is not divisible by patch_size {patch_size}"
+    message += f": take images of {smaller} or {smaller + patch_size} pixels"
+    fitting = [size for size in USUAL_PATCH_SIZES if image_size % size == 0 and size < image_size]
+    if fitting:
+        message += f", or a patch_size of {', '.join(map(str, fitting))}"
+    raise ValueError(message)
+
+
+def usual_heads(dim: int) -> int:
+    """Return the number of heads that the published models of a dimension have, which no weights file states."""
+    for size in SIZES.values():
+        if size.dim == dim:
+            return size.heads
+    return max(1, dim // 64)
+
+
 class ViTClassifier(ImageClassifier):
-    """A vision transformer that tells images apart.
+    """Vision Transformer (ViT) image classifier.
 
     Args:
-        size: width, blocks and heads by name: Ti, S, B, L or H.
-        patch_size: side of a patch in pixels, which divides that of the images; 2 to 4 for images of 32 pixels.
-        pool: what the head sees: a ``class`` token, or the ``mean`` of all patches, without one.
-        dropout: share dropped from the tokens and in the blocks.
-        stochastic_depth: probability of leaving out a branch of the last block; it rises evenly from 0 in the first.
+        size: embedding dimension, depth and heads by name: Ti, S, B, L or H.
+        patch_size: side of a patch in pixels, a divisor of the image size; 2 to 4 for images of 32 pixels.
+        pool: input of the head: a ``class`` token, or the ``mean`` of the patch tokens, without a class token.
+        dropout: dropout probability for the embeddings and in the blocks.
+        stochastic_depth: probability of skipping a residual branch of the last block; increases linearly from 0 at the
+            first block.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
-        dim: width of the tokens; null takes the size's.
-        depth: number of blocks; null takes the size's.
-        heads: number of attention heads; null takes the size's.
-        norm_eps: of the normalisations; Hugging Face's files have 1e-12.
+        dim: embedding dimension; null takes that of ``size``.
+        depth: number of blocks; null takes that of ``size``.
+        heads: number of attention heads; null takes that of ``size``.
+        norm_eps: epsilon of the layer normalizations; Hugging Face's models have 1e-12.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
     """
 
+    tiny = {"patch_size": 4, "dim": 32, "depth": 2, "heads": 2}
+
     def __init__(
         self,
         size: Literal["Ti", "S", "B", "L", "H"] = "Ti",
         patch_size: int = 16,
-        pool: Literal["class", "mean"] = "class",
+        pool: Pool = "class",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         head: HeadKind = "linear",
@@ -297,10 +379,24 @@ class ViTClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         channels, pixels, classes = require(
-            self, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+            self,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_classes=num_classes,
         )
-        wide, deep, many = SIZES[size]
-        sizes = {"dim": dim or wide, "depth": depth or deep, "heads": heads or many, "norm_eps": norm_eps}
-        ends = {"pool": pool, "dropout": dropout, "stochastic_depth": stochastic_depth, "head": head}
-        net = ViT(channels, classes, pixels, patch_size, **sizes, **ends)
+        preset = SIZES[size]
+        net = ViT(
+            in_channels=channels,
+            num_classes=classes,
+            image_size=pixels,
+            patch_size=patch_size,
+            dim=dim or preset.dim,
+            depth=depth or preset.depth,
+            heads=heads or preset.heads,
+            pool=pool,
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            head=head,
+            norm_eps=norm_eps,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)

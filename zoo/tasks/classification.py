@@ -1,4 +1,4 @@
-"""Classification: one label of many, yes or no, or several labels at once."""
+"""Classification: multiclass, binary or multilabel."""
 
 from __future__ import annotations
 
@@ -26,37 +26,42 @@ from zoo.losses import DistillationLoss, FocalLoss
 from zoo.losses.adapt import BinaryFromMulticlass, adapt_loss, loss_weight_sum
 from zoo.tasks.base import Task, inputs_of, require
 
+ClassificationTask = Literal["multiclass", "binary", "multilabel"]
+
+# Losses that take class indices only, not probabilities as MixUp makes them.
 _HARD_TARGET_LOSSES = (
     FocalLoss,
     DistillationLoss,
     BinaryFromMulticlass,
     nn.MultiMarginLoss,
-)  # losses that take no probabilities as targets
+)
 
 
 class Classifier(Task):
-    """Train any network that maps inputs to logits to tell classes apart.
+    """Classifier: trains any network that maps inputs to logits.
 
-    A batch is ``(inputs, targets)``: inputs one tensor, or several as the network takes them, such as ``(x, lengths)``;
-    targets class numbers ``(b,)``, probabilities ``(b, k)`` such as MixUp makes, or ``(b, k)`` of 0 and 1 for
-    multilabel. The network returns logits ``(b, k)``; for binary ``(b,)``, ``(b, 1)`` or ``(b, 2)``. Logs ``loss`` and
-    ``accuracy``; in validation and test also ``f1`` (macro), ``auroc``, and ``top5`` from six classes up.
+    A batch is ``(inputs, targets)``. Inputs are one tensor, or several as the network takes them, such as
+    ``(x, lengths)``. Targets are class indices ``(b,)``, probabilities ``(b, k)`` as MixUp makes them, or 0 and 1 of
+    shape ``(b, k)`` for multilabel. The network returns logits ``(b, k)``; for binary also ``(b,)`` or ``(b, 1)``.
+    Logs ``loss`` and ``accuracy``; in validation and test also ``f1`` (macro) and ``auroc``, and ``top5`` with more
+    than five classes.
 
     Args:
         num_classes: number of classes (of labels for multilabel); null takes it from the data.
-        class_names: names for predictions and tables; null takes them from the data, or numbers.
-        task: ``multiclass``, ``binary`` or ``multilabel``; null takes it from the data, or multiclass.
-        test_time_flip: outside of training, average the logits of an image and of its mirror image.
+        class_names: class names for predictions and tables; null takes them from the data, or uses the indices.
+        task: ``multiclass``, ``binary`` or ``multilabel``; null takes it from the data, or is multiclass.
+        test_time_flip: average the logits of an image and its mirror image in validation, test and prediction.
     """
 
-    monitor, monitor_mode = "val/accuracy", "max"
+    monitor = "val/accuracy"
+    monitor_mode = "max"
 
     def __init__(
         self,
         net: nn.Module,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
-        task: Literal["multiclass", "binary", "multilabel"] | None = None,
+        task: ClassificationTask | None = None,
         test_time_flip: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -67,41 +72,54 @@ class Classifier(Task):
             raise ValueError(f"a binary task has 2 classes, got num_classes={num_classes}")
         if class_names is not None and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}: {class_names}")
-        self.num_classes, self.task, self.test_time_flip = classes, task, test_time_flip
+        self.num_classes = classes
         self.class_names = class_names or [str(i) for i in range(classes)]
+        self.task = task
+        self.test_time_flip = test_time_flip
         if self.loss is None:
             self.loss = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
         self.loss = adapt_loss(self.loss, task, classes)
-        metrics = _metrics(task, classes)
+        metrics = build_metrics(task, classes)
         self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("val", "test")})
-        if task != "multilabel":
-            matrix = BinaryConfusionMatrix() if task == "binary" else MulticlassConfusionMatrix(classes)
-            self.metrics["confusion"] = matrix
+        if task == "multiclass":
+            self.metrics["confusion"] = MulticlassConfusionMatrix(classes)
+        elif task == "binary":
+            self.metrics["confusion"] = BinaryConfusionMatrix()
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
         logits = self.net(*inputs)
         if self.test_time_flip and not self.training:
-            if inputs[0].ndim != 4:
-                raise ValueError(f"test_time_flip is for images (b, c, h, w), got inputs {tuple(inputs[0].shape)}")
-            logits = (logits + self.net(inputs[0].flip(-1), *inputs[1:])) / 2
-        return logits if logits.ndim > 1 else logits.unsqueeze(1)
+            logits = (logits + self._flipped_logits(*inputs)) / 2
+        if logits.ndim == 1:
+            logits = logits.unsqueeze(1)  # (b, 1)
+        return logits
+
+    def _flipped_logits(self, x: Tensor, *others: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"test_time_flip is for images (b, c, h, w), got inputs {tuple(x.shape)}")
+        return self.net(x.flip(-1), *others)
+
+    # Loss and metrics -------------------------------------------------------------------------------------------------
 
     def step(self, batch: Any, stage: str) -> Tensor:
         _, y = batch
-        return self.loss_and_metrics(self(*inputs_of(batch)), y, stage)
+        logits = self(*inputs_of(batch))
+        return self.loss_and_metrics(logits, y, stage)
 
     def loss_and_metrics(self, logits: Tensor, y: Tensor, stage: str) -> Tensor:
-        """Return the loss of outputs and targets, one a row, and count them in the metrics of a stage."""
-        if (
-            y.device.type == "cpu" or stage not in self._running_means
-        ):  # elsewhere looking at values waits for the device
+        """Return the mean loss, and update the metrics of a stage.
+
+        Args:
+            logits: ``(b, k)``; for binary also ``(b, 1)``.
+            y: targets, one row per sample.
+            stage: ``train``, ``val`` or ``test``.
+        """
+        # On a GPU, reading values synchronizes: check the labels there only once per epoch.
+        if y.device.type == "cpu" or stage not in self._running_means:
             self._check_labels(y)
-        if _is_soft_target(y) and self.task != "multilabel" and isinstance(self.loss, _HARD_TARGET_LOSSES):
-            name = "CrossEntropyLoss" if isinstance(self.loss, BinaryFromMulticlass) else type(self.loss).__name__
-            right = "BCEWithLogitsLoss" if self.task == "binary" else "CrossEntropyLoss"
-            makers = "such as MixUp and CutMix make: leave these out"
-            raise ValueError(f"{name} here takes no probabilities as targets, {makers}, or take {right}")
-        scores, labels = self._scores(logits), self._hard_labels(y)
+        self._check_soft_targets(y)
+        scores = self._scores(logits)
+        labels = self._hard_labels(y)
         loss = self._loss(scores, y)
         if stage == "train":
             correct = self._predicted_labels(scores.detach()) == labels
@@ -111,41 +129,54 @@ class Classifier(Task):
         return loss
 
     def num_items(self, batch: Any) -> float | Tensor:
-        """Samples, or what else the loss divides by: their class weights, those that count."""
+        """Return the number of samples, or the sum of their class weights if the loss divides by that."""
         weight = loss_weight_sum(self.loss, batch[1])
-        return super().num_items(batch) if weight is None else weight
+        if weight is None:
+            return super().num_items(batch)
+        return weight
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """Logits as the loss takes them: ``(b,)`` of the second class for binary, else ``(b, k)``."""
-        if logits.shape[1] != self.num_classes and not (self.task == "binary" and logits.shape[1] == 1):
+        """Return the logits that the loss takes: ``(b,)`` of the second class for binary, else ``(b, k)``."""
+        single_logit = self.task == "binary" and logits.shape[1] == 1
+        if logits.shape[1] != self.num_classes and not single_logit:
             raise ValueError(f"outputs of shape {tuple(logits.shape)} do not fit num_classes={self.num_classes}")
-        return binary_logit(logits) if self.task == "binary" else logits
+        if self.task == "binary":
+            return binary_logit(logits)
+        return logits
 
     def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
         assert self.loss is not None
+        if self.task == "multiclass":
+            return self.loss(scores, y)
         if self.task == "binary":
-            y = y[:, 1] if _is_soft_target(y) else y.view(-1)
-        return self.loss(scores, y if self.task == "multiclass" else y.to(scores.dtype))
+            y = y[:, 1] if _is_soft_target(y) else y.view(-1)  # (b,)
+        return self.loss(scores, y.to(scores.dtype))
 
     def _hard_labels(self, y: Tensor) -> Tensor:
-        """Targets as whole numbers: of probabilities the likeliest class."""
+        """Return integer targets: for probabilities the most likely class."""
         if self.task == "multilabel":
             return (y > 0.5).long() if y.is_floating_point() else y
-        return y.argmax(1) if _is_soft_target(y) else y.view(-1)
+        if _is_soft_target(y):
+            return y.argmax(1)
+        return y.view(-1)
 
     def _predicted_labels(self, scores: Tensor) -> Tensor:
-        return scores.argmax(1) if self.task == "multiclass" else scores > 0
-
-    def _update_metrics(self, scores: Tensor, y: Tensor, stage: str) -> None:
-        scores = self._probabilities(scores)
-        self.metrics[stage].update(scores, y)  # type: ignore[operator]
-        if stage == "test" and "confusion" in self.metrics:
-            self.metrics["confusion"].update(scores, y)  # type: ignore[operator]
+        if self.task == "multiclass":
+            return scores.argmax(1)
+        return scores > 0
 
     def _probabilities(self, scores: Tensor) -> Tensor:
-        """Probabilities in float32: ``(b,)`` of the second class for binary, else ``(b, k)``."""
+        """Return probabilities in float32: ``(b,)`` of the second class for binary, else ``(b, k)``."""
         scores = scores.float()
-        return scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()
+        if self.task == "multiclass":
+            return scores.softmax(1)
+        return scores.sigmoid()
+
+    def _update_metrics(self, scores: Tensor, labels: Tensor, stage: str) -> None:
+        probabilities = self._probabilities(scores)
+        self.metrics[stage].update(probabilities, labels)  # type: ignore[operator]
+        if stage == "test" and "confusion" in self.metrics:
+            self.metrics["confusion"].update(probabilities, labels)  # type: ignore[operator]
 
     def reset_metrics(self, stage: str) -> None:
         super().reset_metrics(stage)
@@ -158,62 +189,115 @@ class Classifier(Task):
 
     @property
     def confusion_matrix(self) -> Tensor | None:
-        """Counts ``(true class, predicted class)`` of the last test, or None before one."""
-        matrix = dict(self.metrics.items()).get("confusion")
-        return matrix.compute() if matrix is not None and matrix.update_called else None  # type: ignore
+        """Counts ``(true class, predicted class)`` of the last test, or None before a test."""
+        if "confusion" not in self.metrics:
+            return None
+        matrix = self.metrics["confusion"]
+        if not matrix.update_called:
+            return None
+        return matrix.compute()  # type: ignore[operator]
+
+    # Prediction -------------------------------------------------------------------------------------------------------
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return columns: ``class`` (number), ``name`` and ``probability``; for multilabel the lists of those set."""
-        scores = self._probabilities(self._scores(self(*inputs_of(batch))))
+        """Return the columns ``class`` (index), ``name``, ``probability``; for multilabel, lists of all above 0.5."""
+        logits = self(*inputs_of(batch))
+        probabilities = self._probabilities(self._scores(logits))
         if self.task == "multilabel":
-            chosen = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
-            picked = [row[c].tolist() for row, c in zip(scores, chosen, strict=True)]
-            return {"class": chosen, "name": [[self.class_names[i] for i in c] for c in chosen], "probability": picked}
+            return self._multilabel_columns(probabilities)
         if self.task == "binary":
-            scores = torch.stack([1 - scores, scores], 1)
-        probability, chosen = scores.max(1)
-        names = [self.class_names[i] for i in chosen.tolist()]
-        return {"class": chosen.tolist(), "name": names, "probability": probability.tolist()}
+            probabilities = torch.stack([1 - probabilities, probabilities], 1)  # (b, 2)
+        highest, classes = probabilities.max(1)
+        indices = classes.tolist()
+        return {
+            "class": indices,
+            "name": [self.class_names[i] for i in indices],
+            "probability": highest.tolist(),
+        }
+
+    def _multilabel_columns(self, probabilities: Float[Tensor, "b k"]) -> dict[str, list]:
+        columns: dict[str, list] = {"class": [], "name": [], "probability": []}
+        for row in probabilities:
+            indices = (row > 0.5).nonzero().flatten().tolist()
+            columns["class"].append(indices)
+            columns["name"].append([self.class_names[i] for i in indices])
+            columns["probability"].append(row[indices].tolist())
+        return columns
+
+    # Checks -----------------------------------------------------------------------------------------------------------
+
+    def _check_soft_targets(self, y: Tensor) -> None:
+        """Refuse probabilities as targets of a loss that takes class indices only."""
+        if not _is_soft_target(y) or self.task == "multilabel" or not isinstance(self.loss, _HARD_TARGET_LOSSES):
+            return
+        name = type(self.loss).__name__
+        if isinstance(self.loss, BinaryFromMulticlass):
+            name = "CrossEntropyLoss"  # the user's name for it
+        suitable = "BCEWithLogitsLoss" if self.task == "binary" else "CrossEntropyLoss"
+        raise ValueError(
+            f"{name} takes no probabilities as targets, such as those of MixUp and CutMix: "
+            f"remove these augmentations, or set the loss to {suitable}"
+        )
 
     def _check_labels(self, y: Tensor) -> None:
-        """Say in words what a kernel would call an index out of bounds, or take for granted."""
-        top = self.num_classes - 1 if self.task == "multiclass" else 1
-        if (y.is_floating_point() and self.task == "multiclass") or not len(y):
-            return  # probabilities of the classes
-        low, high = (float(v) for v in y.aminmax())
-        if low >= 0 and high <= top:
+        """Refuse labels out of range, which a kernel would report as an index out of bounds or not at all."""
+        is_probability = y.is_floating_point() and self.task == "multiclass"
+        if is_probability or len(y) == 0:
             return
-        ignored = getattr(self.loss, "ignore_index", None)
-        bad = y[((y < 0) | (y > top)) & (y != ignored)] if ignored is not None else y[(y < 0) | (y > top)]
-        if len(bad):
-            allowed = f"num_classes={self.num_classes} allows labels from 0 to {top}"
-            rule = allowed if self.task == "multiclass" else f"the labels of a {self.task} task are 0 or 1"
-            raise ValueError(f"label {bad.flatten()[0].item():g} is out of range: {rule}")
+        highest_label = self.num_classes - 1 if self.task == "multiclass" else 1
+        low, high = (value.item() for value in y.aminmax())
+        if low >= 0 and high <= highest_label:
+            return
+        out_of_range = (y < 0) | (y > highest_label)
+        ignore_index = getattr(self.loss, "ignore_index", None)
+        if ignore_index is not None:
+            out_of_range &= y != ignore_index
+        wrong = y[out_of_range]
+        if len(wrong) == 0:
+            return
+        rule = f"the labels of a {self.task} task are 0 or 1"
+        if self.task == "multiclass":
+            rule = f"num_classes={self.num_classes} allows labels from 0 to {highest_label}"
+        raise ValueError(f"label {wrong.flatten()[0].item():g} is out of range: {rule}")
 
 
 def _is_soft_target(y: Tensor) -> bool:
-    """Whether targets are a row of probabilities for each sample, rather than its class."""
+    """Return whether targets are a row of probabilities per sample, not its class index."""
     return y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1
 
 
-def binary_logit(logits: Tensor) -> Tensor:
-    """The logit ``(b,)`` of the second class from one output ``(b, 1)`` or two ``(b, 2)``."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+def binary_logit(logits: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Return the logit of the second class from one output ``(b, 1)`` or two ``(b, 2)``."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[:, 1] - logits[:, 0]
 
 
-def _metrics(task: str, k: int) -> MetricCollection:
-    fast: dict[str, Any] = {"validate_args": False}  # their checks read values back from the device
+def build_metrics(task: ClassificationTask, num_classes: int) -> MetricCollection:
+    """Return accuracy, F1 and AUROC of a task, and top-5 accuracy with more than five classes."""
+    # Validating arguments reads values back from the GPU in every update.
+    fast: dict[str, Any] = {"validate_args": False}
     if task == "binary":
-        chosen = {"accuracy": BinaryAccuracy(**fast), "f1": BinaryF1Score(**fast), "auroc": BinaryAUROC(**fast)}
-    elif task == "multilabel":
-        kinds = {"accuracy": MultilabelAccuracy, "f1": MultilabelF1Score, "auroc": MultilabelAUROC}
-        chosen = {name: kind(k, **fast) for name, kind in kinds.items()}
-    else:
-        chosen = {
-            "accuracy": MulticlassAccuracy(k, average="micro", **fast),
-            "f1": MulticlassF1Score(k, average="macro", **fast),
-            "auroc": MulticlassAUROC(k, **fast),
-        }
-        if k > 5:
-            chosen["top5"] = MulticlassAccuracy(k, top_k=5, average="micro", **fast)
-    return MetricCollection(chosen)
+        return MetricCollection(
+            {
+                "accuracy": BinaryAccuracy(**fast),
+                "f1": BinaryF1Score(**fast),
+                "auroc": BinaryAUROC(**fast),
+            }
+        )
+    if task == "multilabel":
+        return MetricCollection(
+            {
+                "accuracy": MultilabelAccuracy(num_classes, **fast),
+                "f1": MultilabelF1Score(num_classes, **fast),
+                "auroc": MultilabelAUROC(num_classes, **fast),
+            }
+        )
+    metrics = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", **fast),
+        "f1": MulticlassF1Score(num_classes, average="macro", **fast),
+        "auroc": MulticlassAUROC(num_classes, **fast),
+    }
+    if num_classes > 5:
+        metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", **fast)
+    return MetricCollection(metrics)

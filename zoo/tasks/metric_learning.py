@@ -1,4 +1,4 @@
-"""Metric learning: embeddings in which samples of one class lie close together."""
+"""Metric learning: embeddings in which samples of the same class are close to each other."""
 
 from __future__ import annotations
 
@@ -15,36 +15,51 @@ from zoo.losses import ContrastiveLoss
 from zoo.losses.adapt import adapt_loss
 from zoo.tasks.base import Task
 
+# Distances held in memory at a time: 16 MB in float32.
+MAX_DISTANCES = 2**22
+
 
 class MetricLearner(Task):
-    """Train any network that maps inputs to embeddings so that samples of one class are near each other.
+    """Metric learning: trains any network that maps inputs to embeddings.
 
-    A batch is ``(inputs, classes)``, classes ``(b,)``; the network returns embeddings ``(b, d)``, and the loss takes
-    these and the classes: ContrastiveLoss (the default), BatchTripletLoss, RankingLoss, or, on all triplets, torch's
-    TripletMarginLoss and MarginRankingLoss. Each process takes its pairs or triplets from its own batch. Logs ``loss``;
-    in validation and test also ``recall@k``: the share of samples that have one of their own class among their k
-    nearest in the whole split (Jégou et al. 2011, https://doi.org/10.1109/TPAMI.2010.57).
+    A batch is ``(inputs, labels)`` with class labels ``(b,)``. The network returns embeddings ``(b, d)``, from which
+    the loss is computed with the labels: ContrastiveLoss (the default), BatchTripletLoss, RankingLoss, or, over all
+    triplets, torch's TripletMarginLoss and MarginRankingLoss. Pairs and triplets are formed within the batch of each
+    process. Logs ``loss``; in validation and test also ``recall@k``: the fraction of samples with a sample of the same
+    class among their k nearest neighbors in the whole split (Jégou et al. 2011,
+    https://doi.org/10.1109/TPAMI.2010.57).
 
     Args:
-        normalize: put the embeddings on the unit sphere, so that no distance exceeds 2.
-        ks: the values of k, in samples.
+        normalize: scale embeddings to unit length, which bounds distances by 2.
+        ks: values of k for ``recall@k``; must include 1, by which the best checkpoint is selected.
     """
 
-    monitor, monitor_mode = "val/recall@1", "max"
+    monitor = "val/recall@1"
+    monitor_mode = "max"
 
-    def __init__(self, net: nn.Module, normalize: bool = True, ks: Sequence[int] = (1, 5), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        normalize: bool = True,
+        ks: Sequence[int] = (1, 5),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(net=net, **kwargs)
         if 1 not in ks or min(ks) < 1:
-            raise ValueError(f"ks of recall@k start at 1, which decides what the best checkpoint is, got {list(ks)}")
+            raise ValueError(
+                f"ks of recall@k must include 1, which selects the best checkpoint, and none below, got {list(ks)}"
+            )
         self.normalize = normalize
         if self.loss is None:
             self.loss = ContrastiveLoss()
         self.loss = adapt_loss(self.loss, "embeddings")
-        self.metrics = nn.ModuleDict({stage: _RecallAtK(ks) for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: RecallAtK(ks) for stage in ("val", "test")})
 
     def forward(self, x: Tensor) -> Float[Tensor, "b d"]:
         embeddings = self.net(x)
-        return F.normalize(embeddings, dim=1) if self.normalize else embeddings
+        if self.normalize:
+            embeddings = F.normalize(embeddings, dim=1)
+        return embeddings
 
     def step(self, batch: Any, stage: str) -> Tensor:
         x, labels = batch
@@ -63,12 +78,21 @@ class MetricLearner(Task):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the embedding as columns ``e0``, ``e1``, ..."""
-        embeddings = self(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        return {f"e{i}": column.tolist() for i, column in enumerate(embeddings.float().T)}
+        has_labels = isinstance(batch, (tuple, list))
+        x = batch[0] if has_labels else batch
+        embeddings = self(x).float()
+        columns = {}
+        for i, column in enumerate(embeddings.T):
+            columns[f"e{i}"] = column.tolist()
+        return columns
 
 
-class _RecallAtK(Metric):
-    """Keeps the embeddings of a whole split, and of all processes, until it is over."""
+class RecallAtK(Metric):
+    """recall@k over a whole split and all processes; stores all embeddings until the end of the epoch.
+
+    Args:
+        ks: values of k.
+    """
 
     def __init__(self, ks: Sequence[int]) -> None:
         super().__init__()
@@ -76,51 +100,68 @@ class _RecallAtK(Metric):
         self.add_state("embeddings", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
 
-    def update(self, embeddings: Tensor, labels: Tensor) -> None:
+    def update(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
         self.embeddings.append(embeddings.detach().float())  # type: ignore[operator, union-attr]
         self.labels.append(labels)  # type: ignore[operator, union-attr]
 
     def compute(self) -> dict[str, Tensor]:
-        # Gathered from several processes they are tensors already.
-        whole = [torch.cat(s) if isinstance(s, list) else s for s in (self.embeddings, self.labels)]
-        ranks = nearest_match_ranks(*whole)  # type: ignore[arg-type]
+        embeddings = self._concatenated(self.embeddings)
+        labels = self._concatenated(self.labels)
+        ranks = nearest_match_ranks(embeddings, labels)
         return {f"recall@{k}": recall_at_k(ranks, k) for k in self.ks}
+
+    @staticmethod
+    def _concatenated(state: Any) -> Tensor:
+        if isinstance(state, Tensor):
+            return state  # gathered from several processes
+        return torch.cat(state)
 
 
 def recall_at_k(ranks: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:
-    """Return the share of samples that have one of their own class among their k nearest, of those that could.
+    """Return the fraction of samples with a sample of the same class among their k nearest neighbors.
+
+    Samples that are the only one of their class are left out.
 
     Args:
         ranks: from :func:`nearest_match_ranks`.
-        k: number of neighbours, in samples.
+        k: number of neighbors.
     """
-    return (ranks[ranks > 0] <= k).float().mean()
+    ranked = ranks[ranks > 0]
+    return (ranked <= k).float().mean()
 
 
 def nearest_match_ranks(
-    embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], numbers: int = 2**22
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    max_distances: int = MAX_DISTANCES,
 ) -> Int[Tensor, " n"]:
-    """Return for each sample the place, from 1, of the nearest of its class among all others; 0 if it has none.
+    """Return for each sample the rank, from 1, of its nearest neighbor of the same class; 0 if there is none.
 
-    Where a sample of another class is just as near, it counts as nearer: embeddings that are all alike have no recall,
-    in whatever order they come.
+    Ties count against the sample: of two neighbors at the same distance, the one of another class ranks first. So
+    collapsed embeddings have a recall of 0, whatever the order of the samples.
 
     Args:
-        embeddings: one a row.
-        labels: their classes.
-        numbers: distances held in memory at a time.
+        embeddings: one row per sample.
+        labels: class labels.
+        max_distances: number of distances held in memory at a time.
     """
+    # Centering reduces the rounding error of squared distances from a matrix product, which is 15 times faster than
+    # cdist; what error remains counts as a tie.
     x = embeddings.float() - embeddings.float().mean(0)
-    lengths = x.square().sum(1)
-    rounding = 1e-6 * lengths.max()  # of squared distances by a matrix product, which is 15 times faster than cdist
-    everyone = torch.arange(len(x), device=x.device)
+    squared_norms = x.square().sum(1)
+    tolerance = 1e-6 * squared_norms.max()
+    indices = torch.arange(len(x), device=x.device)
+    chunk_size = max(1, max_distances // len(x))
     ranks = []
-    for queries in everyone.split(max(1, numbers // len(x))):
-        distances = lengths - 2 * (x[queries] @ x.T)  # squared, but for the query's own length
-        same = labels[queries, None] == labels
-        mates = same & (queries[:, None] != everyone)
-        nearest = distances.masked_fill(~mates, torch.inf).amin(1, keepdim=True)
-        farther = distances > nearest + rounding
-        nearer = (~farther & ~same).sum(1)  # so that what is not a number is no hit
-        ranks.append(torch.where(mates.any(1), nearer + 1, 0))
+    for queries in indices.split(chunk_size):
+        # Squared distances (q, n), less the squared norm of the query, which changes no order.
+        distances = squared_norms - 2 * (x[queries] @ x.T)
+        same_class = labels[queries, None] == labels
+        is_self = queries[:, None] == indices
+        matches = same_class & ~is_self
+        nearest = distances.masked_fill(~matches, torch.inf).amin(1, keepdim=True)
+        # "Not farther" instead of "nearer", so that NaN is never a hit.
+        farther = distances > nearest + tolerance
+        num_nearer = (~farther & ~same_class).sum(1)
+        ranks.append(torch.where(matches.any(1), num_nearer + 1, 0))
     return torch.cat(ranks)
