@@ -86,7 +86,7 @@ def test_filters_come_in_the_order_of_transformers():
     torch.testing.assert_close(token_sampling.process_logits(logits, SamplingConfig(**options), seen), out.scores[0])
 
 
-LARGE = 3 * token_sampling.LARGE + 17  # tokens, which the last part does not have full
+LARGE = 3 * token_sampling.LARGE_VOCABULARY + 17  # tokens, which the last part does not have full
 
 
 @pytest.mark.parametrize("scale", [0.01, 4.0, 8.0])
@@ -100,7 +100,7 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_order(sampling, scale,
     found = [token_sampling.process_logits(row[None], sampling) for row in logits]
     together = token_sampling.process_logits(logits, sampling)
     assert torch.equal(together, torch.cat(found))
-    monkeypatch.setattr(token_sampling, "_least_of_top_p", lambda *args: None)
+    monkeypatch.setattr(token_sampling, "_top_p_threshold", lambda *args: None)
     assert torch.equal(together, token_sampling.process_logits(logits, sampling))
     processors = [theirs.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     processors.append(theirs.TopPLogitsWarper(sampling.top_p))
@@ -112,20 +112,20 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_order(sampling, scale,
 
 def test_the_part_of_top_p_is_taken_where_it_may_be_and_only_there():
     logits = torch.randn(8, LARGE, generator=torch.Generator().manual_seed(0)) * 8
-    assert token_sampling._least_of_top_p(logits, logits.softmax(1), 0.9) is not None
+    assert token_sampling._top_p_threshold(logits, logits.softmax(1), 0.9) is not None
     for wrong in (logits * 0.01, torch.zeros(1, LARGE), torch.cat([logits, logits[:1] * 0.01])):
-        assert token_sampling._least_of_top_p(wrong, wrong.softmax(1), 0.9) is None
+        assert token_sampling._top_p_threshold(wrong, wrong.softmax(1), 0.9) is None
     even = torch.full((1, LARGE), -torch.inf)
     even[0, :4] = torch.tensor([2.0, 1.0, 1.0, 0.5])
     weights = even.exp()
-    assert token_sampling._least_of_top_p(even, weights / weights.sum(), 0.6) is None, "two alike, one of them kept"
-    assert token_sampling._least_of_top_p(even, weights / weights.sum(), 0.8) is not None
+    assert token_sampling._top_p_threshold(even, weights / weights.sum(), 0.6) is None, "two alike, one of them kept"
+    assert token_sampling._top_p_threshold(even, weights / weights.sum(), 0.8) is not None
     half = torch.full((1, LARGE), -torch.inf)
     half[0, :2] = 0.0
-    assert token_sampling._least_of_top_p(half, half.softmax(1), 0.5) is None, "on the edge"
+    assert token_sampling._top_p_threshold(half, half.softmax(1), 0.5) is None, "on the edge"
 
 
-@pytest.mark.parametrize("size", [VOCAB, token_sampling.LARGE, token_sampling.LARGE + 1, LARGE])
+@pytest.mark.parametrize("size", [VOCAB, token_sampling.LARGE_VOCABULARY, token_sampling.LARGE_VOCABULARY + 1, LARGE])
 def test_a_number_draws_the_token_in_whose_share_it_falls(size):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(300, size, generator=generator, dtype=torch.float64) * 3
@@ -335,7 +335,7 @@ def test_tokens_without_a_name_are_not_drawn():
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
 def test_an_empty_prompt_is_refused(prompts):
-    with pytest.raises(ValueError, match="no tokens"):
+    with pytest.raises(ValueError, match="a prompt is empty"):
         generate(net(), prompts, 3, SamplingConfig(), BLOCK)
 
 

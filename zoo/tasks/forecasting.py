@@ -1,4 +1,4 @@
-"""Forecasting: the next steps of a series from its past."""
+"""Time series forecasting."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ BASELINES = ("naive", "seasonal_naive", "linear")
 
 
 class Forecaster(Task):
-    """Train any network that maps the past of a series to its next steps to forecast them.
+    """Time series forecaster: any network that maps the past of a series to its next steps.
 
-    A batch is ``(inputs, targets)`` or ``(inputs, targets, about)``. Inputs are ``past`` ``(b, context, d)``, whose
-    first column is the target's past, or ``(past, future)``, with covariates ``(b, horizon, k)`` that are known in
-    advance; targets ``(b, horizon)``. ``metadata`` is a dict of what is known of the windows: ``mean`` and ``std``
-    ``(b,)``, by which targets become their own units; ``error`` ``(b,)``, the unit of MASE; ``seasonal_naive``
-    ``(b, horizon)``; ``observed`` ``(b, horizon)``, which targets count; names for predictions, ``series`` and
-    ``time``. The network returns ``(b, horizon)``, or ``(b, horizon, q)`` with quantiles.
+    A batch is ``(inputs, targets)`` or ``(inputs, targets, metadata)``. Inputs are ``past`` ``(b, context, d)``, whose
+    first column is the target's past, or ``(past, future)`` with covariates ``(b, horizon, k)`` that are known in
+    advance. Targets are ``(b, horizon)``. ``metadata`` is a dict that describes the windows: ``mean`` and ``std``
+    ``(b,)``, which scale targets back to their units; ``error`` ``(b,)``, the denominator of MASE; ``seasonal_naive``
+    ``(b, horizon)``, that forecast; ``observed`` ``(b, horizon)``, a mask of targets that are not missing; ``series``
+    and ``time``, names for predictions. The network returns ``(b, horizon)``, or ``(b, horizon, q)`` with quantiles.
 
-    Logs ``loss``; in validation and test, in the targets' own units, ``mae``, ``rmse``, ``mase`` (Hyndman and Koehler
+    Logs ``loss``; in validation and test, in the targets' units, ``mae``, ``rmse``, ``mase`` (Hyndman and Koehler
     2006, https://doi.org/10.1016/j.ijforecast.2006.03.001) and ``smape`` (0 to 2); with quantiles ``pinball`` and
-    ``coverage``, the share of targets between the lowest and the highest. In the test others forecast the same:
-    ``mae_naive`` by the last value, ``mae_seasonal_naive`` by that of a season ago, ``mae_linear`` by least squares
-    fitted to the training windows, and ``skill`` is 1 - mae / mae_seasonal_naive.
+    ``coverage``, the fraction of targets between the lowest and the highest quantile. The test adds baselines:
+    ``mae_naive`` of the last value, ``mae_seasonal_naive`` of the value one season before, ``mae_linear`` of ridge
+    regression on the training windows, and ``skill``, which is 1 - mae / mae_seasonal_naive.
 
     Args:
-        horizon: steps to forecast; null takes it from the data.
-        quantiles: which to forecast, 0.5 among them; null forecasts one number a step.
+        horizon: number of steps to forecast; null takes it from the data.
+        quantiles: quantiles to forecast, 0.5 among them; null forecasts one number per step.
     """
 
     monitor = "val/mae"
@@ -57,88 +57,106 @@ class Forecaster(Task):
         self.loss = adapt_loss(self.loss, "regression")
         if isinstance(self.loss, PinballLoss) != bool(self.quantiles):
             raise ValueError(f"PinballLoss is the loss of quantiles: got quantiles={quantiles}, {self.loss}")
-        names = {"val": ("model",), "test": ("model", *BASELINES)}
-        self.metrics = nn.ModuleDict({s: nn.ModuleDict({n: _scores() for n in names[s]}) for s in names})
+        # stage -> forecast -> metrics
+        self.metrics = nn.ModuleDict()
+        for stage, forecasts in (("val", ["model"]), ("test", ["model", *BASELINES])):
+            self.metrics[stage] = nn.ModuleDict({forecast: _metrics() for forecast in forecasts})
         self.linear: LinearForecast | None = None
         self.test_table: str | None = None
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b h"] | Float[Tensor, "b h q"]:
-        """Forecast in the units of the inputs; quantiles in order (Chernozhukov et al. 2010).
+        """Forecast in the units of the inputs.
 
-        https://doi.org/10.3982/ECTA7880: those that cross are sorted, which never makes them worse.
+        Quantiles that cross are sorted, which never makes them worse (Chernozhukov et al. 2010,
+        https://doi.org/10.3982/ECTA7880).
         """
         out = self.net(*inputs)
-        return out.sort(-1).values if self.quantiles else out
+        if self.quantiles:
+            return out.sort(-1).values
+        return out
 
     def step(self, batch: Any, stage: str) -> Tensor:
-        y, metadata = batch[1], metadata_of(batch)
+        y = batch[1]
         out = self.net(*inputs_of(batch))
-        expected = (*y.shape, len(self.quantiles)) if self.quantiles else tuple(y.shape)
+        expected = tuple(y.shape)
+        if self.quantiles:
+            expected = (*y.shape, len(self.quantiles))
         if out.shape != expected:
             raise ValueError(f"the network forecasts {tuple(out.shape)}, the targets {tuple(y.shape)} need {expected}")
-        target, observed_mask = y.to(out.dtype), metadata.get("observed")
-        assert self.loss is not None
         if stage != "train":
             self._update_metrics(out.detach().float(), batch, stage)
-        return self.loss(out, target) if observed_mask is None else self.loss(out[observed_mask], target[observed_mask])
+        assert self.loss is not None
+        target = y.to(out.dtype)
+        observed = metadata_of(batch).get("observed")
+        if observed is not None:
+            return self.loss(out[observed], target[observed])
+        return self.loss(out, target)
 
     def num_items(self, batch: Any) -> float | Tensor:
-        """Windows, or as many as the targets that count would fill."""
-        observed_mask = metadata_of(batch).get("observed")
-        return (
-            super().num_items(batch) if observed_mask is None else float(observed_mask.sum()) / observed_mask.shape[1]
-        )
+        """Return the number of windows; with missing targets, the number of windows that the others would fill."""
+        observed = metadata_of(batch).get("observed")
+        if observed is None:
+            return super().num_items(batch)
+        return float(observed.sum()) / observed.shape[1]
 
     def _update_metrics(self, out: Tensor, batch: Any, stage: str) -> None:
-        y, metadata = batch[1].float(), metadata_of(batch)
-        observed_mask = metadata.get("observed", torch.ones_like(y, dtype=torch.bool))
-        ordered = out.sort(2).values if self.quantiles else out.unsqueeze(2)
+        y = batch[1].float()
+        metadata = metadata_of(batch)
+        observed = metadata.get("observed", torch.ones_like(y, dtype=torch.bool))
+        ordered = out.sort(2).values if self.quantiles else out.unsqueeze(2)  # (b, horizon, q)
         forecasts = {"model": ordered[:, :, self._median_index]}
         if stage == "test":
             forecasts |= self._baseline_forecasts(batch)
         mean, std, error = _scaling(metadata, y)
-        target = (y * std + mean)[observed_mask]
+        target = (y * std + mean)[observed]
+        unit = error.expand_as(y)[observed]
         for name, forecast in forecasts.items():
-            values = (forecast * std + mean)[observed_mask]
-            self.metrics[stage][name].update(values, target, unit=error.expand_as(y)[observed_mask])  # type: ignore[index]
+            values = (forecast * std + mean)[observed]
+            self.metrics[stage][name].update(values, target, unit=unit)  # type: ignore[index]
         if self.quantiles:
-            inside = (ordered[..., 0] <= y) & (y <= ordered[..., -1])
-            pinball = PinballLoss(self.quantiles)((ordered * std.unsqueeze(2))[observed_mask], (y * std)[observed_mask])
-            self.log_mean(
-                stage, int(observed_mask.sum()), coverage=inside[observed_mask].float().mean(), pinball=pinball
-            )
+            covered = (ordered[..., 0] <= y) & (y <= ordered[..., -1])
+            coverage = covered[observed].float().mean()
+            scaled = ordered * std.unsqueeze(2)  # the mean cancels in the difference
+            pinball = PinballLoss(self.quantiles)(scaled[observed], (y * std)[observed])
+            self.log_mean(stage, int(observed.sum()), coverage=coverage, pinball=pinball)
 
     def _baseline_forecasts(self, batch: Any) -> dict[str, Tensor]:
-        past, metadata = inputs_of(batch)[0].float(), metadata_of(batch)
-        found = {"naive": past[:, -1:, 0].expand(-1, self.horizon)}
+        past = inputs_of(batch)[0].float()
+        metadata = metadata_of(batch)
+        forecasts = {"naive": past[:, -1:, 0].expand(-1, self.horizon)}
         if "seasonal_naive" in metadata:
-            found["seasonal_naive"] = metadata["seasonal_naive"].float()
+            forecasts["seasonal_naive"] = metadata["seasonal_naive"].float()
         if self.linear is not None:
-            found["linear"] = self.linear(batch).float()
-        return found
+            forecasts["linear"] = self.linear(batch).float()
+        return forecasts
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return columns, a row for each step of each window: ``series`` and ``time`` if known, ``step``, ``forecast``.
+        """Return columns with a row per step of each window: ``series`` and ``time`` if known, ``step``, ``forecast``.
 
-        With quantiles also ``q0.1`` and so on; all in the targets' own units.
+        With quantiles also ``q0.1`` and so on. All values are in the targets' units.
         """
-        inputs, metadata = inputs_of(batch), metadata_of(batch)
+        inputs = inputs_of(batch)
+        metadata = metadata_of(batch)
         out = self(*inputs).float()
-        out = out if self.quantiles else out.unsqueeze(2)
+        if not self.quantiles:
+            out = out.unsqueeze(2)  # (b, horizon, 1)
         mean, std, _ = _scaling(metadata, out[:, :, 0])
-        out = (out * std.unsqueeze(2) + mean.unsqueeze(2)).flatten(0, 1)
-        steps = range(self.horizon)
-        found: dict[str, list] = {}
+        out = (out * std.unsqueeze(2) + mean.unsqueeze(2)).flatten(0, 1)  # (b * horizon, q)
+        columns: dict[str, list] = {}
         if "series" in metadata:
-            found["series"] = [name for name in metadata["series"] for _ in steps]
-            found["time"] = [time for row in metadata["time"] for time in row]
-        found["step"] = [step + 1 for _ in range(len(inputs[0])) for step in steps]
-        found["forecast"] = out[:, self._median_index].tolist()
-        return found | {f"q{q:g}": out[:, i].tolist() for i, q in enumerate(self.quantiles)}
+            columns["series"] = [name for name in metadata["series"] for _ in range(self.horizon)]
+            columns["time"] = [time for row in metadata["time"] for time in row]
+        columns["step"] = list(range(1, self.horizon + 1)) * len(inputs[0])
+        columns["forecast"] = out[:, self._median_index].tolist()
+        for i, quantile in enumerate(self.quantiles):
+            columns[f"q{quantile:g}"] = out[:, i].tolist()
+        return columns
 
     @property
     def _median_index(self) -> int:
-        return self.quantiles.index(0.5) if self.quantiles else 0
+        if not self.quantiles:
+            return 0
+        return self.quantiles.index(0.5)
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -148,52 +166,66 @@ class Forecaster(Task):
             scores.reset()
 
     def on_test_start(self) -> None:
-        """Fit the linear baseline to the training windows, where there are any."""
+        """Fit the linear baseline to the training windows, if there are any."""
         data = getattr(self.trainer, "datamodule", None)
         self.linear = LinearForecast.fit(data, self.trainer, self.horizon)
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        kinds = self.metrics[stage].items()  # type: ignore[operator]
-        found = {name: kind.compute() for name, kind in kinds if kind["mae"].update_called}
-        values = dict(found["model"])
+        scores = {}
+        for forecast, metrics in self.metrics[stage].items():  # type: ignore[operator]
+            if metrics["mae"].update_called:
+                scores[forecast] = metrics.compute()
+        values = dict(scores["model"])
         if stage == "test":
-            self.test_table = _table(found)
-            values |= {f"mae_{name}": found[name]["mae"] for name in BASELINES if name in found}
-        if "seasonal_naive" in found:
-            values["skill"] = 1 - values["mae"] / found["seasonal_naive"]["mae"]
+            self.test_table = _table(scores)
+            for baseline in BASELINES:
+                if baseline in scores:
+                    values[f"mae_{baseline}"] = scores[baseline]["mae"]
+        if "seasonal_naive" in scores:
+            values["skill"] = 1 - values["mae"] / scores["seasonal_naive"]["mae"]
         return values
 
 
 class MeanAbsoluteScaledError(MeanAbsoluteError):
-    """Mean absolute error, each in a unit of its own."""
+    """Mean absolute scaled error (MASE): absolute errors divided by a unit of their own."""
 
     def update(self, preds: Tensor, target: Tensor, unit: Tensor) -> None:
         super().update(preds / unit, target / unit)
 
 
 def metadata_of(batch: Any) -> dict[str, Any]:
-    """What a batch says of its windows."""
-    return batch[2] if len(batch) > 2 else {}
+    """Return the metadata of a batch of windows, empty if there is none."""
+    if len(batch) > 2:
+        return batch[2]
+    return {}
 
 
 def check_quantiles(quantiles: list[float] | None) -> list[float]:
-    """The quantiles, none for null, or say what is wrong with them."""
-    rising = sorted(set(quantiles or []))
-    if quantiles is not None and (rising != list(quantiles) or 0.5 not in rising or not 0 < rising[0] < rising[-1] < 1):
+    """Return the quantiles, an empty list for None.
+
+    Raises:
+        ValueError: they do not rise between 0 and 1, or 0.5 is missing.
+    """
+    if quantiles is None:
+        return []
+    rising = list(quantiles) == sorted(set(quantiles))
+    between = all(0 < quantile < 1 for quantile in quantiles)
+    if not rising or not between or 0.5 not in quantiles or len(quantiles) < 2:
         raise ValueError(f"quantiles must rise between 0 and 1, with 0.5 among them, got {quantiles}")
-    return rising
+    return list(quantiles)
 
 
 def _scaling(metadata: dict[str, Any], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, deviation and the error that MASE counts in, each ``(b, 1)``."""
-    found = [
-        metadata.get(name, y.new_full((len(y),), value)) for name, value in (("mean", 0), ("std", 1), ("error", 1))
-    ]
-    mean, std, error = (v.to(y.dtype).unsqueeze(1) for v in found)
-    return mean, std, error
+    """Return mean, standard deviation and the denominator of MASE, each ``(b, 1)``."""
+
+    def column(name: str, default: float) -> Tensor:
+        values = metadata.get(name, y.new_full((len(y),), default))
+        return values.to(y.dtype).unsqueeze(1)
+
+    return column("mean", 0), column("std", 1), column("error", 1)
 
 
-def _scores() -> MetricCollection:
+def _metrics() -> MetricCollection:
     chosen: dict[str, Metric] = {
         "mae": MeanAbsoluteError(),
         "rmse": MeanSquaredError(squared=False),
@@ -204,8 +236,10 @@ def _scores() -> MetricCollection:
 
 
 def _table(scores: dict[str, dict[str, Tensor]]) -> str:
-    """One row a forecast, one column a metric."""
-    side = max(map(len, scores))
-    head = "".join(f"{metric:>10}" for metric in scores["model"])
-    rows = [f"  {k:<{side}}" + "".join(f"{float(v):>10.4g}" for v in row.values()) for k, row in scores.items()]
-    return "\n".join([" " * (side + 2) + head, *rows])
+    """Return a text table with one row per forecast and one column per metric."""
+    width = max(map(len, scores))
+    lines = [" " * (width + 2) + "".join(f"{metric:>10}" for metric in scores["model"])]
+    for forecast, values in scores.items():
+        cells = "".join(f"{float(value):>10.4g}" for value in values.values())
+        lines.append(f"  {forecast:<{width}}{cells}")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Writing on, token by token: the loop with keys and values kept, and the text as it comes."""
+"""Autoregressive generation: the loop over tokens with a KV cache, and streaming of the text."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ OnToken = Callable[[int, int], bool | None]
 
 
 def window_start(n: int, block_size: int) -> int:
-    """The first of ``n`` tokens that the network sees: when the context is full, its last half stays."""
+    """Return the index of the first of ``n`` tokens in the context: when the context is full, its last half stays."""
     step = block_size - block_size // 2
-    return step * max(0, -(-(n - block_size) // step))
+    overflow = n - block_size
+    steps = -(-overflow // step)  # rounded up
+    return step * max(0, steps)
 
 
 @torch.inference_mode()
@@ -42,178 +44,215 @@ def generate(
     cache: bool = True,
     on_token: OnToken | None = None,
 ) -> list[list[int]]:
-    """Write on from prompts; return the new tokens of each, without the end-of-text.
+    """Generate continuations of the prompts; return the new token ids of each, without the end-of-text.
 
-    Prompts need not be of one length: all start with the shortest, and a longer one's own tokens are taken while they
-    last. Of a prompt longer than ``block_size`` the end counts. Once the context is full, its last half is read anew
-    and goes on from there. A row's text does not depend on the other rows.
+    Prompts may differ in length: generation starts behind the shortest, and the tokens of longer prompts replace the
+    sampled ones while they last. Prompts longer than ``block_size`` are cut on the left. When the context is full, its
+    last half is processed again and generation continues from there. A row does not depend on the other rows.
 
     Args:
-        net: in eval mode; maps tokens ``(b, t)`` to logits ``(b, t, v)``, or of the last token alone where its forward
-            takes ``logits_to_keep``. One without ``make_cache`` is used without a cache.
-        prompts: tokens, at least one each.
-        max_new_tokens: how many at most.
-        sampling: how to draw them.
-        block_size: tokens that the network sees at most.
+        net: a network in eval mode that maps tokens ``(b, t)`` to logits ``(b, t, v)``, or to the logits of the last
+            token if its forward takes ``logits_to_keep``. One without ``make_cache`` is used without a cache.
+        prompts: token ids, at least one each.
+        max_new_tokens: maximum number of new tokens.
+        sampling: sampling options.
+        block_size: context length of the network, in tokens.
         eos_ids: tokens that end a text.
-        seed: of the draws.
-        rows: numbers of the prompts, which decide their draws with ``seed``; null counts from 0.
-        vocab_size: draw from so many tokens, where the network has room for more than there are; null for all.
-        cache: keep keys and values in place of computing them again for every token.
-        on_token: told of each new token; ends a row by returning True.
+        seed: seed of the sampling.
+        rows: numbers of the prompts, which with ``seed`` determine their samples; None counts from 0.
+        vocab_size: number of tokens to sample from, where the network's vocabulary is padded; None for all.
+        cache: keep keys and values instead of computing them again for every token.
+        on_token: called with each new token; ends the row by returning True.
     """
-    own = [list(prompt)[-block_size:] for prompt in prompts]
-    if not own or not all(own):
-        raise ValueError("a prompt has no tokens: it takes at least one to go on from")
+    prompts = [list(prompt)[-block_size:] for prompt in prompts]
+    if not prompts or not all(prompts):
+        raise ValueError("a prompt is empty: generation needs at least one token")
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens starts at 1, got {max_new_tokens}")
-    uniform = row_uniforms(seed, range(len(own)) if rows is None else rows, max_new_tokens)
-    texts = _GenerationState(net, own, uniform, block_size, cache)
-    found: list[list[int]] = [[] for _ in own]
-    while texts.rows:
-        logits = at_least_float32(texts.next_logits()[:, :vocab_size])
-        seen = texts.seen(logits.shape[1]) if sampling.repetition_penalty != 1 else None
-        processed = process_logits(logits, sampling, seen)
-        new = (
-            processed.argmax(1)
-            if sampling.temperature == 0
-            else sample_tokens(processed, texts.numbers[:, texts.n, None])
-        )
-        ended = set()
-        for row, token in texts.add(new):
-            if token not in eos_ids:
-                found[row].append(token)
-                if not (on_token is not None and on_token(row, token)) and len(found[row]) < max_new_tokens:
-                    continue
-            ended.add(row)
-        if ended:
-            texts.drop(ended)
-    return found
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if rows is None:
+        rows = range(len(prompts))
+    uniform = row_uniforms(seed, rows, max_new_tokens)
+    state = _GenerationState(net, prompts, uniform, block_size, cache)
+    outputs: list[list[int]] = [[] for _ in prompts]
+    while state.rows:
+        logits = at_least_float32(state.next_logits()[:, :vocab_size])
+        seen = None
+        if sampling.repetition_penalty != 1:
+            seen = state.seen(logits.shape[1])
+        logits = process_logits(logits, sampling, seen)
+        if sampling.temperature == 0:
+            tokens = logits.argmax(1)
+        else:
+            tokens = sample_tokens(logits, state.uniform[:, state.n, None])
+        finished = set()
+        for row, token in state.append(tokens):
+            if token in eos_ids:
+                finished.add(row)
+                continue
+            outputs[row].append(token)
+            stopped = on_token is not None and on_token(row, token)
+            if stopped or len(outputs[row]) == max_new_tokens:
+                finished.add(row)
+        if finished:
+            state.remove(finished)
+    return outputs
 
 
 class _GenerationState:
-    """Rows of tokens that are written on, and what the network says of the next ones.
+    """The rows of a batch that are still generated, and the network's state for them.
 
     Args:
         net: the network.
-        prompts: tokens, at most ``block_size`` each.
-        uniform: random numbers for the new tokens of each.
-        block_size: tokens that the network sees at most.
+        prompts: token ids, at most ``block_size`` each.
+        uniform: uniform random numbers for the new tokens of each prompt.
+        block_size: context length of the network.
         cache: whether to keep keys and values.
     """
 
     def __init__(
-        self, net: nn.Module, prompts: list[list[int]], uniform: Float[Tensor, "b n"], block_size: int, cache: bool
+        self,
+        net: nn.Module,
+        prompts: list[list[int]],
+        uniform: Float[Tensor, "b n"],
+        block_size: int,
+        cache: bool,
     ) -> None:
         device = next(net.parameters()).device
-        self.net, self.block_size = net, block_size
-        self.rows, self.lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
-        self.n, self.longest = min(self.lengths), max(self.lengths)  # tokens so far
-        self.start = 0  # of the window in the cache
+        self.net = net
+        self.block_size = block_size
+        self.rows = list(range(len(prompts)))
+        self.prompt_lengths = [len(prompt) for prompt in prompts]
+        self.longest = max(self.prompt_lengths)
+        self.n = min(self.prompt_lengths)  # tokens so far, prompt included
+        self.start = 0  # first token of the context that the cache holds
         tokens = torch.zeros(len(prompts), self.longest + uniform.shape[1], dtype=torch.long)
         numbers = torch.zeros(tokens.shape, dtype=torch.float64)
         for i, prompt in enumerate(prompts):
-            tokens[i, : len(prompt)] = torch.tensor(prompt)
-            numbers[i, len(prompt) : len(prompt) + uniform.shape[1]] = uniform[i]
-        self.tokens, self.numbers = tokens.to(device), numbers.to(device)
-        self.limits = torch.tensor(self.lengths, device=device)
+            end = len(prompt)
+            tokens[i, :end] = torch.tensor(prompt)
+            numbers[i, end : end + uniform.shape[1]] = uniform[i]
+        self.tokens = tokens.to(device)
+        self.uniform = numbers.to(device)
+        self.limits = torch.tensor(self.prompt_lengths, device=device)
         self._seen: Tensor | None = None
-        room = min(tokens.shape[1], block_size)
-        has_cache = cache and hasattr(net, "make_cache")
-        self.cache: Any = net.make_cache(len(prompts), room) if has_cache else None  # type: ignore[operator]
-        self.step = SingleTokenDecoder.for_network(net, self.cache) if has_cache else None
-        last_only = "logits_to_keep" in inspect.signature(net.forward).parameters
-        self.options = {"logits_to_keep": 1} if last_only else {}
+        self.cache: Any = None
+        self.decoder: SingleTokenDecoder | None = None
+        if cache and hasattr(net, "make_cache"):
+            self.cache = net.make_cache(len(prompts), min(tokens.shape[1], block_size))  # type: ignore[operator]
+            self.decoder = SingleTokenDecoder.for_network(net, self.cache)
+        self.options = {}
+        if "logits_to_keep" in inspect.signature(net.forward).parameters:
+            self.options["logits_to_keep"] = 1
 
     def next_logits(self) -> Float[Tensor, "b v"]:
-        """Of the token behind those so far."""
+        """Return the logits of the next token."""
         start = window_start(self.n, self.block_size)
         if self.cache is None:
             return self.net(self.tokens[:, start : self.n], **self.options)[:, -1]
         if start != self.start:
             self.start = start
             self.cache.reset()
-        first = start + self.cache.position
-        if self.step is not None and first == self.n - 1:
-            return self.step(self.tokens[:, first])
+        first = start + self.cache.position  # the first token that is not in the cache
+        if self.decoder is not None and first == self.n - 1:
+            return self.decoder(self.tokens[:, first])
         return self.net(self.tokens[:, first : self.n], cache=self.cache, **self.options)[:, -1]
 
     def seen(self, vocab_size: int) -> Bool[Tensor, "b v"]:
-        """Which tokens were there."""
+        """Return which tokens the texts contain so far."""
         if self._seen is None:
             self._seen = self.tokens.new_zeros(len(self.rows), vocab_size, dtype=torch.bool)
             return self._seen.scatter_(1, self.tokens[:, : self.n], True)
         return self._seen.scatter_(1, self.tokens[:, self.n - 1 : self.n], True)
 
-    def add(self, new: Int[Tensor, " b"]) -> list[tuple[int, int]]:
-        """Go on by a token; return rows and their new ones. A prompt that is not at its end goes on by its own."""
+    def append(self, tokens: Int[Tensor, " b"]) -> list[tuple[int, int]]:
+        """Append a token to every row; return the rows and tokens that are new, and not part of a longer prompt."""
         if self.n < self.longest:
-            new = torch.where(self.n < self.limits, self.tokens[:, self.n], new)
-        self.tokens[:, self.n] = new
+            tokens = torch.where(self.n < self.limits, self.tokens[:, self.n], tokens)
+        self.tokens[:, self.n] = tokens
         self.n += 1
-        return [(row, token) for row, token in zip(self.rows, new.tolist(), strict=True) if self.n > self.lengths[row]]
+        new = []
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            if self.n > self.prompt_lengths[row]:
+                new.append((row, token))
+        return new
 
-    def drop(self, ended: set[int]) -> None:
-        """Compute nothing more for rows that have ended."""
-        kept = [place for place, row in enumerate(self.rows) if row not in ended]
+    def remove(self, finished: set[int]) -> None:
+        """Remove finished rows, so that nothing more is computed for them."""
+        kept = [place for place, row in enumerate(self.rows) if row not in finished]
         self.rows = [self.rows[place] for place in kept]
         if not kept:
             return
         places = torch.tensor(kept, device=self.tokens.device)
-        self.tokens, self.numbers, self.limits = self.tokens[places], self.numbers[places], self.limits[places]
-        self._seen = self._seen[places] if self._seen is not None else None
+        self.tokens = self.tokens[places]
+        self.uniform = self.uniform[places]
+        self.limits = self.limits[places]
+        if self._seen is not None:
+            self._seen = self._seen[places]
         if self.cache is not None:
             self.cache.reorder(places)
-            self.step = SingleTokenDecoder.for_network(self.net, self.cache)
+            self.decoder = SingleTokenDecoder.for_network(self.net, self.cache)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
 class TextStream:
-    """The text of tokens as they come, up to the first of some strings that end it.
+    """The text of tokens as they are generated, up to the first stop string.
 
-    What may still become another character, or the beginning of such a string, is held back.
+    Text that may still change with the next token, or that may begin a stop string, is held back.
 
     Args:
-        tokenizer: of the tokens.
-        before: tokens of the prompt, on which the first new one may depend (a space, say).
-        stop: strings that end the text and do not belong to it.
+        tokenizer: the tokenizer.
+        before: tokens of the prompt, on which the text of the first new one may depend (a space, say).
+        stop: strings that end the text and are not part of it.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
+        self.tokenizer = tokenizer
+        self.stop = stop
         self.ids = list(before)[-8:]
-        self.decode_start, self.decode_end = (
-            0,
-            len(self.ids),
-        )  # tokens that text is compared from, and whose text is known
-        self.pending, self.ended = "", False
+        # ids[decode_start:decode_end] are decoded as context; the text of later ids is still to come
+        self.decode_start = 0
+        self.decode_end = len(self.ids)
+        self.pending = ""
+        self.ended = False
 
     def push(self, token: int) -> str:
-        """Take a token; return the text that is certain now."""
+        """Add a token; return the text that is certain now."""
         self.ids.append(token)
-        before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
-        text = self.tokenizer.decode(self.ids[self.decode_start :])
-        if text.endswith("\ufffd") and len(self.ids) - self.decode_end < 4:  # half a character has at most three bytes
+        text = self._new_text()
+        # A character of UTF-8 has up to four bytes, so at most three tokens leave it incomplete.
+        if text.endswith("\ufffd") and len(self.ids) - self.decode_end < 4:
             return ""
-        self.decode_start, self.decode_end = self.decode_end, len(self.ids)
-        return self._certain_text(text[len(before) :])
+        self.decode_start = self.decode_end
+        self.decode_end = len(self.ids)
+        return self._without_stop(text)
 
     def finish(self) -> str:
-        """Return what was held back, at the end of the tokens."""
+        """Return the text that was held back, after the last token."""
         if self.ended:
             return ""
-        before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
-        text = self._certain_text(self.tokenizer.decode(self.ids[self.decode_start :])[len(before) :])
-        return text if self.ended else text + self.pending
+        text = self._without_stop(self._new_text())
+        if self.ended:
+            return text
+        return text + self.pending
 
-    def _certain_text(self, text: str) -> str:
+    def _new_text(self) -> str:
+        before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
+        return self.tokenizer.decode(self.ids[self.decode_start :])[len(before) :]
+
+    def _without_stop(self, text: str) -> str:
+        """Cut text at the first stop string, and hold back an end that may begin one."""
         text = self.pending + text
-        ends = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        if ends:
-            self.pending, self.ended = "", True
-            return text[: min(ends)]
-        kept = max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self.pending = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        positions = [text.find(stop) for stop in self.stop if stop in text]
+        if positions:
+            self.pending = ""
+            self.ended = True
+            return text[: min(positions)]
+        held = 0
+        for stop in self.stop:
+            for length in range(1, len(stop)):
+                if text.endswith(stop[:length]):
+                    held = max(held, length)
+        self.pending = text[len(text) - held :]
+        return text[: len(text) - held]

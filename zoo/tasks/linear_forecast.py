@@ -1,4 +1,4 @@
-"""The linear forecast that others have to beat (NLinear of Zeng et al. 2023, https://arxiv.org/abs/2205.13504)."""
+"""Linear baseline of forecasting (NLinear of Zeng et al. 2023, https://arxiv.org/abs/2205.13504)."""
 
 from __future__ import annotations
 
@@ -13,91 +13,104 @@ from torch import Tensor
 from zoo.tasks.base import inputs_of
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-WIDEST = 4096  # numbers a window: the sums of their products take 8 times the square in bytes
+# Most numbers in a window: their Gram matrix takes 8 bytes times the square of this.
+WIDEST = 4096
 
 
 class LinearForecast:
-    """Least squares from all inputs of a window to its targets, both taken from the last value on.
+    """Ridge regression from all inputs of a window to its targets, both relative to the last value.
 
-    The penalty on the weights is the one that is best for the validation windows. Of windows with more than 4096
-    numbers only the target's past is seen.
+    The penalty is chosen on the validation windows. Of windows with more than 4096 numbers only the target's past is
+    used.
 
     Args:
-        weights: ``(columns, horizon)``, those of the constant at the end.
+        weights: ``(columns, horizon)``; the last row is the intercept.
     """
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
 
     def __call__(self, batch: Any) -> Tensor:
-        """The forecasts ``(b, horizon)``, in the units of the inputs."""
+        """Return the forecasts ``(b, horizon)``, in the units of the inputs."""
         x, last = linear_inputs(batch)
         return (x @ self.weights + last).to(inputs_of(batch)[0])
 
     @classmethod
     def fit(cls, data: L.LightningDataModule | None, trainer: L.Trainer, horizon: int) -> LinearForecast | None:
-        """Fit it to the training windows of some data; None where there are none."""
+        """Fit to the training windows of a datamodule; return None if there are none."""
         sums = []
         for split in ("train", "val"):
             if data is None or not is_overridden(f"{split}_dataloader", data):
                 continue
             data.setup("fit")
-            found = sum_of_products(getattr(data, f"{split}_dataloader")())
-            if found is not None and trainer.world_size > 1:
-                found = trainer.strategy.reduce(found.to(trainer.strategy.root_device), reduce_op="sum").cpu()  # type: ignore
-            sums += [] if found is None else [found]
-        return cls(solve_ridge(sums[0], sums[-1], horizon)) if sums else None
+            gram = sum_of_products(getattr(data, f"{split}_dataloader")())
+            if gram is None:
+                continue
+            if trainer.world_size > 1:
+                on_device = gram.to(trainer.strategy.root_device)
+                gram = trainer.strategy.reduce(on_device, reduce_op="sum").cpu()  # type: ignore[union-attr]
+            sums.append(gram)
+        if not sums:
+            return None
+        return cls(solve_ridge(sums[0], sums[-1], horizon))
 
 
 def sum_of_products(batches: Iterable[Any]) -> Tensor | None:
-    """The sums over windows of all products of inputs and targets, beside each other; windows with gaps are left out.
+    """Return the Gram matrix of inputs and targets, concatenated, over all windows without missing targets.
 
     Args:
-        batches: of windows.
+        batches: batches of windows.
 
     Returns:
-        ``(columns + horizon, columns + horizon)``; None for no batches.
+        A tensor ``(columns + horizon, columns + horizon)``; None without batches.
     """
     total: Tensor | None = None
     for batch in batches:
         x, last = linear_inputs(batch)
-        both = torch.cat([x, batch[1].double().cpu() - last], 1)
+        both = torch.cat([x, batch[1].double().cpu() - last], 1)  # (b, columns + horizon)
         if len(batch) > 2 and "observed" in batch[2]:
-            both = both[batch[2]["observed"].all(1).cpu()]
-        total = both.T @ both if total is None else total.addmm_(both.T, both)
+            complete = batch[2]["observed"].all(1).cpu()
+            both = both[complete]
+        if total is None:
+            total = both.T @ both
+        else:
+            total.addmm_(both.T, both)
     return total
 
 
 def solve_ridge(train: Tensor, val: Tensor, horizon: int, penalties: Iterable[float] = PENALTIES) -> Tensor:
-    """The weights by least squares, with the penalty that is best for other windows.
+    """Return the ridge regression weights, with the penalty that is best on the validation windows.
 
     Args:
-        train: products of the windows to fit.
-        val: products of the windows that decide.
-        horizon: how many of the columns are targets.
-        penalties: on the squares of the weights, not of the constant.
+        train: Gram matrix of the training windows, see :func:`sum_of_products`.
+        val: Gram matrix of the validation windows.
+        horizon: number of columns, at the end, that are targets.
+        penalties: candidates for the penalty on squared weights; the intercept is not penalized.
 
     Returns:
-        ``(columns, horizon)``.
+        Weights ``(columns, horizon)``.
     """
     n = len(train) - horizon
-    least, best = torch.inf, torch.zeros(n, horizon, dtype=train.dtype)
+    least = torch.inf
+    best = torch.zeros(n, horizon, dtype=train.dtype)
     for penalty in penalties:
         diagonal = train.new_full((n,), penalty)
         diagonal[-1] = 1e-9
         weights = torch.linalg.solve(train[:n, :n] + diagonal.diag(), train[:n, n:])
-        # what depends on the weights in the squared error, from the products alone
+        # The squared error up to a constant: ||x w - y||^2 = w'x'x w - 2 w'x'y + y'y.
         error = float((weights * (val[:n, :n] @ weights - 2 * val[:n, n:])).sum())
         if error < least:
-            least, best = error, weights
+            least = error
+            best = weights
     return best
 
 
 def linear_inputs(batch: Any) -> tuple[Tensor, Tensor]:
-    """The inputs of each window as a row with a constant at its end, and the last value of the target ``(b, 1)``."""
+    """Return each window's inputs as a row with a constant at its end, and the last value of the target ``(b, 1)``."""
     past, *future = (x.detach().double().cpu() for x in inputs_of(batch))
     last = past[:, -1, :1]
     target = past[:, :, 0] - last
-    rows = torch.cat([target, past[:, :, 1:].flatten(1), *(x.flatten(1) for x in future)], 1)
-    rows = target[:, -WIDEST:] if rows.shape[1] > WIDEST else rows
+    rows = torch.cat([target, past[:, :, 1:].flatten(1), *(x.flatten(1) for x in future)], 1)  # (b, columns)
+    if rows.shape[1] > WIDEST:
+        rows = target[:, -WIDEST:]
     return torch.cat([rows, torch.ones_like(last)], 1), last

@@ -1,4 +1,4 @@
-"""How the next token is drawn from logits, and from what of them."""
+"""Sampling of the next token: repetition penalty, temperature, top-k, top-p, min-p."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PART = 256  # tokens of a part of a large vocabulary
-LARGE = 4096  # tokens above which a vocabulary is looked at in parts
-CANDIDATES = 1024  # tokens among which top-p is looked for first
+# Above this vocabulary size sums and sorts are done in two levels.
+LARGE_VOCABULARY = 4096
+# Tokens in a chunk of a large vocabulary.
+CHUNK = 256
+# Most probable tokens among which the threshold of top-p is searched before all tokens are sorted.
+CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is drawn from logits: penalty, temperature, top-k, top-p, min-p, in this order, as in transformers.
+    """Options of token sampling, applied in the order of transformers: penalty, temperature, top-k, top-p, min-p.
 
     Args:
-        temperature: logits are divided by it; 0 takes the most probable token, whatever the rest.
-        top_k: only so many of the most probable tokens; null for all.
-        top_p: only the most probable tokens that together have this probability (Holtzman et al. 2019,
-            https://arxiv.org/abs/1904.09751).
-        min_p: only tokens at least this share as probable as the most probable (Nguyen et al. 2024,
+        temperature: divides the logits; 0 is greedy decoding.
+        top_k: sample from the k most probable tokens; null for all.
+        top_p: nucleus sampling: sample from the most probable tokens whose probabilities sum to ``top_p`` (Holtzman et
+            al. 2019, https://arxiv.org/abs/1904.09751).
+        min_p: sample from tokens at least ``min_p`` times as probable as the most probable one (Nguyen et al. 2024,
             https://arxiv.org/abs/2407.01082).
-        repetition_penalty: above 1 makes tokens of the text so far less probable: their logits are divided by it, or
-            multiplied below 0 (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
+        repetition_penalty: above 1 makes tokens of the text so far less probable: positive logits are divided by it,
+            negative ones multiplied (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
     """
 
     temperature: float = 1.0
@@ -38,75 +41,85 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, fine, allowed in (
+        for name, valid, allowed in (
             ("temperature", 0 <= self.temperature < float("inf"), "a number from 0 up"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
         ):
-            if not fine:
+            if not valid:
                 raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)}")
 
 
 def apply_repetition_penalty(
     logits: Float[Tensor, "b v"], seen: Bool[Tensor, "b v"], penalty: float
 ) -> Float[Tensor, "b v"]:
-    """Make tokens that were there less probable."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    """Make tokens that occurred before less probable."""
+    penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, penalized, logits)
 
 
 def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """Minus infinity for all tokens less probable than the k-th."""
-    least = logits.topk(min(k, logits.shape[1])).values[:, -1:]
-    return logits.masked_fill(logits < least, -torch.inf)
+    """Top-k filtering: set all logits below the k-th largest to minus infinity."""
+    k = min(k, logits.shape[1])
+    threshold = logits.topk(k).values[:, -1:]  # (b, 1)
+    return logits.masked_fill(logits < threshold, -torch.inf)
 
 
 def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
-    """Minus infinity for the least probable tokens that together have a probability of at most ``1 - p``."""
-    weights = logits.softmax(1)
-    if logits.shape[1] > LARGE and (least := _least_of_top_p(logits, weights, p)) is not None:
-        return logits.masked_fill(logits < least, -torch.inf)
-    order = logits.argsort()
-    rare = weights.gather(1, order).cumsum(1, dtype=torch.float64) <= 1 - p
-    rare[:, -1] = False
-    return logits.masked_fill(rare.scatter(1, order, rare), -torch.inf)
+    """Top-p filtering: set the least probable tokens, of total probability at most ``1 - p``, to minus infinity."""
+    probabilities = logits.softmax(1)
+    if logits.shape[1] > LARGE_VOCABULARY:
+        threshold = _top_p_threshold(logits, probabilities, p)
+        if threshold is not None:
+            return logits.masked_fill(logits < threshold, -torch.inf)
+    order = logits.argsort()  # ascending
+    cumulative = probabilities.gather(1, order).cumsum(1, dtype=torch.float64)
+    removed = cumulative <= 1 - p
+    removed[:, -1] = False  # rounding must not remove the most probable token
+    return logits.masked_fill(removed.scatter(1, order, removed), -torch.inf)
 
 
-def _least_of_top_p(
-    logits: Float[Tensor, "b v"], weights: Float[Tensor, "b v"], p: float
+def _top_p_threshold(
+    logits: Float[Tensor, "b v"], probabilities: Float[Tensor, "b v"], p: float
 ) -> Float[Tensor, "b 1"] | None:
-    """The least logits that top-p keeps, without the order of all, where they certainly are the same.
+    """Return the smallest logit that top-p keeps, from a partial sort, or None where that may differ from a full sort.
 
-    Not so where more tokens than ``CANDIDATES`` are kept, where only some of several alike are, and where a probability
-    is so close to ``1 - p`` that the order of a sum in float64 (whose error is below 1e-11) would decide.
+    It may if more than ``CANDIDATES`` tokens are kept, if the threshold separates equal logits, or if a cumulative
+    probability is so close to ``1 - p`` that the order of a float64 sum (with an error below 1e-11) decides.
     """
-    top, order = logits.topk(CANDIDATES)
-    rest = weights.sum(1, keepdim=True, dtype=torch.float64) - weights.gather(1, order).cumsum(1, dtype=torch.float64)
-    last = (rest > 1 - p).sum(1, keepdim=True)  # from it on, what is behind a token is rare
-    inside = last.clamp(max=CANDIDATES - 2)
-    least = top.gather(1, inside)
-    alone = least > top.gather(1, inside + 1)
-    clear = (rest - (1 - p)).abs().amin(1, keepdim=True) > 1e-9
-    return least if bool(((last == inside) & alone & clear).all()) else None
+    top, order = logits.topk(CANDIDATES)  # descending
+    total = probabilities.sum(1, keepdim=True, dtype=torch.float64)
+    rest = total - probabilities.gather(1, order).cumsum(1, dtype=torch.float64)  # probability below each candidate
+    last = (rest > 1 - p).sum(1, keepdim=True)  # index of the last token that is kept
+    index = last.clamp(max=CANDIDATES - 2)
+    threshold = top.gather(1, index)
+    enough_candidates = last == index
+    separates = threshold > top.gather(1, index + 1)
+    unambiguous = (rest - (1 - p)).abs().amin(1, keepdim=True) > 1e-9
+    if bool((enough_candidates & separates & unambiguous).all()):
+        return threshold
+    return None
 
 
 def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
-    """Minus infinity for tokens less than ``p`` times as probable as the most probable."""
+    """Min-p filtering: set tokens less than ``p`` times as probable as the most probable to minus infinity."""
     probabilities = logits.softmax(1)
-    rare = probabilities < p * probabilities.amax(1, keepdim=True)
-    return logits.masked_fill(rare.scatter(1, probabilities.argmax(1, keepdim=True), False), -torch.inf)
+    removed = probabilities < p * probabilities.amax(1, keepdim=True)
+    most_probable = probabilities.argmax(1, keepdim=True)  # stays, whatever rounding does
+    return logits.masked_fill(removed.scatter(1, most_probable, False), -torch.inf)
 
 
 def process_logits(
     logits: Float[Tensor, "b v"], sampling: SamplingConfig, seen: Bool[Tensor, "b v"] | None = None
 ) -> Float[Tensor, "b v"]:
-    """Logits of the distribution that a token is drawn from.
+    """Return the logits of the distribution that a token is sampled from.
 
     Args:
-        logits: of the network.
-        sampling: how to draw; with temperature 0 only the penalty matters.
-        seen: tokens of the text so far, where there is a penalty.
+        logits: logits of the network.
+        sampling: sampling options; with temperature 0 only the penalty is applied.
+        seen: which tokens the text so far contains, for the penalty.
     """
     if seen is not None and sampling.repetition_penalty != 1:
         logits = apply_repetition_penalty(logits, seen, sampling.repetition_penalty)
@@ -124,36 +137,43 @@ def process_logits(
 
 
 def sample_tokens(logits: Float[Tensor, "b v"], uniform: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
-    """The tokens in whose share of the probability, laid end to end, numbers from [0, 1) fall.
+    """Sample tokens by inverting the cumulative distribution at uniform numbers from [0, 1).
 
-    Of a large vocabulary the part is found first, then the token in it: a sum is much faster than a running one.
+    In a large vocabulary the chunk is found first and then the token in it, as a sum is much faster than a cumulative
+    sum.
     """
-    weights = logits.softmax(1)
-    size = weights.shape[1]
-    if size <= LARGE:
-        ends = weights.cumsum(1, dtype=torch.float64)
-        return _find_interval(ends, uniform * ends[:, -1:]).squeeze(1)
-    whole = size - size % PART
-    sums = [weights[:, :whole].unflatten(1, (-1, PART)).sum(2), weights[:, whole:].sum(1, keepdim=True)]
-    ends = torch.cat(sums, 1).cumsum(1, dtype=torch.float64)
-    point = uniform * ends[:, -1:]
-    part = _find_interval(ends, point)
-    tokens = part * PART + torch.arange(PART, device=part.device)
-    inside = weights.gather(1, tokens.clamp(max=size - 1)).where(tokens < size, 0.0)
-    rest = point - F.pad(ends, (1, 0)).gather(1, part)
-    return (part * PART + _find_interval(inside.cumsum(1, dtype=torch.float64), rest)).squeeze(1)
+    probabilities = logits.softmax(1)
+    size = probabilities.shape[1]
+    if size <= LARGE_VOCABULARY:
+        cumulative = probabilities.cumsum(1, dtype=torch.float64)
+        return _find_interval(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
+    whole = size - size % CHUNK
+    chunk_sums = [
+        probabilities[:, :whole].unflatten(1, (-1, CHUNK)).sum(2),  # (b, chunks)
+        probabilities[:, whole:].sum(1, keepdim=True),  # the last, shorter one
+    ]
+    cumulative = torch.cat(chunk_sums, 1).cumsum(1, dtype=torch.float64)
+    point = uniform * cumulative[:, -1:]
+    chunk = _find_interval(cumulative, point)  # (b, 1)
+    tokens = chunk * CHUNK + torch.arange(CHUNK, device=chunk.device)  # (b, CHUNK)
+    within = probabilities.gather(1, tokens.clamp(max=size - 1)).where(tokens < size, 0.0)
+    rest = point - F.pad(cumulative, (1, 0)).gather(1, chunk)
+    offset = _find_interval(within.cumsum(1, dtype=torch.float64), rest)
+    return (chunk * CHUNK + offset).squeeze(1)
 
 
 def _find_interval(ends: Float[Tensor, "b n"], point: Float[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
-    """In which of several stretches, by where they end, a point is; one of length 0 holds none."""
-    point = point.minimum(ends[:, -1:].nextafter(torch.zeros_like(point)))  # rounding may have moved it beyond
+    """Return the index of the interval, given by interval ends, that contains a point; empty intervals contain none."""
+    below_end = ends[:, -1:].nextafter(torch.zeros_like(point))
+    point = point.minimum(below_end)  # rounding may have moved it past the end
     return torch.searchsorted(ends, point, right=True)
 
 
 def row_uniforms(seed: int, rows: Sequence[int], n: int) -> Float[Tensor, "b n"]:
-    """Random numbers of each row, the same whatever other rows there are."""
-    found = torch.empty(len(rows), n, dtype=torch.float64)
-    for numbers, row in zip(found, rows, strict=True):
+    """Return uniform random numbers for each row that do not depend on the other rows."""
+    numbers = torch.empty(len(rows), n, dtype=torch.float64)
+    for out, row in zip(numbers, rows, strict=True):
         digest = hashlib.blake2b(f"{seed},{row}".encode(), digest_size=8).digest()
-        torch.rand(n, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")), out=numbers)
-    return found
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        torch.rand(n, generator=generator, out=out)
+    return numbers
