@@ -1,4 +1,4 @@
-"""The catalogue of what zoo offers, read from its source text."""
+"""The catalogue of zoo: all public components and configs, read from source text, as importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,7 @@ from pathlib import Path
 
 from zoo.catalog.source import Definition, Parameter, Source
 
-COMMANDS: dict[str, str] = {
-    "fit": "train a model; the run lands in runs/<config name>/<n>/",
-    "validate": "compute the validation metrics of a checkpoint",
-    "test": "compute the test metrics of a checkpoint",
-    "predict": "write a checkpoint's predictions to a file",
-    "plan": "print parameter groups and schedule of a config, without training",
-    "diagnose": "check a model and its data for what goes wrong before training",
-    "show-data": "print splits, class balance and statistics of the data, and draw augmented inputs",
-    "lr-find": "sweep the learning rate of a config and print the line to add",
-    "verify": "prove that a run killed and resumed equals the one never killed: `zoo verify resume -c CONFIG`",
-    "export": "write a checkpoint's weights alone to a file, or as a folder that transformers or diffusers loads",
-    "generate": "let a language model in a checkpoint write on from a prompt",
-    "sample": "let a diffusion model in a checkpoint make pictures",
-    "list": "list what there is: models, data, callbacks, optimizers, configs, ...",
-    "show": "show one of them: its arguments, paper and configs",
-}
-
-# What `zoo list` takes, and what a component of it is called.
+# Arguments of `zoo list`, and what a component of each is called.
 KINDS: dict[str, str] = {
     "models": "model",
     "networks": "network",
@@ -58,6 +41,7 @@ GROUPS = (
     "metrics",
 )
 TORCH = {"optimizer": "torch.optim", "schedule": "torch.optim.lr_scheduler"}
+_TORCH_BASES = ("Optimizer", "LRScheduler")  # of the classes in those modules; nobody asks for them by name
 
 _CITATION = re.compile(r"\s*\(([^()]*(?:\b(?:19|20)\d\d\b|https?://)[^()]*)\)")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)[.!?](?=\s+[A-Z`])")
@@ -67,7 +51,18 @@ _YAML_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 @dataclass
 class Component:
-    """A public name: of zoo, or of torch where zoo takes torch's."""
+    """A public class or function of zoo, or of torch where zoo uses torch's.
+
+    Args:
+        name: its name.
+        kind: one of the values of ``KINDS``.
+        summary: first sentence of the docstring.
+        module: package to import it from.
+        file: file and line of its definition.
+        parameters: of its constructor, inherited ones included.
+        paper: citation in the docstring.
+        configs: paths of the configs that use it.
+    """
 
     name: str
     kind: str
@@ -80,72 +75,113 @@ class Component:
 
     @property
     def source(self) -> str:
+        """Top-level package, ``zoo`` or ``torch``."""
         return self.module.partition(".")[0]
 
     def as_json(self) -> dict:
-        parameters = [{"from" if k == "owner" else k: v for k, v in vars(p).items()} for p in self.parameters]
+        """Return plain values; the key ``from`` of a parameter is the class that documents it."""
+        parameters = []
+        for parameter in self.parameters:
+            values = dict(vars(parameter))
+            values["from"] = values.pop("owner")
+            parameters.append(values)
         return {**vars(self), "source": self.source, "parameters": parameters}
 
 
 @dataclass
 class Config:
+    """A YAML file with the options of a run.
+
+    Args:
+        name: file name without suffix.
+        path: the file.
+        text: its content.
+    """
+
     name: str
     path: Path
     text: str
 
     @property
     def summary(self) -> str:
+        """The comment in the first line."""
         first = self.text.partition("\n")[0]
-        return first.lstrip("# ") if first.startswith("#") else ""
+        if not first.startswith("#"):
+            return ""
+        return first.lstrip("# ")
 
     @cached_property
     def mentions(self) -> set[tuple[str, str]]:
-        """The values that may be classes, as package and name; a short name has no package."""
-        paths = [value.split(".") for value in _YAML_VALUE.findall(_YAML_COMMENT.sub("", self.text))]
-        return {(path[0] if len(path) > 1 else "", path[-1]) for path in paths}
+        """Values that may be classes, as top-level package and name; the package of a short name is empty."""
+        found = set()
+        for value in _YAML_VALUE.findall(_YAML_COMMENT.sub("", self.text)):
+            package, dot, _ = value.partition(".")
+            name = value.rpartition(".")[2]
+            found.add((package if dot else "", name))
+        return found
 
     def names(self, component: str, source: str, slot: str | None = None) -> bool:
-        """Whether a component stands in it: by its slot, short name, or a class path in the package ``source``."""
+        """Return whether the config uses a component.
+
+        Args:
+            component: its name, searched as a short name and as a class path.
+            source: its top-level package.
+            slot: option of its own, for a callback that has one.
+        """
         if slot and re.search(rf"^{slot}:(?! *null)", self.text, re.MULTILINE):
             return True
         return not self.mentions.isdisjoint({("", component), (source, component)})
 
 
 class Catalog:
-    """What a package offers: the names in ``__all__`` of its sub-packages, and the configs that use them.
+    """All names in ``__all__`` of a package's sub-packages, and the configs that use them.
 
     Args:
         package: folder of the package.
-        configs: folder of the configs; null is ``configs/`` here, or else beside the package.
+        configs: folder of the configs; None takes ``configs/`` in the working directory, or else beside the package.
     """
 
     def __init__(self, package: Path = Path(__file__).parent.parent, configs: Path | None = None) -> None:
         self.source = Source(package)
         self.package = package.name
-        self.slots = slots(package / "cli" / "lightning_cli.py")
+        self.slots = slots(package / "cli" / "slots.py")
         if configs is None:
-            here = Path("configs")
-            configs = here if any(here.glob("*.yaml")) else package.parent / "configs"
-        self.configs = [Config(p.stem, p, p.read_text(encoding="utf-8")) for p in sorted(configs.glob("*.yaml"))]
+            configs = Path("configs")
+            if not any(configs.glob("*.yaml")):
+                configs = package.parent / "configs"
+        self.configs = []
+        for path in sorted(configs.glob("*.yaml")):
+            self.configs.append(Config(path.stem, path, path.read_text(encoding="utf-8")))
 
     def public(self) -> dict[str, str]:
-        """Map each public name to the package it is imported from."""
-        modules = (self.source.module(f"{self.package}.{group}") for group in GROUPS)
-        return {name: module.name for module in modules if module for name in module.public}
+        """Map each public name to the package to import it from."""
+        packages = {}
+        for group in GROUPS:
+            module = self.source.module(f"{self.package}.{group}")
+            if module is not None:
+                packages.update(dict.fromkeys(module.public, module.name))
+        return packages
 
     def components(self, kind: str | None = None) -> list[Component]:
-        """List zoo's components by name; those of one kind with torch's of the same kind after them."""
-        public = sorted(self.public().items(), key=lambda item: item[0].lower())
-        ours = [c for name, module in public if (c := self._component(module, name))]
-        if kind is None:
-            return ours
-        theirs = [self._component(TORCH[kind], name, kind) for name in self._torch_names(kind)]
-        return [c for c in [*ours, *theirs] if c and c.kind == kind]
+        """List zoo's components by name; for a kind that torch has, too, torch's follow.
+
+        Args:
+            kind: of the components; None lists all kinds, of zoo alone.
+        """
+        found = []
+        for name, module in sorted(self.public().items(), key=lambda item: item[0].lower()):
+            found.append(self._component(module, name))
+        if kind is not None:
+            found += [self._component(TORCH[kind], name, kind) for name in self._torch_names(kind)]
+        return [c for c in found if c is not None and kind in (None, c.kind)]
 
     def names(self) -> list[str]:
         """List all names that ``find`` knows."""
-        theirs = [name for kind in TORCH for name in self._torch_names(kind)]
-        return list(dict.fromkeys([*self.public(), *theirs, *(c.name for c in self.configs)]))
+        names = list(self.public())
+        for kind in TORCH:
+            names += self._torch_names(kind)
+        names += [config.name for config in self.configs]
+        return list(dict.fromkeys(names))
 
     def find(self, name: str) -> Component | Config | None:
         """Find a component by name or class path, or a config by name or path."""
@@ -162,75 +198,110 @@ class Catalog:
         return None
 
     def uses(self, config: Config) -> list[str]:
+        """List the public names that a config uses."""
         return [name for name in self.public() if config.names(name, self.package, self.slots.get(name))]
 
     def _torch_names(self, kind: str) -> list[str]:
-        module = self.source.module(TORCH[kind]) if kind in TORCH else None
-        names = module.public if module else []
-        return [name for name in names if name[0].isupper() and name not in ("Optimizer", "LRScheduler")]
+        if kind not in TORCH:
+            return []
+        module = self.source.module(TORCH[kind])
+        if module is None:
+            return []
+        return [name for name in module.public if name[0].isupper() and name not in _TORCH_BASES]
 
     def _component(self, module: str, name: str, kind: str | None = None) -> Component | None:
         definition = self.source.find(f"{module}.{name}")
         if definition is None:
             return None
+        parameters = []
+        for parameter in self.source.parameters(definition):
+            if parameter.owner.startswith("_"):  # a name that users cannot look up
+                parameter = replace(parameter, owner=name)
+            parameters.append(parameter)
         package = module.partition(".")[0]
-        parameters = self.source.parameters(definition)
+        slot = self.slots.get(name)
+        module_doc = ast.get_docstring(definition.module.tree) or ""
         return Component(
             name=name,
             kind=kind or self._kind(module.rpartition(".")[2], definition),
             summary=first_sentence(definition.doc),
             module=module,
             file=definition.file,
-            parameters=[replace(p, owner=name) if p.owner.startswith("_") else p for p in parameters],
-            paper=paper(definition.doc) or paper(ast.get_docstring(definition.module.tree) or ""),
-            configs=[str(c.path) for c in self.configs if c.names(name, package, self.slots.get(name))],
+            parameters=parameters,
+            paper=paper(definition.doc) or paper(module_doc),
+            configs=[str(config.path) for config in self.configs if config.names(name, package, slot)],
         )
 
     def _kind(self, group: str, definition: Definition) -> str:
-        """Tell what it is by what it descends from: a class that fills no slot of the command line is a helper."""
+        """Return the kind of a component by its base classes; one that the command line cannot build is a helper."""
         if group in ("losses", "layers"):
             return KINDS[group]
         if group == "augment":
             return "augmentation"
-        ancestry = [a if isinstance(a, str) else f"{a.module.name}." for a in self.source.ancestry(definition)]
+        modules = []
+        for ancestor in self.source.ancestry(definition):
+            modules.append(ancestor if isinstance(ancestor, str) else ancestor.module.name)
 
-        def descends(*origins: str) -> bool:
-            return any(a.startswith(f"{origin}.") for a in ancestry for origin in origins)
+        def descends_from(*packages: str) -> bool:
+            return any(f"{module}.".startswith(f"{package}.") for module in modules for package in packages)
 
-        lightning = descends("lightning", "pytorch_lightning")
+        is_lightning = descends_from("lightning", "pytorch_lightning")
         if group == "models":
-            return "model" if lightning or descends(f"{self.package}.tasks") else "network"
+            is_module = is_lightning or descends_from(f"{self.package}.tasks")
+            return "model" if is_module else "network"
         if group == "optim":
-            if descends("torch.optim.lr_scheduler"):
-                return "schedule"
-            return "optimizer" if descends("torch.optim") else "helper"
-        return KINDS[group] if lightning else "helper"
+            for kind, package in reversed(TORCH.items()):  # schedules first: their package is within torch.optim
+                if descends_from(package):
+                    return kind
+            return "helper"
+        return KINDS[group] if is_lightning else "helper"
 
 
 def slots(path: Path) -> dict[str, str]:
-    """The callbacks with an option of their own, as ``EMA`` has ``--ema``: read from SLOTS of the command line."""
-    tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
-    tables = [n.value for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "SLOTS"]
-    pairs = [pair for t in tables if isinstance(t, ast.Dict) for pair in zip(t.keys, t.values, strict=True)]
-    own = {ast.unparse(cls.elts[0]): ast.literal_eval(key) for key, cls in pairs if key and isinstance(cls, ast.Tuple)}
-    return {"BestAndLast": "checkpoint", **own}  # the former is no slot, as it is never empty
+    """Map each callback with an option of its own to that option: ``EMA`` to ``ema``.
+
+    Args:
+        path: source file with the table ``SLOTS``.
+    """
+    found = {"BestAndLast": "checkpoint"}  # not in the table, as every run has it
+    if not path.is_file():
+        return found
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.target) != "SLOTS":
+            continue
+        assert isinstance(node.value, ast.Dict)
+        for option, entry in zip(node.value.keys, node.value.values, strict=True):
+            assert option is not None
+            assert isinstance(entry, ast.Tuple)
+            callback = ast.unparse(entry.elts[0])
+            found[callback] = ast.literal_eval(option)
+    return found
 
 
 def first_sentence(doc: str) -> str:
     """Return the first sentence of a docstring, without citations and the full stop."""
-    text = _CITATION.sub("", " ".join(doc.split("\n\n")[0].split()))
+    paragraph = " ".join(doc.split("\n\n")[0].split())
+    text = _CITATION.sub("", paragraph)
     end = _SENTENCE_END.search(text)
-    return text[: end.start()] if end else text.rstrip(".")
+    if end is None:
+        return text.rstrip(".")
+    return text[: end.start()]
 
 
 def paper(doc: str) -> str | None:
-    """Return what the first line of a docstring cites in parentheses: a year, a link."""
-    return "; ".join(_CITATION.findall(" ".join(doc.split("\n\n")[0].split()))) or None
+    """Return the citations in the first paragraph of a docstring: what stands in parentheses with a year or a link."""
+    paragraph = " ".join(doc.split("\n\n")[0].split())
+    return "; ".join(_CITATION.findall(paragraph)) or None
 
 
 def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
-    """Return ``; did you mean X?`` for the nearest choices, or ``; otherwise`` where none is near."""
+    """Return ``; did you mean X?`` for the nearest choices, or ``; otherwise`` if none is near."""
     by_lower = {choice.lower(): choice for choice in choices}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=3)
-    near = [by_lower[m] for m in matches if m == word.lower() or word.lower() not in by_lower]
-    return f"; did you mean {' or '.join(near)}?" if near else f"; {otherwise}"
+    lower = word.lower()
+    if lower in by_lower:
+        near = [by_lower[lower]]
+    else:
+        near = [by_lower[match] for match in difflib.get_close_matches(lower, by_lower, n=3)]
+    if not near:
+        return f"; {otherwise}"
+    return f"; did you mean {' or '.join(near)}?"

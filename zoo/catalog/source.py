@@ -1,4 +1,4 @@
-"""Reading classes and their arguments from source text: importing them would cost the seconds that torch takes."""
+"""Classes, functions and their arguments, read from source text without importing it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ _ARGUMENT = re.compile(r"\*{0,2}(\w+)(?: \(.*?\))?:(?: (.*)|$)")
 
 @dataclass
 class Parameter:
+    """A parameter of a constructor or function.
+
+    Args:
+        name: its name; of ``*args`` and ``**kwargs`` with the asterisks.
+        type: its annotation; empty if there is none.
+        default: source text of its default; None if it is required.
+        doc: its text in the docstring.
+        owner: class that has it.
+    """
+
     name: str
     type: str
     default: str | None
@@ -24,7 +34,7 @@ class Parameter:
 
 @dataclass(eq=False)
 class Definition:
-    """A class, a function or an assigned name (a type alias) in a source file."""
+    """A class, a function or an assigned name, such as a type alias, in a source file."""
 
     module: Module
     name: str
@@ -32,128 +42,180 @@ class Definition:
 
     @property
     def file(self) -> str:
-        """File and line, from the folder that holds the package."""
+        """File and line, relative to the folder that holds the package."""
         path = self.module.path
-        return f"{path.relative_to(path.parents[self.module.depth])}:{self.node.lineno}"
+        root = path.parents[self.module.depth]
+        return f"{path.relative_to(root)}:{self.node.lineno}"
 
     @cached_property
     def doc(self) -> str:
+        """The docstring; of an assigned name its value."""
         if isinstance(self.node, ast.Assign):
             return f"`{ast.unparse(self.node.value)}`"
         text = ast.get_docstring(self.node)
         if text is None:
-            # torch.optim writes `SGD.__doc__ = "..." + common_text` below the class.
-            constants = [
-                part
-                for node in self.module.tree.body
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == f"{self.name}.__doc__"
-                for part in ast.walk(node.value)
-                if isinstance(part, ast.Constant) and isinstance(part.value, str)
-            ]
-            constants.sort(key=lambda part: part.lineno)
-            text = cleandoc("".join(str(part.value) for part in constants))
+            text = self._assigned_doc()
         return text.replace("``", "`")
+
+    def _assigned_doc(self) -> str:
+        """Return a docstring that is assigned below the class, as in ``SGD.__doc__ = "..." + common_text``."""
+        strings = []
+        for node in self.module.tree.body:
+            if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != f"{self.name}.__doc__":
+                continue
+            for part in ast.walk(node.value):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    strings.append(part)
+        strings.sort(key=lambda part: part.lineno)
+        return cleandoc("".join(str(part.value) for part in strings))
 
     @property
     def bases(self) -> list[str]:
-        return [self.module.qualify(b) for b in self.node.bases] if isinstance(self.node, ast.ClassDef) else []
+        """Full paths of the base classes."""
+        if not isinstance(self.node, ast.ClassDef):
+            return []
+        return [self.module.qualify(base) for base in self.node.bases]
 
     @property
     def constructor(self) -> ast.FunctionDef | None:
-        """The function whose signature it has; None where a class inherits its own."""
-        inside = self.node.body if isinstance(self.node, ast.ClassDef) else []
-        functions = [n for n in (self.node, *inside) if isinstance(n, ast.FunctionDef)]
-        return next((f for f in functions if f.name in ("__init__", self.name)), None)
+        """The function whose signature it has; None for a class without an ``__init__`` of its own."""
+        if isinstance(self.node, ast.FunctionDef):
+            return self.node
+        if isinstance(self.node, ast.ClassDef):
+            for node in self.node.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    return node
+        return None
 
     @cached_property
     def docs(self) -> dict[str, str]:
-        constructor = self.constructor
-        return read_arguments(self.doc) | read_arguments((constructor and ast.get_docstring(constructor)) or "")
-
-    def own_parameters(self) -> list[Parameter]:
-        """Its parameters in order, without self and ``**kwargs``; a dataclass has its fields."""
+        """Texts of the arguments, from the docstrings of the class and its constructor."""
+        texts = read_arguments(self.doc)
         constructor = self.constructor
         if constructor is not None:
-            a = constructor.args
-            positional = [*a.posonlyargs, *a.args]
-            defaults = [None] * (len(positional) - len(a.defaults)) + a.defaults
-            pairs = list(zip(positional, defaults, strict=True))[isinstance(self.node, ast.ClassDef) :]
-            found = [(p.arg, p.annotation, default) for p, default in pairs]
-            if a.vararg:
-                found.append((f"*{a.vararg.arg}", a.vararg.annotation, None))
-            found += [(p.arg, p.annotation, d) for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)]
-        elif isinstance(self.node, ast.ClassDef) and any(
-            "dataclass" in ast.unparse(d) for d in self.node.decorator_list
-        ):
-            fields = [n for n in self.node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-            found = [(ast.unparse(n.target), n.annotation, n.value) for n in fields]
-        else:
-            return []
-        return [
-            Parameter(
-                name,
-                ast.unparse(annotation).strip("'") if annotation else "",
-                ast.unparse(default) if default else None,
-                self.docs.get(name.lstrip("*"), ""),
-                self.name,
+            texts |= read_arguments(ast.get_docstring(constructor) or "")
+        return texts
+
+    def own_parameters(self) -> list[Parameter]:
+        """Return its own parameters in order, without self and ``**kwargs``; of a dataclass its fields."""
+        parameters = []
+        for name, annotation, default in self._signature():
+            parameter = Parameter(
+                name=name,
+                type=ast.unparse(annotation).strip("'") if annotation else "",
+                default=ast.unparse(default) if default else None,
+                doc=self.docs.get(name.lstrip("*"), ""),
+                owner=self.name,
             )
-            for name, annotation, default in found
-        ]
+            parameters.append(parameter)
+        return parameters
+
+    def _signature(self) -> list[tuple[str, ast.expr | None, ast.expr | None]]:
+        """Return name, annotation and default of each parameter."""
+        if self.constructor is None:
+            return self._dataclass_fields()
+        arguments = self.constructor.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        required = len(positional) - len(arguments.defaults)
+        defaults = [*[None] * required, *arguments.defaults]
+        found = []
+        for argument, default in zip(positional, defaults, strict=True):
+            found.append((argument.arg, argument.annotation, default))
+        if isinstance(self.node, ast.ClassDef):
+            found = found[1:]  # self
+        if arguments.vararg:
+            found.append((f"*{arguments.vararg.arg}", arguments.vararg.annotation, None))
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            found.append((argument.arg, argument.annotation, default))
+        return found
+
+    def _dataclass_fields(self) -> list[tuple[str, ast.expr | None, ast.expr | None]]:
+        if not isinstance(self.node, ast.ClassDef):
+            return []
+        if not any("dataclass" in ast.unparse(decorator) for decorator in self.node.decorator_list):
+            return []
+        fields = []
+        for node in self.node.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                fields.append((node.target.id, node.annotation, node.value))
+        return fields
 
     def super_call(self) -> ast.Call | None:
-        """Find the ``super().__init__(...)`` that passes ``**kwargs`` on."""
+        """Find the call ``super().__init__(...)`` that passes ``**kwargs`` on."""
         constructor = self.constructor
         if constructor is None or constructor.args.kwarg is None:
             return None
-        rest = constructor.args.kwarg.arg
+        kwargs = constructor.args.kwarg.arg
         for node in ast.walk(constructor):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__":
-                passed_on = [ast.unparse(k.value) for k in node.keywords if k.arg is None]
-                return node if rest in passed_on else None
+                passed_on = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]
+                return node if kwargs in passed_on else None
         return None
 
 
 class Module:
-    """A parsed source file: what it defines and what it imports at its top level."""
+    """A parsed source file: what it defines and imports at its top level.
+
+    Args:
+        name: its import path.
+        path: the file.
+    """
 
     def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path, self.root = name, path, name.partition(".")[0]
+        self.name = name
+        self.path = path
+        self.root = name.partition(".")[0]
+        # How many folders the package's parent is above the file.
         self.depth = name.count(".") + (path.name == "__init__.py")
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.definitions: dict[str, Definition] = {}
         self.imports: dict[str, str] = {}
         self.public: list[str] = []
         for node in self.tree.body:
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                self.definitions[node.name] = Definition(self, node.name, node)
-            elif isinstance(node, ast.Import):
-                for alias in node.names:
-                    top = alias.name.partition(".")[0]
-                    self.imports[alias.asname or top] = alias.name if alias.asname else top
-            elif isinstance(node, ast.ImportFrom):
-                origin = self._origin(node)
-                self.imports |= {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            self._read(node)
+
+    def _read(self, node: ast.stmt) -> None:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            self.definitions[node.name] = Definition(self, node.name, node)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                if alias.asname:
+                    self.imports[alias.asname] = alias.name
+                else:
+                    self.imports[top] = top
+        elif isinstance(node, ast.ImportFrom):
+            origin = self._origin(node)
+            for alias in node.names:
+                self.imports[alias.asname or alias.name] = f"{origin}.{alias.name}"
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name == "__all__":
                 self.public = list(ast.literal_eval(node.value))
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                name = node.targets[0].id
+            else:
                 self.definitions.setdefault(name, Definition(self, name, node))
 
     def _origin(self, node: ast.ImportFrom) -> str:
+        """Return the full path of the module that names are imported from."""
         if not node.level:
             return node.module or ""
-        up = node.level - (self.path.name == "__init__.py")
-        package = self.name.split(".")
-        return ".".join([*package[: len(package) - up], *([node.module] if node.module else [])])
+        levels_up = node.level - (self.path.name == "__init__.py")
+        parts = self.name.split(".")
+        parts = parts[: len(parts) - levels_up]
+        if node.module:
+            parts.append(node.module)
+        return ".".join(parts)
 
     def qualify(self, base: ast.expr) -> str:
-        """Write a base class by the full path it was imported from: ``nn.Module`` is ``torch.nn.Module``."""
-        head, dot, rest = ast.unparse(base.value if isinstance(base, ast.Subscript) else base).partition(".")
+        """Return the full path of a base class: ``nn.Module`` is ``torch.nn.Module``."""
+        if isinstance(base, ast.Subscript):
+            base = base.value
+        head, dot, rest = ast.unparse(base).partition(".")
         return self.imports.get(head, f"{self.name}.{head}") + dot + rest
 
 
 class Source:
-    """The source files of zoo, and those of other packages that its classes lead to.
+    """The source files of a package, and those of other packages that its classes lead to.
 
     Args:
         package: folder of the package.
@@ -165,6 +227,7 @@ class Source:
         self.modules: dict[str, Module | None] = {}
 
     def module(self, name: str) -> Module | None:
+        """Return a parsed module by its import path; None if there is no source file."""
         if name not in self.modules:
             self.modules[name] = self._read(name)
         return self.modules[name]
@@ -172,15 +235,15 @@ class Source:
     def _read(self, name: str) -> Module | None:
         top, *rest = name.split(".")
         if top not in self.roots:
-            spec = find_spec(top)  # of a top-level package: finds it without importing it
-            places = spec.submodule_search_locations if spec else None
-            self.roots[top] = Path(places[0]) if places else None
+            self.roots[top] = _package_folder(top)
         root = self.roots[top]
         if root is None:
             return None
         folder = root.joinpath(*rest)
-        path = next((p for p in (folder / "__init__.py", folder.with_suffix(".py")) if p.is_file()), None)
-        return Module(name, path) if path else None
+        for path in (folder / "__init__.py", folder.with_suffix(".py")):
+            if path.is_file():
+                return Module(name, path)
+        return None
 
     def find(self, path: str) -> Definition | None:
         """Follow imports from ``package.Name`` to where Name is defined."""
@@ -188,79 +251,109 @@ class Source:
         module = self.module(where) if where else None
         if module is None:
             return None
+        if name in module.definitions:
+            return module.definitions[name]
         target = module.imports.get(name, path)
-        return module.definitions.get(name) or (self.find(target) if target != path else None)
+        if target == path:
+            return None
+        return self.find(target)
 
     def ancestry(self, definition: Definition) -> list[Definition | str]:
         """List a class and its ancestors, nearest first; those outside its package by their path."""
         line: list[Definition | str] = [definition]
         for base in definition.bases:
-            found = self.find(base) if base.startswith(f"{self.package}.") else None
+            found = None
+            if base.startswith(f"{self.package}."):
+                found = self.find(base)
             line += self.ancestry(found) if found else [base]
-        return list(dict.fromkeys(reversed(line)))[::-1]  # a shared ancestor comes after all that share it
+        # A shared ancestor comes after all that share it.
+        last_first = dict.fromkeys(reversed(line))
+        return list(last_first)[::-1]
 
     def parameters(self, definition: Definition) -> list[Parameter]:
         """List the parameters of a class or function, with those that ``super().__init__(**kwargs)`` leads to."""
         found: dict[str, Parameter] = {}
-        given: set[str] = set()
-        skipped = 0
-        rest = None
+        passed: set[str] = set()  # by keyword, so not among the **kwargs any more
+        passed_by_position = 0
+        kwargs = None
         line = self.ancestry(definition)
         while line:
             owner = line.pop(0)
             if isinstance(owner, str):
                 outside = self.find(owner)
-                line[:0] = self.ancestry(outside) if outside else []
+                if outside is not None:
+                    line = [*self.ancestry(outside), *line]
                 continue
-            for parameter in owner.own_parameters()[skipped:]:
-                if parameter.name not in given:
+            for parameter in owner.own_parameters()[passed_by_position:]:
+                if parameter.name not in passed:
                     parameter.type = self.spelled(parameter.type, owner.module)
                     found.setdefault(parameter.name, parameter)
             if owner.constructor is None:
                 continue
-            rest, call = owner.constructor.args.kwarg, owner.super_call()
+            kwargs = owner.constructor.args.kwarg
+            call = owner.super_call()
             if call is None:
                 break
-            given |= {k.arg for k in call.keywords if k.arg}
-            skipped = len(call.args)
-        if rest:
-            found[f"**{rest.arg}"] = Parameter(f"**{rest.arg}", "", None, "", definition.name)
-        for ancestor in self.ancestry(definition):
-            for name, parameter in found.items():
-                if isinstance(ancestor, Definition) and not parameter.doc:
-                    parameter.doc = ancestor.docs.get(name, "")
+            passed |= {keyword.arg for keyword in call.keywords if keyword.arg}
+            passed_by_position = len(call.args)
+        if kwargs:
+            name = f"**{kwargs.arg}"
+            found[name] = Parameter(name, "", None, "", definition.name)
+        self._inherit_docs(definition, found)
         return list(found.values())
 
+    def _inherit_docs(self, definition: Definition, parameters: dict[str, Parameter]) -> None:
+        """Give a parameter without text the text of the nearest ancestor that has one."""
+        for ancestor in self.ancestry(definition):
+            if isinstance(ancestor, str):
+                continue
+            for name, parameter in parameters.items():
+                if not parameter.doc:
+                    parameter.doc = ancestor.docs.get(name, "")
+
     def spelled(self, annotation: str, module: Module) -> str:
-        """Write out the aliases of the package in a type, as what may be given stands in them."""
+        """Return a type with the package's aliases written out, so that the allowed values are seen."""
+        if not annotation:
+            return ""
         source = self
 
         class Spell(ast.NodeTransformer):
             def visit_Name(self, node: ast.Name) -> ast.expr:
-                found = source.find(f"{module.name}.{node.id}")
-                if found is None or not isinstance(found.node, ast.Assign) or found.module.root != source.package:
+                alias = source.find(f"{module.name}.{node.id}")
+                if alias is None or not isinstance(alias.node, ast.Assign) or alias.module.root != source.package:
                     return node
-                return ast.parse(source.spelled(ast.unparse(found.node.value), found.module), mode="eval").body
+                text = source.spelled(ast.unparse(alias.node.value), alias.module)
+                return ast.parse(text, mode="eval").body
 
-        return ast.unparse(Spell().visit(ast.parse(annotation, mode="eval"))) if annotation else ""
+        return ast.unparse(Spell().visit(ast.parse(annotation, mode="eval")))
+
+
+def _package_folder(name: str) -> Path | None:
+    """Return the folder of a top-level package, without importing it."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
 
 
 def read_arguments(doc: str) -> dict[str, str]:
     """Read the ``Args:`` section of a docstring into a text for each argument."""
     lines = iter(doc.splitlines())
-    found: dict[str, str] = {}
-    name, indent = None, 0
-    if not any(line.strip() == "Args:" for line in lines):
-        return found
+    texts: dict[str, str] = {}
+    if not any(line.strip() == "Args:" for line in lines):  # leaves the lines below it
+        return texts
+    name = None
+    indent = 0
     for line in lines:
+        text = line.strip()
         depth = len(line) - len(line.lstrip())
-        if line.strip() and not depth:
-            break
+        if text and not depth:
+            break  # the next section
         indent = indent or depth
-        entry = _ARGUMENT.fullmatch(line.strip()) if depth == indent else None
+        entry = _ARGUMENT.fullmatch(text) if depth == indent else None
         if entry:
             name = entry[1]
-            found[name] = entry[2] or ""
+            texts[name] = entry[2] or ""
         elif name:
-            found[name] = f"{found[name]} {line.strip()}".strip()
-    return found
+            texts[name] = f"{texts[name]} {text}".strip()
+    return texts
