@@ -324,6 +324,11 @@ def test_uncompile():
     assert module(torch.ones(1)).shape == (1,)
 
 
+def test_has_bfloat16_products():
+    assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)
+    assert _torch.has_bfloat16_products() in ((True, False) if torch.backends.mkldnn.is_available() else (False,))
+
+
 def test_forget_iterator():
     workers = DataLoader(torch.arange(4), num_workers=1, persistent_workers=True)
     first = iter(workers)

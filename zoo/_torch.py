@@ -35,6 +35,11 @@ def uncompile(module: nn.Module) -> None:
     vars(module)["_compiled_call_impl"] = None
 
 
+def has_bfloat16_products() -> bool:
+    """Return whether torch multiplies bfloat16 matrices with oneDNN on this CPU (AVX-512 at least)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 # Data and optimizers --------------------------------------------------------------------------------------------------
 
 

@@ -193,7 +193,7 @@ def test_what_learned_hidden_words_goes_on_to_classes(zoo, here):
 
 def test_hidden_words_are_filled_in(folder):
     module = BERTMaskedLM(weights=str(folder))
-    with pytest.raises(ValueError, match="knows no tokenizer yet"):
+    with pytest.raises(ValueError, match="has no tokenizer yet"):
         module.fill_mask("the [MASK]")
     module.tokenizer = Tokenizer.load(folder)
     found = module.fill_mask("the [MASK] was [MASK]", top_k=3)
@@ -246,7 +246,7 @@ def test_other_folders_are_no_bert(folder):
 def test_heads_have_to_divide_the_width_and_texts_to_fit_the_positions():
     with pytest.raises(ValueError, match="dim=16 is not divisible by heads=3"):
         BERTClassifier(**{**TINY, "heads": 3}, num_classes=2)
-    with pytest.raises(ValueError, match="33 tokens are more than the 32 positions"):
+    with pytest.raises(ValueError, match="33 tokens exceed the 32 positions"):
         BERTClassifier(**TINY, num_classes=2)(torch.ones(1, 33, dtype=torch.long))
 
 

@@ -285,7 +285,7 @@ def load(folder, **kwargs) -> GPTLanguageModel:
         (lambda: LLaMA(61, 32, 36, 3, 4), "head_dim must be even, got 9"),
         (lambda: make("GPT")(tokens(1, 33)), "33 tokens exceed the context of 32"),
         (lambda: make("LLaMA")(tokens(1, 33)), "33 tokens exceed the context of 32"),
-        (lambda: make("GPT")(tokens(1, 20), cache=make("GPT").make_cache(1, 19)), "20 tokens do not fit.* cache of length 19"),
+        (lambda: make("GPT")(tokens(1, 20), cache=make("GPT").make_cache(1, 19)), "20 tokens do not fit.* length 19"),
         (lambda: make("modern GPT").save_pretrained("a"), "GPT-2 has no positions=rotary, norm=rmsnorm.*format zoo"),
         (lambda: make("GPT").save_pretrained("a", format="timm"), "written as huggingface or zoo, not as 'timm'"),
         (lambda: GPTLanguageModel(block_size=32), "GPTLanguageModel needs vocab_size"),

@@ -94,7 +94,7 @@ X, TOKENS = torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.long)
         (
             {"input_dim": 2},
             (X, torch.tensor([5, 2])),
-            r"expected 3 integer lengths \(b,\) for 3 sequences, got .*\(2,\)",
+            r"expected 3 integer lengths .* 3 sequences, got .*\(2,\)",
         ),
         ({"input_dim": 2}, (X[:, :0],), "sequences have no steps"),
         ({"input_dim": 3}, (X,), r"expected sequences of vectors \(b, t, 3\), got \(3, 5, 2\)"),

@@ -64,7 +64,7 @@ def assert_same(ours: BERT, theirs: hf.PreTrainedModel, padded: bool = True, typ
     assert expected.abs().max() > 1e-2
     assert_near("output", out, expected, out.dtype)
     own, found = gradients(ours, out), gradients(theirs, expected)
-    names = {e.own: e.names for e in ours.entries()}
+    names = {e.param: e.names for e in ours.entries()}
     used = [name for name, _ in ours.named_parameters() if not (name.startswith("pooler") and type(ours) is BERT)]
     assert sorted(own) == sorted(used)
     prefix = "" if type(ours) is BERT else theirs.base_model_prefix + "."

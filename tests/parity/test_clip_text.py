@@ -78,7 +78,7 @@ def test_later_tokens_do_not_matter():
     [
         ({"heads": 5}, "dim=32 is not divisible by heads=5"),
         ({"activation": "relu"}, "gelu or quick_gelu"),
-        ({"clip_skip": 3}, "0 to 2 of 3 layers"),
+        ({"clip_skip": 3}, "clip_skip must be 0 to 2 for 3 layers"),
     ],
 )
 def test_mistakes_give_one_line(arguments, said):

@@ -49,9 +49,11 @@ def test_outputs_and_gradients(dtype, tied, tmp_path):
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in model.parameters())
     theirs, ours = dict(model.named_parameters()), dict(net.named_parameters())
     for entry in net.entries():
-        grad = ours[entry.own].grad
-        assert grad.abs().max() > 1e-6 or entry.own.endswith("qkv.bias")
-        assert_near(f"gradient of {entry.own}", grad.T if entry.transpose else grad, theirs[entry.names[0]].grad, dtype)
+        grad = ours[entry.param].grad
+        assert grad.abs().max() > 1e-6 or entry.param.endswith("qkv.bias")
+        assert_near(
+            f"gradient of {entry.param}", grad.T if entry.transpose else grad, theirs[entry.names[0]].grad, dtype
+        )
 
 
 def test_dropout_is_where_transformers_has_it(folder, monkeypatch):
@@ -141,7 +143,7 @@ def test_presets_have_the_sizes_of_transformers(name):
     assert sum(p.numel() for p in net.parameters()) // 10**6 in (millions[name], millions[name] - 1)
     own = shapes(net)
     for entry in net.entries():
-        shape = own[entry.own][::-1] if entry.transpose else own[entry.own]
+        shape = own[entry.param][::-1] if entry.transpose else own[entry.param]
         assert shape == theirs[entry.names[0]]
 
 

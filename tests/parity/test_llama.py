@@ -100,7 +100,7 @@ def test_outputs_and_gradients(kind, tmp_path, monkeypatch):
     theirs, ours = dict(model.named_parameters()), dict(net.named_parameters())
     seen = set()
     for entry in net.entries():
-        for name, grad in zip(entry.names, entry.pieces(ours[entry.own].grad), strict=True):
+        for name, grad in zip(entry.names, entry.pieces(ours[entry.param].grad), strict=True):
             assert grad.abs().max() > 1e-6
             assert_near(f"gradient of {name}", grad, theirs[name].grad, torch.float64)
             seen.add(name)
@@ -247,7 +247,7 @@ def test_presets_have_the_published_sizes(name, vocab_size, billions):
     )  # fmt: skip
     theirs, own = shapes(on_meta(lambda: LlamaForCausalLM(config))), dict(net.named_parameters())
     for entry in net.entries():
-        for file, piece in zip(entry.names, entry.pieces(own[entry.own]), strict=True):
+        for file, piece in zip(entry.names, entry.pieces(own[entry.param]), strict=True):
             assert tuple(piece.shape) == theirs[file]
 
 

@@ -1,5 +1,6 @@
 """Callbacks that work on any LightningModule."""
 
+from zoo.callbacks.attention_entropy import AttentionEntropy
 from zoo.callbacks.best_and_last import BestAndLast
 from zoo.callbacks.deterministic_steps import DeterministicSteps
 from zoo.callbacks.early_stopping import EarlyStopping
@@ -20,6 +21,7 @@ from zoo.callbacks.text_samples import TextSamples
 from zoo.callbacks.whiten import WhitenFirstLayer
 
 __all__ = [
+    "AttentionEntropy",
     "AttentionMaps",
     "EMA",
     "EarlyStopping",

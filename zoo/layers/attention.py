@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.layers.attention_weights import attention_weights, is_observed, report_weights
-from zoo.layers.cpu.attention import attention_in_float32, is_slow
+from zoo.layers.cpu.attention import attention_bfloat16, is_slow
 from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import apply_rotary
 
@@ -17,15 +17,15 @@ def attention(
     q: Float[Tensor, "b h t c"],
     k: Float[Tensor, "b g s c"],
     v: Float[Tensor, "b g s c"],
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Bool[Tensor, ...] | None = None,
     *,
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b h t c"]:
     """Scaled dot-product attention: ``softmax(q k^T / sqrt(c)) v``, head by head.
 
-    All attention modules of zoo call this function, so it is where :func:`zoo.layers.attention_weights.observe_attention`
-    gets their weights.
+    All attention modules of zoo call it, so :func:`zoo.layers.attention_weights.observe_attention` gets their weights
+    here.
 
     Args:
         q: queries.
@@ -46,7 +46,7 @@ def attention(
     if is_observed():
         visible = causal_mask(queries, keys, q.device) if causal else mask
         report_weights(attention_weights(q, k, visible))
-    sdpa = attention_in_float32 if is_slow(q) else F.scaled_dot_product_attention
+    sdpa = attention_bfloat16 if is_slow(q) else F.scaled_dot_product_attention
     grouped = q.shape[1] != k.shape[1]
     return sdpa(q, k, v, mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped)
 

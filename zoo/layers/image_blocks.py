@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoo.layers.attention import attention
 from zoo.layers.cpu.image_blocks import GroupNormSiLUFunction, upsample_conv
 
 
@@ -203,5 +204,5 @@ def attend(
 ) -> Float[Tensor, "b t c"]:
     """Multi-head attention without a mask; heads are consecutive slices of the ``c`` features."""
     q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (b, h, t, c / h)
-    out = F.scaled_dot_product_attention(q, k, v)
+    out = attention(q, k, v)
     return out.transpose(1, 2).flatten(2)  # (b, t, c)

@@ -34,8 +34,8 @@ class SequenceInput(nn.Module):
         super().__init__()
         if (input_dim is None) == (vocab_size is None):
             raise ValueError(
-                "a recurrent network needs input_dim (for vectors) or vocab_size (for tokens), or data that defines one:"
-                f" got {input_dim=}, {vocab_size=}"
+                "a recurrent network needs input_dim (for vectors) or vocab_size (for tokens), or data that defines"
+                f" one: got {input_dim=}, {vocab_size=}"
             )
         if pad_id is not None and vocab_size is not None and not 0 <= pad_id < vocab_size:
             raise ValueError(f"pad_id {pad_id} is out of range: vocab_size={vocab_size}")

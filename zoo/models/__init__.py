@@ -4,8 +4,14 @@ from zoo.models.airbench import Airbench, AirbenchClassifier
 from zoo.models.autoencoder_kl import AutoencoderKL, AutoencoderKLModule
 from zoo.models.bert import BERT
 from zoo.models.bert_embedder import BERTEmbedder
-from zoo.models.bert_heads import BERTForMaskedLM, BERTForSequenceClassification, BERTForTokenClassification
-from zoo.models.bert_modules import BERTClassifier, BERTMaskedLM, BERTTokenClassifier
+from zoo.models.bert_modules import (
+    BERTClassifier,
+    BERTForMaskedLM,
+    BERTForSequenceClassification,
+    BERTForTokenClassification,
+    BERTMaskedLM,
+    BERTTokenClassifier,
+)
 from zoo.models.clip_text import CLIPTextEncoder
 from zoo.models.efficientnet import EfficientNet, EfficientNetClassifier
 from zoo.models.forecaster import GRUForecaster, GRUForecastNet, LSTMForecaster, LSTMForecastNet

@@ -12,17 +12,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoo.distributed import say
+from zoo.layers.attention import attention
 from zoo.layers.recurrent import length_mask
-from zoo.weights.fetch import say
 from zoo.weights.files import Weights
 from zoo.weights.formats import bert as bert_format
 from zoo.weights.formats.huggingface import Entry, HuggingFaceNet, open_weights
 
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
 Activation = Literal["gelu", "gelu_tanh", "relu"]
-ACTIVATIONS: dict[str, Any] = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS: dict[str, Any] = {"gelu": F.gelu, "gelu_tanh": gelu_tanh, "relu": F.relu}
+PoolerActivation = Literal["tanh", "relu"]
 Size = Literal["base", "large", "minilm-l6", "distilbert"]
-# MiniLM: Wang et al. 2020, https://arxiv.org/abs/2002.10957. DistilBERT, which knows no token types and has ReLU behind
-# its first classifying layer: Sanh et al. 2019, https://arxiv.org/abs/1910.01108.
+# MiniLM: Wang et al. 2020, https://arxiv.org/abs/2002.10957. DistilBERT, without token types and with a ReLU in its
+# classification head: Sanh et al. 2019, https://arxiv.org/abs/1910.01108.
 SIZES: dict[str, dict[str, Any]] = {
     "base": {"dim": 768, "depth": 12, "heads": 12},
     "large": {"dim": 1024, "depth": 24, "heads": 16},
@@ -30,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 768, "depth": 6, "heads": 12, "token_types": 0, "pooler": "relu"},
 }
 
+# Arguments in which a network has to agree with its weights.
 SHAPE_ARGUMENTS = (
     "vocab_size",
     "dim",
@@ -44,16 +52,16 @@ SHAPE_ARGUMENTS = (
 
 
 class Embeddings(nn.Module):
-    """What a token is, where it stands, and which of two texts it belongs to, added up and normalised.
+    """Sum of token, position and token type (segment) embeddings, with layer norm and dropout.
 
     Args:
-        vocab_size: number of tokens.
-        dim: width of the tokens.
+        vocab_size: vocabulary size.
+        dim: embedding dimension.
         max_length: number of positions.
-        token_types: kinds of text in a pair; 0 for none.
-        pad_id: the padding token, which learns nothing; null for none.
-        dropout: share dropped.
-        eps: of the normalisation.
+        token_types: number of token types; 0 for none.
+        pad_id: padding token, whose embedding stays 0; null for none.
+        dropout: dropout probability.
+        eps: epsilon of the norm.
     """
 
     def __init__(
@@ -70,48 +78,54 @@ class Embeddings(nn.Module):
         self.token = nn.Embedding(vocab_size, dim, pad_id)
         self.position = nn.Embedding(max_length, dim)
         self.token_type = nn.Embedding(token_types, dim) if token_types else None
-        self.norm, self.dropout = nn.LayerNorm(dim, eps), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Int[Tensor, "b t"], token_types: Int[Tensor, "b t"] | None = None) -> Float[Tensor, "b t d"]:
         out = self.token(x)
         if self.token_type is not None:
-            out = out + self.token_type(torch.zeros_like(x[:1]) if token_types is None else token_types)
+            if token_types is None:
+                token_types = torch.zeros_like(x[:1])  # type 0 for all tokens: (1, t)
+            out = out + self.token_type(token_types)
         return self.dropout(self.norm(out + self.position.weight[: x.shape[1]]))
 
 
 class Attention(nn.Module):
-    """Every token looks at every one that is no padding, in several heads.
+    """Multi-head self-attention with a padding mask.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads; each is ``dim / heads`` wide.
-        dropout: share of the attention weights dropped.
+        dim: embedding dimension.
+        heads: number of heads, of dimension ``dim / heads`` each.
+        dropout: dropout probability for the attention weights.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim)  # queries, keys and values in one product
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim)  # one matrix product for queries, keys and values
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None = None) -> Float[Tensor, "b t d"]:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, t, d / h) each
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (b, t, 3, h, c)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, t, c) each
         dropout = self.dropout if self.training else 0.0
-        return self.proj(F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2))
+        y = attention(q, k, v, mask, dropout=dropout)  # (b, h, t, c)
+        return self.proj(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each beside a shortcut and normalised behind it.
+    """Post-norm Transformer block: self-attention and MLP, each with a residual connection and then layer norm.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads.
-        hidden: width of the perceptron's hidden layer.
-        activation: in the perceptron.
-        dropout: share dropped behind the perceptron.
-        attention_dropout: share of the attention weights dropped.
-        branch_dropout: share dropped behind the attention.
-        eps: of the normalisations.
+        dim: embedding dimension.
+        heads: number of attention heads.
+        hidden: hidden dimension of the MLP.
+        activation: activation of the MLP.
+        dropout: dropout probability for the output of the MLP.
+        attention_dropout: dropout probability for the attention weights.
+        branch_dropout: dropout probability for the output of attention.
+        eps: epsilon of the norms.
     """
 
     def __init__(
@@ -126,48 +140,54 @@ class Block(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
-        self.attention, self.ln_1 = Attention(dim, heads, attention_dropout), nn.LayerNorm(dim, eps)
-        self.fc, self.proj, self.ln_2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.LayerNorm(dim, eps)
-        self.activation, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
+        self.attention = Attention(dim, heads, attention_dropout)
+        self.ln_1 = nn.LayerNorm(dim, eps)
+        self.fc = nn.Linear(dim, hidden)
+        self.proj = nn.Linear(hidden, dim)
+        self.ln_2 = nn.LayerNorm(dim, eps)
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
         self.branch_dropout = nn.Dropout(branch_dropout)
 
     def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None = None) -> Float[Tensor, "b t d"]:
         x = self.ln_1(x + self.branch_dropout(self.attention(x, mask)))
-        return self.ln_2(x + self.dropout(self.proj(self.activation(self.fc(x)))))
+        y = self.proj(self.activation(self.fc(x)))
+        return self.ln_2(x + self.dropout(y))
 
 
 class Pooler(nn.Module):
-    """One vector for a text: that of its first token, through a layer."""
+    """Pooler: one vector per text, from the hidden state of its first token."""
 
-    def __init__(self, dim: int, activation: Literal["tanh", "relu"]) -> None:
+    def __init__(self, dim: int, activation: PoolerActivation) -> None:
         super().__init__()
-        self.dense, self.activation = nn.Linear(dim, dim), nn.Tanh() if activation == "tanh" else nn.ReLU()
+        self.dense = nn.Linear(dim, dim)
+        self.activation = nn.Tanh() if activation == "tanh" else nn.ReLU()
 
     def forward(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
         return self.activation(self.dense(states[:, 0]))
 
 
 class BERT(HuggingFaceNet):
-    """An encoder whose tokens see the whole text: states ``(b, t, d)``; ``pooler`` makes one vector of them.
+    """BERT: bidirectional Transformer encoder; returns hidden states ``(b, t, d)``.
 
     Args:
-        vocab_size: number of tokens.
-        dim: width of the tokens.
+        vocab_size: vocabulary size.
+        dim: embedding dimension.
         depth: number of blocks.
-        heads: number of attention heads in each.
-        hidden: width of the hidden layer of each; null is four times ``dim``.
-        max_length: number of positions, so of tokens in a text at most.
-        token_types: kinds of text in a pair; 0 for none, as DistilBERT has it.
-        pad_id: the padding token, which learns nothing; null for none.
-        dropout: share dropped from tokens and in the blocks.
-        attention_dropout: share of the attention weights dropped; null is ``dropout``.
-        activation: in the blocks.
-        pooler: activation of the pooler, ``tanh``, or ``relu`` as DistilBERT has it in front of classes; null for none.
-        norm_eps: of the normalisations.
-        activation_checkpointing: compute the blocks again on the way back rather than keep what they computed.
+        heads: number of attention heads.
+        hidden: hidden dimension of the MLPs; null for ``4 * dim``.
+        max_length: number of positions, which is the maximum number of tokens.
+        token_types: number of token types (segments); 0 for none, as in DistilBERT.
+        pad_id: padding token, whose embedding stays 0; null for none.
+        dropout: dropout probability for embeddings and residual branches.
+        attention_dropout: dropout probability for the attention weights; null for ``dropout``.
+        activation: activation of the MLPs.
+        pooler: activation of the pooler: ``tanh``, or ``relu`` as in DistilBERT's classifier; null for no pooler.
+        norm_eps: epsilon of the norms.
+        activation_checkpointing: recompute the blocks in the backward pass, which saves memory.
     """
 
-    architecture: ClassVar[str] = "Model"  # how transformers calls it, behind Bert
+    architecture: ClassVar[str] = "Model"  # name of the class in transformers, after Bert
     ignored_keys = bert_format.HEAD_KEYS
     class_names: list[str] | None = None
 
@@ -184,23 +204,28 @@ class BERT(HuggingFaceNet):
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         activation: Activation = "gelu",
-        pooler: Literal["tanh", "relu"] | None = "tanh",
+        pooler: PoolerActivation | None = "tanh",
         norm_eps: float = 1e-12,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
-            raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
+            raise ValueError(f"dim={dim} is not divisible by heads={heads}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be {', '.join(ACTIVATIONS)}, got {activation!r}")
-        hidden, attention_dropout = hidden or 4 * dim, dropout if attention_dropout is None else attention_dropout
+        hidden = hidden or 4 * dim
+        if attention_dropout is None:
+            attention_dropout = dropout
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.config, self.max_length = {}, max_length
+        self.config = {}
+        self.max_length = max_length
         self.activation_checkpointing = activation_checkpointing
         self.embeddings = Embeddings(vocab_size, dim, max_length, token_types, pad_id, dropout, norm_eps)
-        branch = dropout if token_types else 0.0  # DistilBERT drops nothing behind its attention
-        block = (dim, heads, hidden, activation, dropout, attention_dropout, branch, norm_eps)
-        self.blocks = nn.ModuleList(Block(*block) for _ in range(depth))
+        branch_dropout = dropout if token_types else 0.0  # DistilBERT has none after attention
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            block = Block(dim, heads, hidden, activation, dropout, attention_dropout, branch_dropout, norm_eps)
+            self.blocks.append(block)
         self.pooler = Pooler(dim, pooler) if pooler else None
         self.apply(init_weights)
 
@@ -211,26 +236,39 @@ class BERT(HuggingFaceNet):
         token_types: Int[Tensor, "b t"] | None = None,
         mask: Bool[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b ..."]:
+        """Return hidden states ``(b, t, d)``, or the logits of a head.
+
+        Args:
+            x: token ids.
+            lengths: number of tokens of each text, padding excluded; null if there is none.
+            token_types: token types; null for type 0.
+            mask: false in the padding, instead of ``lengths``.
+        """
         if x.shape[1] > self.max_length:
-            raise ValueError(f"{x.shape[1]} tokens are more than the {self.max_length} positions (max_length) of BERT")
+            raise ValueError(f"{x.shape[1]} tokens exceed the {self.max_length} positions of BERT (max_length)")
         if mask is None and lengths is not None:
             mask = length_mask(lengths, x.shape[1])
-        keys = None if mask is None else mask[:, None, None].bool()
-        again = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        states = self.embeddings(x, token_types)
+        if mask is not None:
+            mask = mask[:, None, None].bool()  # (b, 1, 1, t): for all heads and queries
+        checkpointed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        states = self.embeddings(x, token_types)  # (b, t, d)
         for block in self.blocks:
-            states = checkpoint(block, states, keys, use_reentrant=False) if again else block(states, keys)
+            if checkpointed:
+                states = checkpoint(block, states, mask, use_reentrant=False)
+            else:
+                states = block(states, mask)
         return self.apply_head(states)
 
     def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
-        """What is made of the states of the tokens: nothing here, logits where there is a head."""
+        """Return the output for hidden states: the states themselves, or with a head its logits."""
         return states
 
     @property
     def model_input_names(self) -> list[str]:
-        """What transformers' tokenizer is to give."""
-        types = ["token_type_ids"] if self.arguments["token_types"] else []
-        return ["input_ids", *types, "attention_mask"]
+        """Names of the inputs that transformers' tokenizer returns for this network."""
+        if self.arguments["token_types"]:
+            return ["input_ids", "token_type_ids", "attention_mask"]
+        return ["input_ids", "attention_mask"]
 
     # Published weights ------------------------------------------------------------------------------------------------
 
@@ -240,52 +278,82 @@ class BERT(HuggingFaceNet):
 
     @classmethod
     def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        found = bert_format.infer_config(weights)
-        found.pop("head_dropout", None)
-        return found
+        config = bert_format.infer_config(weights)
+        config.pop("head_dropout", None)
+        return config
 
     @classmethod
     def _infer_config(cls, weights: Weights) -> dict[str, Any]:
-        known = [name for c in cls.__mro__ if "__init__" in vars(c) for name in inspect.signature(c).parameters]
-        told = weights.arguments.get("architecture") or weights.arguments  # of a module's checkpoint
-        return {k: v for k, v in told.items() if k in known} or cls.infer_config(weights)
+        known: set[str] = set()
+        for base in cls.__mro__:
+            if "__init__" in vars(base):
+                known.update(inspect.signature(base).parameters)
+        # a module's checkpoint holds the network's arguments under one name
+        saved = weights.arguments.get("architecture") or weights.arguments
+        arguments = {name: value for name, value in saved.items() if name in known}
+        return arguments or cls.infer_config(weights)
 
     def entries(self) -> list[Entry]:
         names = [name for name, _ in self.named_parameters()]
         return bert_format.tensor_entries(names, self.arguments, head=self.architecture != "Model")
 
     def config_json(self) -> dict[str, Any]:
-        return {**self.config, **bert_format.to_config_json(self.arguments, self.architecture, self.class_names)}
+        config = bert_format.to_config_json(self.arguments, self.architecture, self.class_names)
+        return {**self.config, **config}
 
     def _load_weights(self, weights: Weights) -> None:
-        """As the base does; a pooler or head that the file lacks or has for other classes starts fresh."""
-        own, state, fresh = dict(self.named_parameters()), dict(weights.state), set()
-        entries = [Entry(k, (k,)) for k in own] if "embeddings.token.weight" in state else self.entries()
+        """Load weights; a pooler or head that the file lacks, or has for other classes, is initialised instead."""
+        own = dict(self.named_parameters())
+        state = dict(weights.state)
+        if "embeddings.token.weight" in state:  # a file of zoo
+            entries = [Entry(name, (name,)) for name in own]
+        else:
+            entries = self.entries()
+        missing = set()
         for entry in entries:
-            part, (name, *_) = entry.param.partition(".")[0], entry.names
-            if part in ("pooler", "head") and (name not in state or state[name].shape != own[entry.param].shape):
-                fresh.add(part)
-        for part in sorted(fresh):
-            getattr(self, part).apply(init_weights)
-            ends = [(e.names[0], own[e.param]) for e in entries if e.param.startswith(f"{part}.")]
-            was = next((len(state[name]) for name, _ in ends if name in state and state[name].ndim == 2), None)
-            said = f"it has no {part}, so one starts fresh"
-            if was is not None:
-                said = f"its head of {was} classes is replaced by a fresh one of {len(ends[0][1])}"
-            say(f"{weights.source}: {said}")
-            state |= {name: parameter.detach() for name, parameter in ends}
+            part = entry.param.partition(".")[0]
+            name = entry.names[0]
+            fits = name in state and state[name].shape == own[entry.param].shape
+            if part in ("pooler", "head") and not fits:
+                missing.add(part)
+        for part in sorted(missing):
+            self._initialize_part(part, entries, own, state, weights.source)
         super()._load_weights(Weights(weights.source, state, weights.arguments, weights.config))
 
+    def _initialize_part(
+        self, part: str, entries: list[Entry], own: dict[str, nn.Parameter], state: dict[str, Tensor], source: Any
+    ) -> None:
+        """Initialise a pooler or head, and put its weights in the place of the file's."""
+        getattr(self, part).apply(init_weights)
+        params = {e.names[0]: own[e.param] for e in entries if e.param.startswith(f"{part}.")}
+        matrices = [state[name] for name in params if name in state and state[name].ndim == 2]
+        if matrices:
+            classes = len(next(iter(params.values())))
+            message = f"its head of {len(matrices[0])} classes is replaced by a fresh one of {classes}"
+        else:
+            message = f"it has no {part}, so one starts fresh"
+        say(f"{source}: {message}")
+        for name, parameter in params.items():
+            state[name] = parameter.detach()
+
     def _compare(self, weights: Weights) -> None:
-        theirs, ours = self._infer_config(weights), self.arguments
-        if unlike := [
-            f"{k}={theirs[k]} instead of {ours[k]}" for k in SHAPE_ARGUMENTS if theirs.get(k, ours[k]) != ours[k]
-        ]:
-            raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {', '.join(unlike)}")
+        theirs = self._infer_config(weights)
+        differences = shape_differences(theirs, self.arguments)
+        if differences:
+            raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {differences}")
+
+
+def shape_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return where arguments of weights differ from a network's in shape, such as ``dim=64 instead of 32``."""
+    differences = []
+    for name in SHAPE_ARGUMENTS:
+        if name in theirs and name in ours and theirs[name] != ours[name]:
+            differences.append(f"{name}={theirs[name]} instead of {ours[name]}")
+    return ", ".join(differences)
 
 
 def init_weights(module: nn.Module) -> None:
-    """Weights of a layer as BERT's: normal with deviation 0.02, biases 0, scales 1."""
+    """Initialise a layer as BERT does: normal with std 0.02, biases 0, norm scales 1, padding embedding 0."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.LayerNorm):

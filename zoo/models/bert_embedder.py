@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo.distributed import say
 from zoo.layers.recurrent import masked_mean
 from zoo.models.bert import BERT
 from zoo.text import Tokenizer
-from zoo.weights.fetch import say
 from zoo.weights.packages import model_folder
 
 STEPS = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers

@@ -1,4 +1,4 @@
-"""CLIP's text tower, which Stable Diffusion reads with (Radford et al. 2021, https://arxiv.org/abs/2103.00020)."""
+"""CLIP's text encoder (Radford et al. 2021, https://arxiv.org/abs/2103.00020), as Stable Diffusion uses it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zoo.layers.attention import attention
 from zoo.weights.files import Weights
 from zoo.weights.folders import RenamedTensors
 from zoo.weights.formats.diffusers import DiffusersNet
 from zoo.weights.formats.diffusers_configs import parse_text_config, text_config
 
-# By name: those of Stable Diffusion 1.x (OpenAI's ViT-L/14) and 2.x (OpenCLIP's ViT-H/14 without its last layer).
+Activation = Literal["gelu", "quick_gelu"]
+# Stable Diffusion 1.x (OpenAI's ViT-L/14) and 2.x (OpenCLIP's ViT-H/14 without its last layer).
 PRESETS: dict[str, dict[str, Any]] = {
     "sd-1.5": {"dim": 768, "depth": 12, "heads": 12, "hidden": 3072, "activation": "quick_gelu"},
     "sd-2.1": {"dim": 1024, "depth": 23, "heads": 16, "hidden": 4096, "activation": "gelu"},
@@ -23,12 +25,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class TokenEmbeddings(nn.Module):
-    """A vector for each token, and one for each place.
+    """Token embedding plus learned position embedding.
 
     Args:
-        vocab_size: number of tokens.
-        max_length: number of places.
-        dim: width of the vectors.
+        vocab_size: vocabulary size.
+        max_length: number of positions.
+        dim: embedding dimension.
     """
 
     def __init__(self, vocab_size: int, max_length: int, dim: int) -> None:
@@ -39,58 +41,69 @@ class TokenEmbeddings(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return self.token_embedding(ids) + self.position_embedding(places)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        return self.token_embedding(ids) + self.position_embedding(positions)
 
 
 class CausalAttention(nn.Module):
-    """Every token looks at itself and those before it.
+    """Causal multi-head self-attention, with one linear layer each for queries, keys and values.
 
     Args:
-        dim: width of the tokens.
-        heads: number of heads, dividing ``dim``.
+        dim: embedding dimension.
+        heads: number of heads; divides ``dim``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.k_proj, self.v_proj, self.q_proj = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        # in transformers' order, so that a seed gives the same weights
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        q, k, v = (
-            proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (b, h, t, c)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        q = self._split_heads(self.q_proj(x))
+        k = self._split_heads(self.k_proj(x))
+        v = self._split_heads(self.v_proj(x))
+        y = attention(q, k, v, causal=True)  # (b, h, t, c)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class MLP(nn.Module):
-    """Two layers with GELU between them.
+    """Feed-forward block.
 
     Args:
-        dim: width.
-        hidden: width inside.
-        activation: ``gelu``, or ``quick_gelu``, OpenAI's approximation by a sigmoid.
+        dim: embedding dimension.
+        hidden: hidden dimension.
+        activation: ``gelu``, or ``quick_gelu``: OpenAI's approximation ``x * sigmoid(1.702 x)``.
     """
 
-    def __init__(self, dim: int, hidden: int, activation: Literal["gelu", "quick_gelu"]) -> None:
+    def __init__(self, dim: int, hidden: int, activation: Activation) -> None:
         super().__init__()
         self.quick = activation == "quick_gelu"
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        h = self.fc1(x)
-        return self.fc2(h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h))
+        h = self.fc1(x)  # (b, t, hidden)
+        if self.quick:
+            return self.fc2(h * torch.sigmoid(1.702 * h))
+        return self.fc2(F.gelu(h))
 
 
 class EncoderLayer(nn.Module):
-    """Attention and a perceptron, each normalised before it and beside a shortcut."""
+    """Pre-norm Transformer block: causal self-attention and MLP, each with a residual connection."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, activation: Literal["gelu", "quick_gelu"]) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, activation: Activation) -> None:
         super().__init__()
-        self.self_attn, self.layer_norm1 = CausalAttention(dim, heads), nn.LayerNorm(dim)
-        self.mlp, self.layer_norm2 = MLP(dim, hidden, activation), nn.LayerNorm(dim)
+        self.self_attn = CausalAttention(dim, heads)
+        self.layer_norm1 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, hidden, activation)
+        self.layer_norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -98,22 +111,23 @@ class EncoderLayer(nn.Module):
 
 
 class CLIPTextEncoder(DiffusersNet):
-    """The states of a prompt's tokens, from which a picture is made.
+    """CLIP text encoder: hidden states of a prompt's tokens, which condition text-to-image models.
 
     Parameters are named as in transformers' ``CLIPTextModel``.
 
     Args:
-        vocab_size: number of tokens.
-        max_length: most tokens of a text, those at its ends included.
-        dim: width of the states.
+        vocab_size: vocabulary size.
+        max_length: maximum number of tokens, start and end tokens included.
+        dim: embedding dimension.
         depth: number of layers.
-        heads: attention heads, dividing ``dim``.
-        hidden: width inside the perceptrons.
-        activation: ``quick_gelu`` as OpenAI's weights need, or ``gelu`` as OpenCLIP's.
-        clip_skip: number of last layers left out before the last normalisation: 1 gives the penultimate states.
+        heads: number of attention heads; divides ``dim``.
+        hidden: hidden dimension of the MLPs.
+        activation: ``quick_gelu`` for OpenAI's weights, ``gelu`` for OpenCLIP's.
+        clip_skip: number of last layers to skip before the final norm: 1 returns the penultimate hidden states.
     """
 
-    part, presets = "text_encoder", PRESETS
+    part = "text_encoder"
+    presets = PRESETS
 
     def __init__(
         self,
@@ -123,22 +137,37 @@ class CLIPTextEncoder(DiffusersNet):
         depth: int = 12,
         heads: int = 12,
         hidden: int = 3072,
-        activation: Literal["gelu", "quick_gelu"] = "quick_gelu",
+        activation: Activation = "quick_gelu",
         clip_skip: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if dim % heads:
-            raise ValueError(f"the width dim={dim} is not divisible by heads={heads}")
+            raise ValueError(f"dim={dim} is not divisible by heads={heads}")
         if activation not in ("gelu", "quick_gelu"):
             raise ValueError(f"activation must be gelu or quick_gelu, got {activation!r}")
         if not 0 <= clip_skip < depth:
-            raise ValueError(f"clip_skip leaves out 0 to {depth - 1} of {depth} layers, got {clip_skip}")
-        self.clip_skip, self.max_length, self.dim = clip_skip, max_length, dim
+            raise ValueError(f"clip_skip must be 0 to {depth - 1} for {depth} layers, got {clip_skip}")
+        self.clip_skip = clip_skip
+        self.max_length = max_length
+        self.dim = dim
         self.embeddings = TokenEmbeddings(vocab_size, max_length, dim)
-        layers = nn.ModuleList([EncoderLayer(dim, heads, hidden, activation) for _ in range(depth)])
+        layers = nn.ModuleList()
+        for _ in range(depth):
+            layers.append(EncoderLayer(dim, heads, hidden, activation))
         self.encoder = nn.ModuleDict({"layers": layers})
         self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        if ids.shape[1] > self.max_length:
+            raise ValueError(f"the text encoder takes at most {self.max_length} tokens, got {ids.shape[1]}")
+        x = self.embeddings(ids)  # (b, t, d)
+        layers = list(self.encoder["layers"])  # type: ignore[arg-type]
+        for layer in layers[: len(layers) - self.clip_skip]:
+            x = layer(x)
+        return self.final_layer_norm(x)
+
+    # Published weights ------------------------------------------------------------------------------------------------
 
     @classmethod
     def infer_config(cls, weights: Weights) -> dict[str, Any]:
@@ -148,20 +177,17 @@ class CLIPTextEncoder(DiffusersNet):
         return text_config(self.arguments)
 
     def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
-        # of a whole CLIP, files hold the pictures' tower too; published ones have a prefix, and buffers of old
-        prefix = "text_model." if any(k.startswith("text_model.") for k in weights.state) else ""
-        text = [k for k in weights.state if k.startswith((prefix, "embeddings.", "encoder.", "final_layer_norm."))]
-        names = {k.removeprefix(prefix): k for k in text if not k.endswith(("position_ids", "text_projection.weight"))}
+        # Published files prefix the names; those of a whole CLIP hold the image encoder too, old ones buffers.
+        prefix = ""
+        if any(name.startswith("text_model.") for name in weights.state):
+            prefix = "text_model."
+        starts = (prefix, "embeddings.", "encoder.", "final_layer_norm.")
+        ignored = ("position_ids", "text_projection.weight")
+        names = {}
+        for name in weights.state:
+            if name.startswith(starts) and not name.endswith(ignored):
+                names[name.removeprefix(prefix)] = name
         return RenamedTensors(weights.state, names)
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        return {f"text_model.{k}": v for k, v in self.parameter_state_dict().items()}
-
-    def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
-        if ids.shape[1] > self.max_length:
-            raise ValueError(f"the text encoder reads at most {self.max_length} tokens, got {ids.shape[1]}")
-        x = self.embeddings(ids)
-        layers = list(self.encoder["layers"])  # type: ignore[arg-type]
-        for layer in layers[: len(layers) - self.clip_skip]:
-            x = layer(x)
-        return self.final_layer_norm(x)
+        return {f"text_model.{name}": tensor for name, tensor in self.parameter_state_dict().items()}

@@ -234,6 +234,8 @@ class GPTLanguageModel(DecoderLanguageModel):
         block_size: tokens per block of the data; null takes it from the data.
     """
 
+    tiny = {"dim": 32, "depth": 2, "heads": 2}
+
     def __init__(
         self,
         preset: Preset = "baby",

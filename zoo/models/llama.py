@@ -208,6 +208,8 @@ class LLaMALanguageModel(DecoderLanguageModel):
         block_size: tokens per block of the data; null takes it from the data.
     """
 
+    tiny = {"dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden_dim": 64}
+
     def __init__(
         self,
         preset: Preset = "baby",

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from zoo.losses.adapt import adapt_loss
 from zoo.losses.embeddings import at_least_float32
 from zoo.tasks import generation
-from zoo.tasks.base import require
+from zoo.tasks.base import Task, require
 from zoo.tasks.generation import TextStream
 from zoo.tasks.token_sampling import SamplingConfig
 from zoo.tasks.tokenized import IGNORE_INDEX, TextTask, num_targets
 
 
-class LanguageModel(TextTask):
+class LanguageModel(TextTask, Task):
     """Train any network that maps tokens to logits of the token after each of them.
 
     A batch is ``(x, y)``, tokens ``(b, t)`` each: ``y`` is ``x`` one token on, and -100 (the loss's ``ignore_index``)

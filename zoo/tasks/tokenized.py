@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.losses.adapt import loss_weight_sum
-from zoo.tasks.base import Task
 from zoo.text import Tokenizer
 
 IGNORE_INDEX = -100  # the target where no token is asked for
@@ -33,7 +32,7 @@ def find_tokenizer(weights: str | Path) -> Tokenizer | None:
     return Tokenizer.from_plain(plain) if plain else None
 
 
-class TextTask(Task):
+class TextTask:  # a mixin in front of a Task, so that every task can have it
     """A task whose checkpoints hold the tokenizer of the data, and refuse data with another one."""
 
     tokenizer: Tokenizer | None = None  # from the data, or a checkpoint
@@ -50,12 +49,12 @@ class TextTask(Task):
         self.tokenizer = tokenizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         if self.tokenizer is not None:
             checkpoint["tokenizer"] = self.tokenizer.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if plain := checkpoint.get("tokenizer"):
             saved = Tokenizer.from_plain(plain)
             if self.tokenizer is not None and self.tokenizer != saved:
