@@ -89,7 +89,7 @@ def test_a_tagger_counts_the_steps_that_are_asked_for(tmp_path):
     expected = F.cross_entropy(logits[:, 5:].flatten(0, 1), y[:, 5:].flatten())
     assert torch.allclose(module.step(batch, "train"), expected)
     assert module.step((x, torch.full_like(y, -100)), "train") == 0
-    with pytest.raises(ValueError, match="one class a step"):
+    with pytest.raises(ValueError, match="one class per step"):
         module.step((x, y[:, 0]), "train")
     trainer = fit(module, data, tmp_path, 25)
     assert trainer.test(module, data, verbose=False)[0]["test/accuracy"] > 0.95

@@ -162,7 +162,7 @@ def test_text_travels_with_the_checkpoint(tmp_path):
     texts = ["abc", "d", "cab?"]
     assert again.translate(texts) == m.eval().translate(texts)
     assert [again.translate([text])[0] for text in texts] == again.translate(texts)
-    with pytest.raises(ValueError, match="Seq2SeqTranslator knows no text yet"):
+    with pytest.raises(ValueError, match="Seq2SeqTranslator has no tokenizers yet"):
         module().translate(texts)
 
 
@@ -225,7 +225,7 @@ def test_the_picture_shows_weights_and_tokens(tmp_path):
 
 def test_picture_without_attention_says_so(tmp_path):
     loader = DataLoader([batch(*PAIRS)], batch_size=None)
-    with pytest.raises(ValueError, match="Seq2SeqTranslator has no attention to draw"):
+    with pytest.raises(ValueError, match="Seq2SeqTranslator has no attention to plot"):
         trainer(tmp_path, AttentionMaps()).validate(module(attention="none"), loader)
     with pytest.raises(ValueError, match="AttentionMaps draws translators, and LightningModule is none"):
         AttentionMaps().setup(trainer(tmp_path), L.LightningModule(), "fit")

@@ -1,4 +1,4 @@
-"""Named entities, judged as CoNLL-2003 does (Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419)."""
+"""Named entity recognition as in CoNLL-2003 (Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo.tasks.tagging import Tagger
 
 
 class EntityF1(Metric):
-    """Precision, recall and F1 of entities, over all sentences and types, as conlleval and seqeval count them.
+    """Micro-averaged precision, recall and F1 of entities, as conlleval and seqeval compute them.
 
-    An entity counts where both its ends and its type are right.
-    Tags are ``O``, ``B-PER``, ``I-PER``, ...; an ``I-`` that goes on from nothing of its type begins an entity too.
+    An entity is correct if both its boundaries and its type are. Tags are ``O``, ``B-PER``, ``I-PER``, ...; an ``I-``
+    that does not continue an entity of its type begins a new one.
 
     Args:
-        class_names: the tags, by their numbers.
+        class_names: the tags, in the order of their class indices.
     """
 
     full_state_update = False
@@ -37,69 +37,82 @@ class EntityF1(Metric):
             self.add_state(name, torch.zeros(len(self.spans.types), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Int[Tensor, "b t"], target: Int[Tensor, "b t"]) -> None:
-        """Count; where the target is negative nothing is asked for, and a sentence goes on behind it."""
+        """Count entities; positions with a negative target are left out of their sentence."""
         valid = target >= 0
-        (start, kind, stop), (their_start, their_kind, their_stop) = (
-            self.spans(tags, valid) for tags in (preds, target)
-        )
+        start, kind, stop = self.spans(preds, valid)
+        true_start, true_kind, true_stop = self.spans(target, valid)
         n = len(self.spans.types)
         self.found += torch.bincount(kind[start], minlength=n)
-        self.true += torch.bincount(their_kind[their_start], minlength=n)
-        same = start & their_start & (kind == their_kind) & (stop == their_stop)
-        self.right += torch.bincount(kind[same], minlength=n)
+        self.true += torch.bincount(true_kind[true_start], minlength=n)
+        correct = start & true_start & (kind == true_kind) & (stop == true_stop)
+        self.right += torch.bincount(kind[correct], minlength=n)
 
     def compute(self) -> dict[str, Tensor]:
-        right, found, true = (part.sum().float() for part in (self.right, self.found, self.true))
-        precision, recall = right / found.clamp(min=1), right / true.clamp(min=1)
-        return {"precision": precision, "recall": recall, "f1": 2 * right / (found + true).clamp(min=1)}
+        right = self.right.sum().float()
+        found = self.found.sum().float()
+        true = self.true.sum().float()
+        return {
+            "precision": right / found.clamp(min=1),
+            "recall": right / true.clamp(min=1),
+            "f1": 2 * right / (found + true).clamp(min=1),
+        }
 
     def by_type(self) -> dict[str, float]:
-        """F1 of each type."""
+        """Return the F1 of each entity type."""
         f1 = 2 * self.right / (self.found + self.true).clamp(min=1)
         return dict(zip(self.spans.types, f1.tolist(), strict=True))
 
 
 class SpanDecoder:
-    """Where entities begin and end in tags.
+    """Decoder of tags into entity spans.
 
     Args:
-        class_names: the tags, by their numbers.
+        class_names: the tags, in the order of their class indices.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        parts = [name.split("-", 1) if name[:2] in ("B-", "I-") else ["O", ""] for name in class_names]
+        parts = []  # prefix and type of each tag
+        for name in class_names:
+            parts.append(name.split("-", 1) if name[:2] in ("B-", "I-") else ["O", ""])
         self.types = sorted({kind for _, kind in parts if kind})
         index = {kind: i for i, kind in enumerate(self.types)}
         self.kinds = torch.tensor([index.get(kind, -1) for _, kind in parts])
         self.begins = torch.tensor([prefix == "B" for prefix, _ in parts])
 
     def __call__(self, tags: Int[Tensor, "b t"], valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all words that are asked for, one behind the other: whether an entity begins, its type, and its end."""
-        kinds, begins = self.kinds.to(tags.device), self.begins.to(tags.device)
-        flat = tags[valid]
-        kind, first = kinds[flat], _row_starts(valid)
-        before = torch.cat([kind.new_full((1,), -1), kind[:-1]])
-        start = (kind >= 0) & (begins[flat] | (kind != before) | first)
-        index = torch.arange(len(flat), device=tags.device)
-        ended = torch.where(start | (kind < 0), index, len(flat))  # an entity ends in front of what is not its own
-        later = torch.cat([ended[1:], ended.new_full((min(1, len(flat)),), len(flat))])
-        stop = later.flip(0).cummin(0).values.flip(0) if len(flat) else later
+        """Return for all valid words, concatenated: whether an entity starts there, its type, and its end ``(n,)``."""
+        flat = tags[valid]  # (n,)
+        n = len(flat)
+        kind = self.kinds.to(tags.device)[flat]  # -1 outside of entities
+        begins = self.begins.to(tags.device)[flat]
+        previous = torch.cat([kind.new_full((1,), -1), kind[:-1]])
+        start = (kind >= 0) & (begins | (kind != previous) | _sentence_starts(valid))
+        if n == 0:
+            return start, kind, kind
+        # An entity ends before the next word that starts another one or is outside of entities.
+        index = torch.arange(n, device=tags.device)
+        boundary = torch.where(start | (kind < 0), index, n)
+        after = torch.cat([boundary[1:], boundary.new_full((1,), n)])
+        stop = after.flip(0).cummin(0).values.flip(0)
         return start, kind, stop
 
 
-def _row_starts(valid: Tensor) -> Tensor:
-    return ((valid.cumsum(1) == 1) & valid)[valid]
+def _sentence_starts(valid: Tensor) -> Tensor:
+    """Return which of the valid words are the first of their sentence ``(n,)``."""
+    first = (valid.cumsum(1) == 1) & valid
+    return first[valid]
 
 
 class EntityTagger(Tagger):
-    """Train any network that maps sentences to logits of a tag for each word, such as ``B-PER``.
+    """Named entity tagger: any network that maps sentences to logits of a tag per word, such as ``B-PER``.
 
-    A batch is that of ``Tagger``: -100 where no tag is asked for, as in padding and in further pieces of a word. Logs
-    ``loss`` and ``accuracy`` (of words), and in validation and test ``precision``, ``recall`` and ``f1`` of entities;
-    where no tag begins with ``B-`` or ``I-``, what ``Tagger`` logs.
+    A batch is that of ``Tagger``; targets are -100 in padding and in all but the first subword of a word. Logs ``loss``
+    and ``accuracy`` (of words), and in validation and test ``precision``, ``recall`` and ``f1`` of entities. Without
+    tags that begin with ``B-`` or ``I-`` it logs what ``Tagger`` does.
     """
 
-    monitor, monitor_mode = "val/f1", "max"
+    monitor = "val/f1"
+    monitor_mode = "max"
 
     def __init__(self, net: nn.Module, **kwargs: Any) -> None:
         super().__init__(net=net, **kwargs)
@@ -112,7 +125,8 @@ class EntityTagger(Tagger):
 
     def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
         if stage in self.entities:
-            self.entities[stage].update(logits.argmax(2), y.masked_fill(y == self._ignore_index, -1))  # type: ignore[operator]
+            target = y.masked_fill(y == self._ignore_index, -1)
+            self.entities[stage].update(logits.argmax(2), target)  # type: ignore[operator]
 
     def reset_metrics(self, stage: str) -> None:
         super().reset_metrics(stage)
@@ -120,17 +134,21 @@ class EntityTagger(Tagger):
             self.entities[stage].reset()  # type: ignore[operator]
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        found = self.entities[stage].compute() if stage in self.entities else {}  # type: ignore[operator]
-        return {**super().compute_metrics(stage), **found}
+        metrics = super().compute_metrics(stage)
+        if stage in self.entities:
+            metrics = {**metrics, **self.entities[stage].compute()}  # type: ignore[operator]
+        return metrics
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return columns with a list for each sentence, a tag a word: ``class``, ``name`` and ``probability``."""
-        inputs = inputs_of(batch)
-        probability, chosen = self(*inputs).float().softmax(2).max(2)
-        valid = batch[1] != self._ignore_index if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-        if valid is None:
+        """Return columns with a list per sentence, one entry per word: ``class``, ``name`` and ``probability``."""
+        has_targets = isinstance(batch, (tuple, list)) and len(batch) > 1
+        if not has_targets:  # nothing tells words from further subwords
             return super().predict_step(batch, batch_idx)
-        classes = [row[kept].tolist() for row, kept in zip(chosen, valid, strict=True)]
-        scores = [row[kept].tolist() for row, kept in zip(probability, valid, strict=True)]
-        names = [[self.class_names[i] for i in row] for row in classes]
-        return {"class": classes, "name": names, "probability": scores}
+        probability, label = self(*inputs_of(batch)).float().softmax(2).max(2)  # (b, t) each
+        columns: dict[str, list] = {"class": [], "name": [], "probability": []}
+        for row, words in enumerate(batch[1] != self._ignore_index):
+            labels = label[row][words].tolist()
+            columns["class"].append(labels)
+            columns["name"].append([self.class_names[i] for i in labels])
+            columns["probability"].append(probability[row][words].tolist())
+        return columns

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden in a text (Devlin et al. 2018, https://arxiv.org/abs/1810.04805)."""
+"""Masked language modeling (Devlin et al. 2018, https://arxiv.org/abs/1810.04805)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from zoo.tasks.tokenized import IGNORE_INDEX, num_targets
 
 
 class MaskedLanguageModel(Task):
-    """Train any network that maps texts with hidden tokens to logits of what they were.
+    """Masked language model: any network that predicts the masked tokens of a text.
 
-    A batch is ``((x, lengths), y)``: tokens ``(b, t)``, some of them hidden, and ``y`` what these were, -100 (the
-    loss's ``ignore_index``) elsewhere. The network returns logits ``(n, v)`` of the tokens at ``positions``, as
-    ``BERTForMaskedLM`` does.
-    The loss is the mean over all hidden tokens. Logs ``loss`` and ``accuracy``, and in validation and test
-    ``perplexity``, all of hidden tokens.
+    A batch is ``((x, lengths), y)``: token ids ``(b, t)``, some of them masked, and labels ``y``, the original ids of
+    masked tokens and -100 (the loss's ``ignore_index``) elsewhere. The network returns logits ``(n, v)`` at
+    ``positions``, as ``BERTForMaskedLM`` does. The loss is the mean over all masked tokens. Logs ``loss`` and
+    ``accuracy``, and in validation and test ``perplexity``, all of masked tokens.
     """
 
     def __init__(self, net: nn.Module, **kwargs: Any) -> None:
@@ -34,13 +33,13 @@ class MaskedLanguageModel(Task):
             return logits.sum() * 0
         hits = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
         self.log_mean(stage, len(y), accuracy=hits)
-        if stage != "train":  # perplexity has its own meaning, whatever is trained
+        if stage != "train":  # perplexity is that of cross-entropy, whatever loss is trained
             self.log_mean(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
         assert self.loss is not None
         return self.loss(logits, y)
 
     def num_items(self, batch: Any) -> Tensor:
-        """Over how many hidden tokens the mean is taken."""
+        """Return the number of masked tokens."""
         return num_targets(self.loss, batch[1])
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
@@ -50,23 +49,29 @@ class MaskedLanguageModel(Task):
         return {"perplexity": nats.exp()}
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return columns with a list for each text: ``hidden`` tokens, the ``guess``, and its ``probability``."""
+        """Return columns with a list per text: ``hidden`` (true) tokens, the ``guess``, and its ``probability``."""
         logits, y = self._masked_logits(batch)
         probability, guess = logits.softmax(1).max(1)
         counts = (batch[1] != IGNORE_INDEX).sum(1).tolist()
         tokenizer = getattr(self, "tokenizer", None)
 
-        def rows(values: Tensor, name: bool) -> list[list]:
-            parts = [part.tolist() for part in values.split(counts)]
-            return [tokenizer.names(part) for part in parts] if name and tokenizer is not None else parts
+        def by_text(values: Tensor) -> list[list]:
+            return [part.tolist() for part in values.split(counts)]
 
-        return {"hidden": rows(y, True), "guess": rows(guess, True), "probability": rows(probability, False)}
+        def tokens(ids: Tensor) -> list[list]:
+            if tokenizer is None:
+                return by_text(ids)
+            return [tokenizer.names(part) for part in by_text(ids)]
+
+        return {"hidden": tokens(y), "guess": tokens(guess), "probability": by_text(probability)}
 
     def _masked_logits(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Logits and targets of the hidden tokens."""
-        inputs, y = inputs_of(batch), batch[1]
+        """Return logits ``(n, v)`` and labels ``(n,)`` of the masked tokens."""
+        inputs = inputs_of(batch)
+        y = batch[1]
         if inputs[0].shape != y.shape:
             given = f"inputs {tuple(inputs[0].shape)}, targets {tuple(y.shape)}"
-            raise ValueError(f"masked language modelling takes tokens and targets (b, t): got {given}")
-        chosen = y != IGNORE_INDEX
-        return at_least_float32(self(*inputs, positions=chosen)), y[chosen]
+            raise ValueError(f"masked language modeling takes tokens and targets (b, t): got {given}")
+        masked = y != IGNORE_INDEX
+        logits = at_least_float32(self(*inputs, positions=masked))
+        return logits, y[masked]

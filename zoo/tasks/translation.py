@@ -1,4 +1,4 @@
-"""Translation: one sequence of tokens from another."""
+"""Sequence-to-sequence translation."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from zoo.text.vocabulary import UNKNOWN
 
 
 class Translator(Task):
-    """Train any network that writes a sequence of tokens from another.
+    """Sequence-to-sequence translator: any network that generates a target sequence from a source sequence.
 
-    A batch is ``((src, tgt), labels)``: tokens ``(b, s)`` of the source and ``(b, t)`` of the target from its
-    begin-of-sequence on, padded behind their ends; ``labels`` ``(b, t)`` are the target one token on, up to its
-    end-of-sequence, and -100 (the loss's ``ignore_index``) in the padding. The network returns logits ``(b, t, v)``
-    and has ``generate``, as ``Seq2Seq`` does. The loss is the mean over all tokens of targets. Logs ``loss`` and
-    ``token_accuracy`` (given the target so far). In validation and test the network translates by itself:
-    ``exact_match`` is the share of targets it hits to the letter, ``bleu`` is that of sacrebleu (of characters, where
-    tokens are characters), and the test has ``chrf`` too, which takes long. Of data that knows no text, the numbers of
-    tokens are compared.
+    A batch is ``((src, tgt), labels)``: token ids of the source ``(b, s)`` and of the target ``(b, t)`` with its
+    begin-of-sequence, right-padded; ``labels`` ``(b, t)`` are the target shifted by one token, with its
+    end-of-sequence, and -100 (the loss's ``ignore_index``) in the padding. The network returns logits ``(b, t, v)`` and
+    has ``generate``, as ``Seq2Seq`` does. The loss is the mean over all target tokens. Logs ``loss`` and
+    ``token_accuracy`` (teacher forcing). In validation and test the network generates translations: ``exact_match`` is
+    the fraction that equals the target, ``bleu`` is sacrebleu's (of characters for character tokens), and the test adds
+    ``chrf``, which takes long. Data without texts is compared by token ids.
 
     Args:
-        tgt_vocab_size: number of tokens of the target; null takes it from the data.
-        pad_id: the padding token; null takes it from the data.
-        bos_id: the token that targets begin with; null takes it from the data.
-        eos_id: the token that ends them; null takes it from the data.
-        max_new_tokens: how many tokens a translation has at most, its end included; null takes it from the data.
-        num_beams: width of the beam that searches for a translation; 1 takes the most probable token at each step.
-        length_penalty: exponent of the length by which a translation's log-probability is divided; above 0 prefers
-            long ones. Matters with ``num_beams`` above 1.
-        early_stopping: when a beam is done: true, when ``num_beams`` translations have ended; false, also when no
-            other is as probable; ``never``, only when none can become so.
-        examples: translations printed after a validation or test, where they changed; 0 for none.
+        tgt_vocab_size: vocabulary size of the target; null takes it from the data.
+        pad_id: id of the padding token; null takes it from the data.
+        bos_id: id of the begin-of-sequence token; null takes it from the data.
+        eos_id: id of the end-of-sequence token; null takes it from the data.
+        max_new_tokens: maximum length of a translation, its end-of-sequence included; null takes it from the data.
+        num_beams: beam width; 1 is greedy decoding.
+        length_penalty: exponent of the length that divides a translation's log-probability; above 0 prefers longer
+            translations. Used with ``num_beams`` above 1.
+        early_stopping: when beam search stops: true, once ``num_beams`` translations have ended; false, once no running
+            one is likely to become better; ``never``, once none can become better.
+        examples: number of translations printed after a validation or test, if they changed; 0 for none.
     """
 
-    monitor, monitor_mode = "val/bleu", "max"
+    monitor = "val/bleu"
+    monitor_mode = "max"
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Translator(Task):
             self, tgt_vocab_size=tgt_vocab_size, max_new_tokens=max_new_tokens
         )
         if self.max_new_tokens < 1 or num_beams < 1 or examples < 0:
-            least = "max_new_tokens and num_beams start at 1, examples at 0"
+            least = "max_new_tokens and num_beams must be at least 1, examples at least 0"
             raise ValueError(f"{least}: got {max_new_tokens=}, {num_beams=}, {examples=}")
         self.generation_options = {
             "num_beams": num_beams,
@@ -78,20 +78,25 @@ class Translator(Task):
         self.loss = adapt_loss(
             self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX), "multiclass", tgt_vocab_size
         )
-        self.tokenizers: tuple[Tokenizer, ...] | None = None  # of source and target; from the data, or a checkpoint
+        # Of source and target, from the data or a checkpoint.
+        self.tokenizers: tuple[Tokenizer, ...] | None = None
         self.metrics = nn.ModuleDict()
         self._set_tokenizers(None)
-        self._printed, self._last_printed = list[str](), ""
+        self._examples: list[str] = []
+        self._last_printed = ""
 
-    # What it says -----------------------------------------------------------------------------------------------------
+    # Steps ------------------------------------------------------------------------------------------------------------
 
     def step(self, batch: Any, stage: str) -> Tensor:
         inputs, labels = batch
-        logits, kept = self(*inputs), labels != IGNORE_INDEX
+        logits = self(*inputs)  # (b, t, v)
+        kept = labels != IGNORE_INDEX
         size = self.tgt_vocab_size
-        if labels.device.type == "cpu" and int(labels.max()) >= size:  # elsewhere looking at values waits for it
+        # Only on a CPU: elsewhere reading values waits for the device.
+        if labels.device.type == "cpu" and int(labels.max()) >= size:
             raise ValueError(f"target token {int(labels.max())} is out of range: tgt_vocab_size={size}")
-        hits, n = ((logits.detach().argmax(2) == labels) & kept).sum(), kept.sum()
+        hits = ((logits.detach().argmax(2) == labels) & kept).sum()
+        n = kept.sum()
         self.log_mean(stage, n, token_accuracy=hits / n)
         if stage != "train":
             self._update_metrics(inputs, labels, stage)
@@ -101,80 +106,98 @@ class Translator(Task):
         return self.loss(logits.flatten(0, 1), labels.flatten())
 
     def num_items(self, batch: Any) -> Tensor:
-        """Over how many tokens of targets the mean is taken."""
+        """Return the number of target tokens."""
         return num_targets(self.loss, batch[1])
 
     def generate(self, src: Int[Tensor, "b s"], *more: Tensor) -> Generated:
-        """Translate a batch of sources: tokens ``(b, t)`` with a score each."""
+        """Translate a batch of sources; return token ids ``(b, t)`` and scores ``(b,)``."""
         lengths = {"src_lengths": more[0]} if more else {}
         return self.net.generate(
             src, self.bos_id, self.eos_id, self.max_new_tokens, **self.generation_options, **lengths
         )  # type: ignore[operator]
 
     def translate(self, texts: Sequence[str]) -> list[str]:
-        """Translate texts, in eval mode."""
+        """Return translations of texts; the module has to be in eval mode."""
         if self.tokenizers is None:
-            raise ValueError(
-                f"{type(self).__name__} knows no text yet: train it on data that does, or load a checkpoint"
-            )
+            raise ValueError(f"{type(self).__name__} has no tokenizers yet: train it on texts, or load a checkpoint")
         source = self.tokenizers[0]
-        rows = [torch.tensor(source.encode(text) or [source.unknown_id], device=self.device) for text in texts]
+        rows = []
+        for text in texts:
+            ids = source.encode(text) or [source.unknown_id]
+            rows.append(torch.tensor(ids, device=self.device))
         src = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
         return [self._decode(row) for row in self.generate(src).tokens]
 
     @torch.no_grad()
     def alignments(self, batch: Any, samples: int) -> list[tuple[list[str], list[str], Float[Tensor, "t s"]]]:
-        """Return for the first sources of a batch: their tokens, those of their translations, and the attention.
+        """Return source tokens, translated tokens and attention weights of the first samples of a batch.
 
         Args:
-            batch: as in training.
-            samples: how many at most.
+            batch: a batch as in training.
+            samples: maximum number of samples.
         """
         src = inputs_of(batch)[0][:samples]
         tokens = self.generate(src).tokens
         tgt = torch.cat([tokens.new_full((len(tokens), 1), self.bos_id), tokens[:, :-1]], 1)
         weights = self.net.attend(src, tgt)  # type: ignore[operator]
         if weights is None:
-            raise ValueError(f"{type(self).__name__} has no attention to draw")
-        found = []
+            raise ValueError(f"{type(self).__name__} has no attention to plot")
+        alignments = []
         for source, target, weight in zip(src.tolist(), tokens.tolist(), weights.float().cpu(), strict=True):
-            s, t = len(self._strip(source)), len(self._strip(target, end=True))
-            names = [self._names(part, side) for side, part in enumerate((source[:s], target[:t]))]
-            found.append((names[0], names[1], weight[:t, :s]))
-        return found
+            source = self._strip(source)
+            target = self._strip(target, end=True)
+            weight = weight[: len(target), : len(source)]
+            alignments.append((self._names(source, 0), self._names(target, 1), weight))
+        return alignments
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return columns: ``source``, ``translation`` and ``score``, the log-probability a token (or as penalised)."""
+        """Return columns ``source``, ``translation`` and ``score``: a length-normalized log-probability."""
         src = inputs_of(batch)[0]
-        found = self.generate(src)
-        texts = [self._decode(row, 0) for row in src], [self._decode(row) for row in found.tokens]
-        return {"source": texts[0], "translation": texts[1], "score": found.scores.tolist()}
+        generated = self.generate(src)
+        return {
+            "source": [self._decode(row, 0) for row in src],
+            "translation": [self._decode(row) for row in generated.tokens],
+            "score": generated.scores.tolist(),
+        }
 
-    # Judging ----------------------------------------------------------------------------------------------------------
+    # Metrics ----------------------------------------------------------------------------------------------------------
 
     def _update_metrics(self, inputs: Any, labels: Tensor, stage: str) -> None:
-        found = [self._decode(row) for row in self.generate(inputs[0]).tokens]
-        # What the vocabulary cannot say is in no translation, and no translation is right that leaves it out.
-        right = [self._decode(row, unknown=UNKNOWN) for row in labels]
-        self.metrics[stage].update(found, [[text] for text in right])  # type: ignore[operator]
-        exact = torch.tensor([a == b for a, b in zip(found, right, strict=True)], device=labels.device)
-        self.log_mean(stage, len(right), exact_match=exact.float().mean())
-        for row, text, true in zip(inputs[0], found, right, strict=True):
-            if len(self._printed) >= self.examples:
+        translations = [self._decode(row) for row in self.generate(inputs[0]).tokens]
+        # Unknown tokens are never generated, so a translation of a target with one is never an exact match.
+        targets = [self._decode(row, unknown=UNKNOWN) for row in labels]
+        self.metrics[stage].update(translations, [[text] for text in targets])  # type: ignore[operator]
+        matches = [text == target for text, target in zip(translations, targets, strict=True)]
+        exact = torch.tensor(matches, device=labels.device)
+        self.log_mean(stage, len(targets), exact_match=exact.float().mean())
+        for row, text, target in zip(inputs[0], translations, targets, strict=True):
+            if len(self._examples) >= self.examples:
                 break
-            self._printed.append(f"{self._decode(row, 0)!r} -> {text!r}" + ("" if text == true else f", not {true!r}"))
+            example = f"{self._decode(row, 0)!r} -> {text!r}"
+            if text != target:
+                example += f", not {target!r}"
+            self._examples.append(example)
 
     def reset_metrics(self, stage: str) -> None:
         super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
-        self._printed.clear()
+        self._examples.clear()
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        text = "\n".join(self._printed)
-        if text != self._last_printed and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self._last_printed, bar = text, self.trainer.progress_bar_callback
-            (print if bar is None else bar.print)(text)
+        self._print_examples()
         return self.metrics[stage].compute()  # type: ignore[operator]
+
+    def _print_examples(self) -> None:
+        """Print the examples on the main process, unless they are those printed last."""
+        text = "\n".join(self._examples)
+        if text == self._last_printed or not self.trainer.is_global_zero or self.trainer.sanity_checking:
+            return
+        self._last_printed = text
+        progress_bar = self.trainer.progress_bar_callback
+        if progress_bar is None:
+            print(text)
+        else:
+            progress_bar.print(text)
 
     # Text -------------------------------------------------------------------------------------------------------------
 
@@ -206,15 +229,21 @@ class Translator(Task):
         self.metrics["test"] = MetricCollection({"bleu": bleu.clone(), "chrf": CHRFScore(n_word_order=0)})
 
     def _strip(self, numbers: list[int], end: bool = False) -> list[int]:
-        """A row's tokens, without padding and what follows the end, which belongs to them or not."""
-        stops = [i for i, number in enumerate(numbers) if number in (self.eos_id, self.pad_id, IGNORE_INDEX)]
-        if not stops:
-            return numbers
-        return numbers[: stops[0] + (end and numbers[stops[0]] == self.eos_id)]
+        """Return token ids up to the end-of-sequence or padding; ``end`` keeps the end-of-sequence."""
+        for i, number in enumerate(numbers):
+            if number == self.eos_id:
+                return numbers[: i + 1] if end else numbers[:i]
+            if number in (self.pad_id, IGNORE_INDEX):
+                return numbers[:i]
+        return numbers
 
     def _decode(self, row: Tensor, side: int = 1, unknown: str = "") -> str:
-        own = self._strip(row.tolist())
-        return " ".join(map(str, own)) if self.tokenizers is None else self.tokenizers[side].decode(own, unknown)
+        ids = self._strip(row.tolist())
+        if self.tokenizers is None:
+            return " ".join(map(str, ids))
+        return self.tokenizers[side].decode(ids, unknown)
 
     def _names(self, numbers: list[int], side: int) -> list[str]:
-        return [str(i) for i in numbers] if self.tokenizers is None else self.tokenizers[side].names(numbers)
+        if self.tokenizers is None:
+            return [str(i) for i in numbers]
+        return self.tokenizers[side].names(numbers)
