@@ -16,11 +16,12 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from tests.processes import Fork
+from zoo.distributed import full_tensor
 from zoo.layers import InitRule
 from zoo.models import GPT, GPTLanguageModel, LLaMA, LLaMALanguageModel
 from zoo.tasks import decoder
 from zoo.tasks.decoder import materialize_and_init, shard
-from zoo.weights.sharded import full_tensor, materialize
+from zoo.weights.sharded import materialize
 
 SIZES = {"dim": 32, "depth": 2, "heads": 4, "vocab_size": 11, "block_size": 12}
 RULES = [InitRule("mlp.proj$", weight="kaiming_normal"), InitRule("qkv", weight="xavier_uniform", bias="ones")]

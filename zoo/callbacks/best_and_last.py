@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo._lightning import accumulates, end_restart, epoch_done, validates_next
+from zoo.callbacks.output_folder import output_folder
 from zoo.checkpoints import mark_format, upgrade
 from zoo.optim.metric_mode import metric_mode, names
 
@@ -63,7 +64,7 @@ class BestAndLast(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.dirpath is None:
-            self.dirpath = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+            self.dirpath = output_folder(trainer) / "checkpoints"
         if self.monitor is None:
             self.monitor = getattr(pl_module, "monitor", "val/loss")
             self.mode = self.mode or getattr(pl_module, "monitor_mode", None)

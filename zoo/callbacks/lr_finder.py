@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from zoo._lightning import batch_to_device, step_arguments, training_batches
 from zoo._torch import forget_iterator
 from zoo.callbacks.learning_rates import main_lr, peak_lrs, rescaled_lrs, set_lr, set_value
 from zoo.callbacks.lr_curve import Mode, Suggestion, Sweep, loss_decreases, lr_grid, plot_sweep, suggest, write_csv
+from zoo.callbacks.output_folder import output_folder
 from zoo.callbacks.state_snapshot import StateSnapshot
 
 
@@ -82,7 +82,7 @@ class LRFinder(Callback):
             return
         rates = lr_grid(self.min_lr, self.max_lr, self.steps, self.mode)
         result = self.result = sweep(trainer, pl_module, rates, self.mode, self.smoothing, self.early_stop_threshold)
-        folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        folder = output_folder(trainer, self.dirpath)
         if not result.suggestions:
             rank_zero_warn(
                 f"LRFinder: the loss never falls between lr={result.lrs[0]:.2g} and {result.lrs[-1]:.2g};"

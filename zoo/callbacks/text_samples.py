@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+from zoo.callbacks.output_folder import output_folder
+from zoo.files import write_text
 
 SHARDED_STRATEGIES = (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)  # of whose weights no process has all
 
@@ -60,7 +62,7 @@ class TextSamples(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # All processes have to ask for log_dir together, so not later, when only the first one writes.
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "samples"
+        self._folder = output_folder(trainer, self.dirpath) / "samples"
         if not (hasattr(pl_module, "generate") and hasattr(pl_module, "tokenizer")):
             raise ValueError(f"TextSamples is for language models, and {type(pl_module).__name__} is none")
 
@@ -87,9 +89,7 @@ class TextSamples(L.Callback):
         text = "\n\n".join(f"--- {i}\n{prompt}|{new}" for i, (prompt, new) in enumerate(texts, 1)) + "\n"
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{trainer.global_step:06d}.txt"
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
+        write_text(path, text)
         for logger in trainer.loggers:
             log_text(logger, texts, text, trainer.global_step)
 

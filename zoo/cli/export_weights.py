@@ -15,12 +15,12 @@ from zoo import models
 from zoo.checkpoints import Checkpoint, Weights
 from zoo.diffusion.schedules import linear_betas, scaled_linear_betas
 from zoo.errors import UserError
-from zoo.files import atomic_folder
+from zoo.files import atomic_folder, write_json
 from zoo.models import LatentDiffusion
 from zoo.models.latent_diffusion import PREDICTION_TYPES, SCHEDULES
 from zoo.tasks.tokenized import TextTask
 from zoo.text.save import save_tokenizer
-from zoo.weights.files import write, write_json
+from zoo.weights.files import write
 from zoo.weights.formats.diffusers import SCHEDULER, DiffusersNet, save_pipeline
 from zoo.weights.formats.huggingface import HuggingFaceNet
 from zoo.weights.pretrained import PretrainedNet

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 import torch
+
+from zoo.distributed import say
 
 try:
     import fcntl
@@ -126,9 +127,3 @@ def _manual_download_hint(url: str, place: Path, error: Exception) -> str:
     known = f" (its SHA-256 begins with {hash_prefix(url)})" if hash_prefix(url) else ""
     command = f"curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(url)}"
     return f"cannot fetch {place.name}: {reason}; where there is a network, put it at {place}{known} by: {command}"
-
-
-def say(text: str) -> None:
-    """Tell the user, once and not by every process."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"zoo: {text}", file=sys.stderr)

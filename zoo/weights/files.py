@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.ema_weights import with_ema
+from zoo.checkpoints.renames import upgrade, upgrade_header
+from zoo.files import atomic_file
+
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, in Hugging Face's files
 
@@ -68,7 +72,11 @@ def read(path: str | Path, device: str = "cpu") -> Weights:
                 f"{path} holds Python objects, which could run code; only plain tensors are read"
             ) from None
         raise ValueError(f"{path} is no whole file of weights") from None
-    known = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
+    known = {}
+    if isinstance(content, dict) and "state_dict" in content:
+        upgrade(content)
+        content = with_ema(content)
+        known = content.get("hyper_parameters") or {}
     return Weights(str(path), _tensors(path, content), dict(known), {}, known.get("preprocessing"))
 
 
@@ -85,7 +93,8 @@ def _read_safetensors(path: Path, device: str) -> Weights:
                 state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except SafetensorError:
         raise ValueError(f"{path} is no whole file of weights") from None
-    return Weights(str(path), state, metadata.get("arguments", {}), {}, metadata.get("preprocessing"))
+    arguments = upgrade_header(metadata.get("arguments", {}))
+    return Weights(str(path), state, arguments, {}, metadata.get("preprocessing"))
 
 
 def _read_folder(folder: Path, device: str) -> Weights:
@@ -128,9 +137,8 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     """The parameters and buffers in what ``torch.load`` returned, without the wrappings of training scripts."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not the state of a network")
-    averages = content.get("ema_params", {})
     inner = next((content[k] for k in ("state_dict", "model", "net") if isinstance(content.get(k), Mapping)), content)
-    state = {k: averages.get(k, v) for k, v in inner.items()}
+    state = dict(inner)
     if any(k.startswith("net.") for k in state):  # a LightningModule's, of which only the network counts
         state = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
     state = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in state.items()}
@@ -154,19 +162,5 @@ def write(path: str | Path, state: Mapping[str, Tensor], **metadata: Any) -> Non
         else:
             torch.save(state, new)
 
-    _write_atomically(path, save)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_atomically(path, lambda new: new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
-
-
-def _write_atomically(path: Path, save: Any) -> None:
-    """Write beside the file and rename, so that nobody ever finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    try:
+    with atomic_file(path) as new:
         save(new)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)

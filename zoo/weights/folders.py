@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.renames import upgrade_header
 from zoo.weights.files import Weights, read
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -119,7 +120,8 @@ def _open_zoo(path: Path) -> Weights:
     file = open_file(path)
     metadata = json.loads((file.metadata() or {}).get("zoo", "{}"))
     state: Any = LazyTensors(dict.fromkeys(file.keys(), path), {path: file})
-    return Weights(str(path), state, metadata.get("arguments", {}), {}, metadata.get("preprocessing"))
+    arguments = upgrade_header(metadata.get("arguments", {}))
+    return Weights(str(path), state, arguments, {}, metadata.get("preprocessing"))
 
 
 def open_file(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
-from zoo.weights.fetch import say
+from zoo.distributed import say
 from zoo.weights.files import Weights, write
 from zoo.weights.published import load_by_name
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from zoo._torch import TorchDispatchMode
+from zoo.distributed import copy_into_shard, full_tensor
 
 
 class UnshardedInit(TorchDispatchMode):
@@ -30,30 +30,6 @@ class UnshardedInit(TorchDispatchMode):
         if not target.is_meta:
             copy_into_shard(whole, target)
         return target
-
-
-@torch.no_grad()
-def copy_into_shard(whole: Tensor, parameter: Tensor) -> None:
-    """Copy a tensor into a parameter, or of a divided one into the part that is here."""
-    if isinstance(parameter, DTensor):
-        part = distribute_tensor(
-            whole.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
-        parameter.to_local().copy_(part.to_local())
-    else:
-        parameter.copy_(whole)
-
-
-def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor; of a divided one all parts, for which every process has to ask."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
-
-
-def reshard(net: nn.Module) -> None:
-    """Drop whole weights that ``fully_shard`` keeps after a forward pass: they stand in place of the parts."""
-    for part in net.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
 
 
 def materialize(net: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> None:

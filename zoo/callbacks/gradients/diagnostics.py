@@ -21,6 +21,7 @@ from zoo.callbacks.gradients.analysis import (
 )
 from zoo.callbacks.gradients.heat_map import heat_map, log_figure
 from zoo.callbacks.gradients.measurement import StepMeasurement, local_shard
+from zoo.callbacks.output_folder import output_folder
 
 
 class GradientDiagnostics(Callback):
@@ -75,7 +76,7 @@ class GradientDiagnostics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # log_dir is agreed on by all processes, so it must not be asked for when one of them has failed
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        self._folder = output_folder(trainer, self.dirpath)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every_n_steps:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,8 @@ from zoo._torch import buffers, map_tensors
 from zoo.callbacks.nan.advice import format_report
 from zoo.callbacks.nan.replay import find_producer, random_state, set_random_state, side_effect_free_step
 from zoo.callbacks.nan.trace import Finding, batch_length, check_output, dense_local, is_finite, to_containers
+from zoo.callbacks.output_folder import output_folder
+from zoo.files import atomic_file, write_text
 
 
 class NonFiniteError(RuntimeError):
@@ -32,13 +32,6 @@ def all_finite(loss: Tensor, gradients: list[Tensor]) -> Tensor:
         return torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients).to(loss.device))
     # one pass over the memory either way, but here sums run in parallel and norms do not
     return torch.isfinite(torch.stack([loss, *(gradient.sum() for gradient in gradients)]).sum())
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """A reader finds the whole file or none."""
-    unfinished = path.with_name(path.name + ".part")
-    write(unfinished)
-    os.replace(unfinished, path)
 
 
 class NaNGuard(L.Callback):
@@ -95,7 +88,7 @@ class NaNGuard(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not pl_module.automatic_optimization:
             raise ValueError("NaNGuard needs automatic optimisation: manual steps change the weights unseen")
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)  # log_dir talks to all ranks
+        self._folder = output_folder(trainer, self.dirpath)  # log_dir talks to all ranks
         self._buffers = [(home, name, None) for home in map(buffers, pl_module.modules()) for name in home]
         self._consecutive_skips, self._skip_step, self._stepped = 0, False, False
         self._checking, self._output_finding = False, None
@@ -243,11 +236,12 @@ class NaNGuard(L.Callback):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             content = json.dumps(report, indent=2, allow_nan=False) + "\n"
-            write_atomically(self._folder / "nan_report.json", lambda path: path.write_text(content))
+            write_text(self._folder / "nan_report.json", content)
             if self.save_batch:
                 batch = map_tensors(lambda tensor: tensor.detach().cpu().clone(), to_containers(self._batch))
                 saved = {"batch": batch, "batch_idx": self._batch_idx, "torch_rng_state": self._random["torch"]}
-                write_atomically(self._folder / "nan_batch.pt", lambda path: torch.save(saved, path))
+                with atomic_file(self._folder / "nan_batch.pt") as new:
+                    torch.save(saved, new)
         except OSError as error:
             return f"{text} The report could not be written: {error}."
         return f"{text} Report: {self._folder / 'nan_report.json'}."

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.callbacks.gradients.heat_map import log_figure
+from zoo.callbacks.output_folder import output_folder
 
 Alignment = tuple[list[str], list[str], Float[Tensor, "t s"]]
 """Tokens of a source, those of its translation, and how the attention of each of these is shared out."""
@@ -36,7 +37,7 @@ class AttentionMaps(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # All processes have to ask for log_dir together, so not later, when only the first one draws.
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        self._folder = output_folder(trainer, self.dirpath)
         if not hasattr(pl_module, "alignments"):
             raise ValueError(f"AttentionMaps draws translators, and {type(pl_module).__name__} is none")
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.callbacks.gradients.heat_map import log_figure
+from zoo.callbacks.output_folder import output_folder
 
 
 class EmbeddingPlot(L.Callback):
@@ -40,7 +41,7 @@ class EmbeddingPlot(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # All processes have to ask for log_dir together, so not later, when only the first one draws.
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        self._folder = output_folder(trainer, self.dirpath)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._reset()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from zoo.files import atomic_file
 
 MAX_PIXELS = 224  # of a side, beyond which a thumbnail is no clearer
 DPI = 110
@@ -59,9 +60,5 @@ def denormalize(x: Tensor, data: Any = None) -> Float[Tensor, "n c h w"]:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    try:
+    with atomic_file(path) as new:
         figure.savefig(new, dpi=DPI, format="png")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)

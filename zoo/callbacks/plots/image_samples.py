@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.callbacks.gradients.heat_map import log_figure
+from zoo.callbacks.output_folder import output_folder
 from zoo.callbacks.plots.image_grid import DPI, save_figure
 
 MIN_SIDE = 48  # pixels that an image in a grid has at least
@@ -53,14 +54,19 @@ class ImageSamples(L.Callback):
                 f"n and every_n_validations start at 1: got n={n}, every_n_validations={every_n_validations}"
             )
         self.n, self.every_n_validations, self.dirpath = n, every_n_validations, dirpath
-        self.options: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "seed": seed}
+        self.options: dict[str, Any] = {
+            "steps": steps,
+            "sampler": sampler,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+        }
         self.texts = texts
         self._folder = Path()
         self._validations = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # All processes have to ask for log_dir together, so not later, when only the first one draws.
-        self._folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        self._folder = output_folder(trainer, self.dirpath)
         if not hasattr(pl_module, "sample"):
             raise ValueError(f"ImageSamples draws models that make images, and {type(pl_module).__name__} makes none")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from zoo.weights.files import Weights, read, write, write_json
+from zoo.files import atomic_folder, write_json
+from zoo.weights.files import Weights, read, write
 from zoo.weights.folders import LazyTensors, open_file, read_json
 from zoo.weights.formats.ldm import from_ldm, infer_config, is_single_file, predicts_velocity, to_ldm
 
@@ -118,8 +118,7 @@ def save_pipeline(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already: a pipeline is written to a new folder")
-    new = folder.with_name(f"{folder.name}.new-{os.getpid()}")
-    try:
+    with atomic_folder(folder) as new:
         for part, net in networks.items():
             net.save_pretrained(new / part)
         if tokenizer is not None:
@@ -132,11 +131,6 @@ def save_pipeline(
         index |= {"scheduler": ["diffusers", noise["_class_name"]], "safety_checker": [None, None]}
         index |= {"feature_extractor": [None, None], "requires_safety_checker": False}
         write_json(new / "model_index.json", {"_class_name": "StableDiffusionPipeline", **index})
-        if folder.exists():
-            folder.rmdir()
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def save_single_file(path: str | Path, networks: Mapping[Part, DiffusersNet], prediction_type: str = "epsilon") -> None:

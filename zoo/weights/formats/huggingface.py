@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from zoo.distributed import copy_into_shard, reshard
 from zoo.weights.files import Weights, write
 from zoo.weights.folders import NamedTensors, open_weights, write_folder
-from zoo.weights.sharded import GatheredTensors, copy_into_shard, materialize, reshard, write_on_rank_zero
+from zoo.weights.sharded import GatheredTensors, materialize, write_on_rank_zero
 
 LayoutFormat = Literal["huggingface", "zoo"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.weights.fetch import say
+from zoo.distributed import say
 from zoo.weights.files import Weights
 from zoo.weights.folders import NamedTensors
 

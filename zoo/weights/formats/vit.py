@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.weights.files import write, write_json
+from zoo.files import write_json
+from zoo.weights.files import write
 from zoo.weights.renaming import invert, rename_keys
 
 _BLOCK = "encoder.layers.encoder_layer_{}"
