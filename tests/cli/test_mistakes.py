@@ -18,7 +18,7 @@ import torch
 
 from tests.processes import Done, Fork
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIGITS = "fit -c configs/mlp_digits.yaml"
 TABLE_FILE = "fit --model MLPClassifier --data Tabular --data.file"
 OWN = "fit --model MLPClassifier --model.input_dim 5 --data owndata.Data --trainer.max_epochs 2"
@@ -113,7 +113,7 @@ TABLE = {
     "list wanted": Mistake(f"{DIGITS} --model.hidden 3", ["model.hidden", "a list", "'3'"]),
     "negative rate": Mistake(f"{DIGITS} --model.lr -1", ["lr", "above 0", "-1.0"]),
     "dropout above 1": Mistake(f"{DIGITS} --model.dropout 1.5", ["dropout", "between 0 and 1", "1.5"]),
-    "negative width": Mistake(f"{DIGITS} --model.hidden [-4]", ["widths start at 1", "hidden=[-4]"]),
+    "negative width": Mistake(f"{DIGITS} --model.hidden [-4]", ["1 or more", "hidden=[-4]"]),
     "negative size": Mistake(
         "fit -c configs/small_cnn_digits.yaml --model.stages [[-8]]", ["width or size", "-8", "at least 1"]
     ),

@@ -329,7 +329,7 @@ ROWS = (
     # jsonargparse: options and keys
     Row(r"\Aunrecognized arguments: (\S+)", unknown_argument),
     Row(r"\AGroup '([\w.]+)' does not accept option '([\w.-]+)'", unknown_key_of_section),
-    Row(r"\A[^\n]*Importing '([\w.]+)' is not allowed", forbidden_import),
+    Row(r"Importing '([\w.]+)' is not allowed", forbidden_import),
     Row(r"\AOption '([\w.-]+)' is not accepted", unknown_key),
     Row(r"\Athe following arguments are required: ([^\n]*)", missing_argument),
     # jsonargparse: classes and values

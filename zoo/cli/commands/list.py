@@ -6,14 +6,14 @@ import argparse
 from typing import Any
 
 name = "list"
-help = "list models, data, callbacks, optimizers, configs, commands, ..."
+help = "list models, data, callbacks, optimizers, configs, commands and more"
 
 HEADER = ("name", "what it is", "parameters", "paper", "configs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds())} (default: all components)"
+        "kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds())} (default: all components of zoo)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
