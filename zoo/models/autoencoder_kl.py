@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
 from zoo.tasks.autoencoder import Autoencoder
 from zoo.tasks.base import require
-from zoo.weights.fetch import say
+from zoo.distributed import say
 from zoo.weights.files import Weights
 from zoo.weights.folders import RenamedTensors
 from zoo.weights.formats.diffusers import DiffusersNet
