@@ -140,9 +140,9 @@ def test_recurrent_initialisation_by_option(cls, decoding):
 def test_inputs_that_do_not_fit_are_named():
     net, (past, future) = make(LSTMForecastNet), draw()
     for inputs, words in {
-        (past[:, :, :2], future): r"the past \(b, t, 3\) of series needed, got \(4, 9, 2\)",
-        (past, None): r"known in advance: \(4, 5, 2\) needed \(future_dim=2\), got None",
-        (past, future[:, :4]): r"\(4, 5, 2\) needed .* got \(4, 4, 2\)",
+        (past[:, :, :2], future): r"expected the past \(b, t, 3\) of series, got \(4, 9, 2\)",
+        (past, None): r"expected future covariates \(4, 5, 2\) \(future_dim=2\), got None",
+        (past, future[:, :4]): r"expected .* \(4, 5, 2\) .* got \(4, 4, 2\)",
     }.items():
         with pytest.raises(ValueError, match=words):
             net(*inputs)

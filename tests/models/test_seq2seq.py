@@ -314,7 +314,8 @@ def table_model():
 
 def test_generate_names_what_is_wrong():
     net = make()
-    with pytest.raises(ValueError, match="num_beams and max_new_tokens start at 1, got num_beams=0, max_new_tokens=5"):
+    with pytest.raises(ValueError, match="num_beams and max_new_tokens must be at least 1, got num_beams=0,
+    max_new_tokens=5"):
         net.generate(sources([3]), BOS, EOS, 5, num_beams=0)
     with pytest.raises(ValueError, match="sequence 1 of the batch is empty"):
         net.generate(torch.tensor([[5, 6], [0, 0]]), BOS, EOS, 5)
@@ -402,14 +403,14 @@ def test_a_resumed_run_forces_as_if_never_stopped(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dim": 7, "bidirectional": True}, "dim must be even, each direction .* has half of it: got 7"),
+        ({"dim": 7, "bidirectional": True}, "dim must be even, as each direction .* has half of it: got 7"),
         ({"attention": "self"}, "attention must be none, additive, dot, got 'self'"),
-        ({"teacher_forcing": 1.5}, "teacher_forcing is a share from 0 to 1, got 1.5"),
-        ({"teacher_forcing_end": -1}, "teacher_forcing_end is a share"),
-        ({"teacher_forcing_steps": 0}, "teacher_forcing_steps starts at 1, got 0"),
+        ({"teacher_forcing": 1.5}, "teacher_forcing must be a probability from 0 to 1, got 1.5"),
+        ({"teacher_forcing_end": -1}, "teacher_forcing_end must be a probability"),
+        ({"teacher_forcing_steps": 0}, "teacher_forcing_steps must be at least 1, got 0"),
         ({"src_vocab_size": None}, "Seq2SeqTranslator needs src_vocab_size"),
         ({"bos_id": None}, "Seq2SeqTranslator needs bos_id"),
-        ({"max_new_tokens": 0}, "max_new_tokens and num_beams start at 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens and num_beams must be at least 1"),
     ],
 )
 def test_mistakes_are_told_in_a_line(options, words):

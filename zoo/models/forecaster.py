@@ -1,4 +1,4 @@
-"""Recurrent forecasters: direct (Wen et al. 2017, https://arxiv.org/abs/1711.11053) or step by step."""
+"""LSTM and GRU forecasters: direct (Wen et al. 2017, https://arxiv.org/abs/1711.11053) or autoregressive."""
 
 from __future__ import annotations
 
@@ -17,75 +17,85 @@ States = Tensor | tuple[Tensor, Tensor]
 
 
 class RevIN(nn.Module):
-    """Take a window's own mean and deviation out of its target, and put them back into its forecast.
+    """Reversible instance normalisation (RevIN; Kim et al. 2022, https://openreview.net/forum?id=cGDAkQo1C0p).
 
-    Reversible instance normalisation (Kim et al. 2022, https://openreview.net/forum?id=cGDAkQo1C0p). Only the target is
-    normalised: covariates have no forecast to put theirs back into. Without the paper's epsilon beside the learned
-    scale the way back is exact.
+    Normalises the target of each window by its mean and standard deviation, and denormalises the forecast. Covariates
+    are not normalised, as they are not forecast. Without the paper's epsilon on the learned scale the inverse is exact.
 
     Args:
-        eps: added to the variance.
+        eps: epsilon added to the variance.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(
         self, x: Float[Tensor, "b t"] | Float[Tensor, "b h o"], statistics: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Normalise each row by its statistics, and return these too; or, given statistics, go back."""
+        """Normalise each row and return its statistics ``(b, 1)``; with statistics, denormalise by them."""
         if statistics is None:
             var, mean = torch.var_mean(x.detach(), 1, correction=0, keepdim=True)
             std = (var + self.eps).sqrt()
             return (x - mean) / std * self.weight + self.bias, (mean, std)
-        mean, std = (s.view(-1, *[1] * (x.ndim - 1)) for s in statistics)
-        return (x - self.bias) / self.weight * std + mean, statistics
+        mean, std = statistics
+        shape = (-1, *[1] * (x.ndim - 1))  # one value per row
+        normalized = (x - self.bias) / self.weight
+        return normalized * std.view(shape) + mean.view(shape), statistics
 
 
 class DirectDecoder(nn.Module):
-    """All steps at once: the state becomes a context for each step, which with the step's covariates is its forecast.
+    """Direct multi-step decoder: a context per step from the final state, and an MLP of context and covariates.
 
-    Without covariates it is one linear layer, as in the notes.
+    Without covariates it is one linear layer.
 
     Args:
-        dim: width of the state.
-        horizon: steps to forecast.
-        future_dim: covariates a step.
-        outputs: numbers a step.
+        dim: hidden dimension.
+        horizon: number of steps to forecast.
+        future_dim: number of covariates per step.
+        outputs: number of outputs per step.
     """
 
     def __init__(self, dim: int, horizon: int, future_dim: int, outputs: int) -> None:
         super().__init__()
         self.horizon = horizon
-        self.context = nn.Linear(dim, horizon * (dim if future_dim else outputs))
+        width = dim if future_dim else outputs
+        self.context = nn.Linear(dim, horizon * width)
+        # built in any case: its random numbers decide what a seed gives
         step = nn.Sequential(nn.Linear(dim + future_dim, dim), nn.ReLU(), nn.Linear(dim, outputs))
         self.step = step if future_dim else None
 
     def forward(
         self, states: States, last: Float[Tensor, "b 1"], future: Float[Tensor, "b h k"] | None
     ) -> Float[Tensor, "b h o"]:
-        top = states[0][-1] if isinstance(states, tuple) else states[-1]
-        context = self.context(top).unflatten(1, (self.horizon, -1))
-        return context if self.step is None or future is None else self.step(torch.cat([context, future], 2))
+        if isinstance(states, tuple):  # h and c of an LSTM
+            states = states[0]
+        top = states[-1]  # (b, dim)
+        context = self.context(top).unflatten(1, (self.horizon, -1))  # (b, horizon, width)
+        if self.step is None or future is None:
+            return context
+        return self.step(torch.cat([context, future], 2))
 
 
 class AutoregressiveDecoder(nn.Module):
-    """Step by step: a forecast (of quantiles the median) and the next step's covariates lead to the next forecast.
+    """Autoregressive decoder: each step's input is the previous forecast (the median) and the step's covariates.
 
-    It learns as it forecasts, from its own steps and not the true ones.
+    Training feeds back forecasts as well, without teacher forcing.
 
     Args:
-        rnn: goes on from the encoder's states; takes ``1 + future_dim`` numbers a step.
-        horizon: steps to forecast.
-        outputs: numbers a step.
-        feedback_index: which of them leads to the next step.
+        rnn: recurrent layers with ``1 + future_dim`` inputs, which start from the encoder's states.
+        horizon: number of steps to forecast.
+        outputs: number of outputs per step.
+        feedback_index: index of the output that is fed back.
     """
 
     def __init__(self, rnn: nn.LSTM | nn.GRU, horizon: int, outputs: int, feedback_index: int = 0) -> None:
         super().__init__()
-        self.rnn, self.horizon, self.feedback_index = rnn, horizon, feedback_index
+        self.rnn = rnn
+        self.horizon = horizon
+        self.feedback_index = feedback_index
         self.out = nn.Linear(rnn.hidden_size, outputs)
 
     def forward(
@@ -93,28 +103,31 @@ class AutoregressiveDecoder(nn.Module):
     ) -> Float[Tensor, "b h o"]:
         steps = []
         for i in range(self.horizon):
-            known = last if future is None else torch.cat([last, future[:, i]], 1)
-            top, states = self.rnn(known.unsqueeze(1), states)
-            steps.append(self.out(top.squeeze(1)))
-            last = steps[-1][:, self.feedback_index : self.feedback_index + 1]
+            inputs = last  # (b, 1)
+            if future is not None:
+                inputs = torch.cat([last, future[:, i]], 1)  # (b, 1 + k)
+            top, states = self.rnn(inputs.unsqueeze(1), states)  # (b, 1, dim)
+            step = self.out(top.squeeze(1))  # (b, o)
+            steps.append(step)
+            last = step[:, self.feedback_index : self.feedback_index + 1]
         return torch.stack(steps, 1)
 
 
 class LSTMForecastNet(nn.Module):
-    """An LSTM that reads the past, and a decoder that forecasts the next steps from its last states.
+    """LSTM encoder over the past, and a decoder that forecasts the next steps from its final states.
 
     Args:
-        input_dim: numbers a step of the past, the target first.
-        horizon: steps to forecast.
-        dim: width of the state.
+        input_dim: features per step of the past, the target first.
+        horizon: number of steps to forecast.
+        dim: hidden dimension.
         depth: number of layers.
-        dropout: share dropped between layers, where there are several.
-        future_dim: covariates a step that are known in advance; 0 for none.
-        quantiles: which to forecast, 0.5 among them; null forecasts one number a step.
-        decoding: ``direct``, all steps at once, or ``autoregressive``, each from the one before.
-        revin: normalise the target of each window by itself, and undo it in the forecast.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
+        dropout: dropout probability between layers.
+        future_dim: number of covariates per step that are known in advance; 0 for none.
+        quantiles: quantiles to forecast, 0.5 among them; null for a point forecast.
+        decoding: ``direct``, all steps at once, or ``autoregressive``, each from the previous one.
+        revin: reversible instance normalisation of the target.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
     """
 
     layer: ClassVar[type[nn.LSTM] | type[nn.GRU]] = nn.LSTM
@@ -137,63 +150,71 @@ class LSTMForecastNet(nn.Module):
             raise ValueError(f"decoding must be {' or '.join(get_args(Decoding))}, got {decoding!r}")
         levels = check_quantiles(quantiles)
         self.shape = (input_dim, horizon, future_dim)
-        self.quantiles, outputs, between = levels, max(1, len(levels)), dropout if depth > 1 else 0.0
+        self.quantiles = levels
+        outputs = max(1, len(levels))
+        between = dropout if depth > 1 else 0.0  # torch warns of a dropout without a second layer
         self.revin = RevIN() if revin else None
         self.encoder = self.layer(input_dim, dim, depth, batch_first=True, dropout=between)
         if decoding == "direct":
             self.decoder = DirectDecoder(dim, horizon, future_dim, outputs)
         else:
             rnn = self.layer(1 + future_dim, dim, depth, batch_first=True, dropout=between)
-            self.decoder = AutoregressiveDecoder(rnn, horizon, outputs, levels.index(0.5) if levels else 0)
-        for rnn in self.modules() if init_recurrent else []:
-            if isinstance(rnn, self.layer):
-                initialize_recurrent(rnn)
+            median = levels.index(0.5) if levels else 0
+            self.decoder = AutoregressiveDecoder(rnn, horizon, outputs, median)
+        if init_recurrent:
+            for module in self.modules():
+                if isinstance(module, self.layer):
+                    initialize_recurrent(module)
 
     def forward(
         self, past: Float[Tensor, "b t d"], future: Float[Tensor, "b h k"] | None = None
     ) -> Float[Tensor, "b h"] | Float[Tensor, "b h q"]:
         self._check(past, future)
-        target, units = past[:, :, 0], None
+        target = past[:, :, 0]  # (b, t)
+        statistics = None
         if self.revin is not None:
-            target, units = self.revin(target)
+            target, statistics = self.revin(target)
             past = torch.cat([target.unsqueeze(2), past[:, :, 1:]], 2)
         _, states = self.encoder(past)
-        out = self.decoder(states, target[:, -1:], future)
+        out = self.decoder(states, target[:, -1:], future)  # (b, horizon, outputs)
         if self.revin is not None:
-            out, _ = self.revin(out, units)
-        return out if self.quantiles else out.squeeze(2)
+            out, _ = self.revin(out, statistics)
+        if self.quantiles:
+            return out
+        return out.squeeze(2)
 
     def _check(self, past: Tensor, future: Tensor | None) -> None:
-        width, horizon, known = self.shape
+        width, horizon, future_dim = self.shape
         if past.ndim != 3 or past.shape[2] != width:
-            raise ValueError(f"the past (b, t, {width}) of series needed, got {tuple(past.shape)}")
-        given = None if future is None else tuple(future.shape)
-        if given != ((len(past), horizon, known) if known else None):
-            need = f"({len(past)}, {horizon}, {known})" if known else "no covariates"
-            raise ValueError(f"known in advance: {need} needed (future_dim={known}), got {given}")
+            raise ValueError(f"expected the past (b, t, {width}) of series, got {tuple(past.shape)}")
+        expected = (len(past), horizon, future_dim) if future_dim else None
+        shape = None if future is None else tuple(future.shape)
+        if shape != expected:
+            wanted = expected or "no covariates"
+            raise ValueError(f"expected future covariates {wanted} (future_dim={future_dim}), got {shape}")
 
 
 class GRUForecastNet(LSTMForecastNet):
-    """A GRU (Cho et al. 2014) that reads the past, and a decoder: ``LSTMForecastNet`` with two gates for three."""
+    """GRU encoder (Cho et al. 2014) over the past, and a decoder; arguments as for ``LSTMForecastNet``."""
 
     layer = nn.GRU
 
 
 class LSTMForecaster(Forecaster):
-    """An LSTM that forecasts the next steps of series.
+    """LSTM time series forecaster.
 
     Args:
-        dim: width of the state.
+        dim: hidden dimension.
         depth: number of recurrent layers.
-        dropout: share dropped between layers, where there are several.
-        decoding: ``direct``, all steps at once, or ``autoregressive``, each from the one before.
-        revin: normalise the target of each window by itself, and undo it in the forecast (Kim et al. 2022).
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
-        quantiles: which to forecast, such as [0.1, 0.5, 0.9]; null forecasts one number a step.
-        horizon: steps to forecast; null takes it from the data.
-        input_dim: numbers a step of the past, the target first; null takes it from the data.
-        future_dim: covariates a step that are known in advance; null takes it from the data, or 0.
+        dropout: dropout probability between layers.
+        decoding: ``direct``, all steps at once, or ``autoregressive``, each from the previous one.
+        revin: reversible instance normalisation of the target (Kim et al. 2022).
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
+        quantiles: quantiles to forecast, such as [0.1, 0.5, 0.9]; null for a point forecast.
+        horizon: number of steps to forecast; null takes it from the data.
+        input_dim: features per step of the past, the target first; null takes it from the data.
+        future_dim: number of covariates per step that are known in advance; null takes it from the data, or 0.
     """
 
     network: ClassVar[type[LSTMForecastNet]] = LSTMForecastNet
@@ -213,12 +234,22 @@ class LSTMForecaster(Forecaster):
         **kwargs: Any,
     ) -> None:
         width, steps = require(self, input_dim=input_dim, horizon=horizon)
-        shape = (width, steps, dim, depth, dropout, future_dim or 0)
-        net = self.network(*shape, quantiles, decoding, revin, init_recurrent)
+        net = self.network(
+            width,
+            steps,
+            dim,
+            depth,
+            dropout,
+            future_dim or 0,
+            quantiles,
+            decoding,
+            revin,
+            init_recurrent,
+        )
         super().__init__(net=net, horizon=horizon, quantiles=quantiles, **kwargs)
 
 
 class GRUForecaster(LSTMForecaster):
-    """A GRU that forecasts the next steps of series; arguments as of ``LSTMForecaster``."""
+    """GRU time series forecaster; arguments as for ``LSTMForecaster``."""
 
     network = GRUForecastNet

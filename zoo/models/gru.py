@@ -1,28 +1,28 @@
-"""Gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078): all as for an LSTM, but for the layer."""
+"""Gated recurrent unit (GRU; Cho et al. 2014, https://arxiv.org/abs/1406.1078)."""
 
 from zoo.layers.padded_rnn import PaddedGRU
 from zoo.models.lstm import LSTM, LSTMClassifier, LSTMRegressor, LSTMTagger
 
 
 class GRU(LSTM):
-    """GRU layers over vectors or embedded tokens, pooling over time, and a head: ``LSTM`` with two gates for three."""
+    """GRU: layers over vectors or embedded tokens, pooling over time, and a head; arguments as for ``LSTM``."""
 
     layer = PaddedGRU
 
 
 class GRUClassifier(LSTMClassifier):
-    """A GRU that tells sequences apart; arguments as of ``LSTMClassifier``."""
+    """GRU sequence classifier; arguments as for ``LSTMClassifier``."""
 
     network = GRU
 
 
 class GRURegressor(LSTMRegressor):
-    """A GRU that predicts numbers from a sequence; arguments as of ``LSTMRegressor``."""
+    """GRU sequence regressor; arguments as for ``LSTMRegressor``."""
 
     network = GRU
 
 
 class GRUTagger(LSTMTagger):
-    """A GRU that gives each step of a sequence a class; arguments as of ``LSTMTagger``."""
+    """GRU sequence tagger: a class for each step; arguments as for ``LSTMTagger``."""
 
     network = GRU

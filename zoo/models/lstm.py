@@ -13,26 +13,26 @@ from zoo.tasks import Classifier, Regressor, Tagger, require
 
 
 class LSTM(nn.Module):
-    """LSTM layers over vectors or embedded tokens, pooling over time, and a head.
+    """LSTM: layers over vectors or embedded tokens, pooling over time, and a head.
 
-    The notes take ``out[:, -1]``, which in a padded batch is a state of the padding, and of a two-way network the
-    backward half that has seen one step. ``last`` is the state behind the last valid step, beside that of the
-    backward direction before the first.
+    ``last`` pooling is not ``out[:, -1]``, which in a padded batch is a state of the padding and, in a bidirectional
+    network, a backward state after a single step. It concatenates the state after the last valid step with that of the
+    backward direction after the first.
 
     Args:
         output_dim: number of outputs.
-        dim: width of the state of a direction.
+        dim: hidden dimension of one direction.
         depth: number of layers.
-        bidirectional: read backwards too; states of both directions stand beside each other.
-        dropout: share dropped between layers (where there are several) and in the head.
-        pooling: ``last``, ``mean``, ``max`` or ``attention``; null gives an output at every step.
-        hidden: width of a hidden layer in the head; 0 for none.
-        input_dim: numbers a step, for sequences of vectors; null for tokens.
-        vocab_size: number of tokens; null for vectors.
-        embed_dim: width of the vector of a token.
-        pad_id: the padding token; null for none.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
+        bidirectional: run in both directions and concatenate their states.
+        dropout: dropout probability between layers and in the head.
+        pooling: pooling over time: ``last``, ``mean``, ``max`` or ``attention``; null for an output at every step.
+        hidden: hidden dimension of the head; 0 for a linear head.
+        input_dim: features per step, for sequences of vectors; null for tokens.
+        vocab_size: vocabulary size; null for vectors.
+        embed_dim: dimension of the token embedding.
+        pad_id: padding token; null for none.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
     """
 
     layer: ClassVar[type[PaddedLSTM] | type[PaddedGRU]] = PaddedLSTM
@@ -54,40 +54,49 @@ class LSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.input = SequenceInput(input_dim, vocab_size, embed_dim, pad_id)
-        between = dropout if depth > 1 else 0.0
+        between = dropout if depth > 1 else 0.0  # torch warns of a dropout without a second layer
         self.rnn = self.layer(
-            self.input.width, dim, depth, batch_first=True, dropout=between, bidirectional=bidirectional
+            self.input.width,
+            dim,
+            depth,
+            batch_first=True,
+            dropout=between,
+            bidirectional=bidirectional,
         )
-        width = 2 * dim if bidirectional else dim
+        width = dim
+        if bidirectional:
+            width = 2 * dim  # the states of both directions
         self.pool = TimePooling(pooling, width) if pooling else None
         self.head = sequence_head(width, output_dim, hidden, dropout)
         if init_recurrent:
             initialize_recurrent(self.rnn)
 
     def forward(
-        self, x: Float[Tensor, "b t d"] | Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None
+        self, x: Float[Tensor, "b t d"] | Int[Tensor, "b t"], lengths: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "b k"] | Float[Tensor, "b t k"]:
-        x, lengths = self.input(x, lengths)
-        states, last = self.rnn(x, lengths)
-        return self.head(states if self.pool is None else self.pool(states, last, lengths))
+        x, lengths = self.input(x, lengths)  # (b, t, e)
+        states, last = self.rnn(x, lengths)  # (b, t, h), (b, h)
+        if self.pool is None:
+            return self.head(states)
+        return self.head(self.pool(states, last, lengths))
 
 
 class LSTMClassifier(Classifier):
-    """An LSTM that tells sequences apart.
+    """LSTM sequence classifier.
 
     Args:
-        dim: width of the state of a direction.
+        dim: hidden dimension of one direction.
         depth: number of recurrent layers.
-        bidirectional: read backwards too; states of both directions stand beside each other.
-        dropout: share dropped between layers (where there are several) and in the head.
-        pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
-        hidden: width of a hidden layer in the head; 0 for none.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        bidirectional: run in both directions and concatenate their states.
+        dropout: dropout probability between layers and in the head.
+        pooling: pooling over time: ``last`` valid state, ``mean``, ``max`` or ``attention``.
+        hidden: hidden dimension of the head; 0 for a linear head.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
 
@@ -109,28 +118,39 @@ class LSTMClassifier(Classifier):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = require(self, num_classes=num_classes)
-        shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
-        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(
+            require(self, num_classes=num_classes),
+            dim,
+            depth,
+            bidirectional,
+            dropout,
+            pooling,
+            hidden,
+            input_dim,
+            vocab_size,
+            embed_dim,
+            pad_id,
+            init_recurrent,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
 
 class LSTMRegressor(Regressor):
-    """An LSTM that predicts numbers from a sequence.
+    """LSTM sequence regressor.
 
     Args:
-        dim: width of the state of a direction.
+        dim: hidden dimension of one direction.
         depth: number of recurrent layers.
-        bidirectional: read backwards too; states of both directions stand beside each other.
-        dropout: share dropped between layers (where there are several) and in the head.
-        pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
-        hidden: width of a hidden layer in the head; 0 for none.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        bidirectional: run in both directions and concatenate their states.
+        dropout: dropout probability between layers and in the head.
+        pooling: pooling over time: ``last`` valid state, ``mean``, ``max`` or ``attention``.
+        hidden: hidden dimension of the head; 0 for a linear head.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         output_dim: number of targets; null takes it from the data.
     """
 
@@ -152,27 +172,38 @@ class LSTMRegressor(Regressor):
         output_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = require(self, output_dim=output_dim)
-        shape = (outputs, dim, depth, bidirectional, dropout, pooling, hidden)
-        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(
+            require(self, output_dim=output_dim),
+            dim,
+            depth,
+            bidirectional,
+            dropout,
+            pooling,
+            hidden,
+            input_dim,
+            vocab_size,
+            embed_dim,
+            pad_id,
+            init_recurrent,
+        )
         super().__init__(net=net, **kwargs)
 
 
 class LSTMTagger(Tagger):
-    """An LSTM that gives each step of a sequence a class.
+    """LSTM sequence tagger: a class for each step.
 
     Args:
-        dim: width of the state of a direction.
+        dim: hidden dimension of one direction.
         depth: number of recurrent layers.
-        bidirectional: read backwards too; states of both directions stand beside each other.
-        dropout: share dropped between layers (where there are several) and in the head.
-        hidden: width of a hidden layer in the head; 0 for none.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for an LSTM's forget gates, in
-            place of torch's uniform ones.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        bidirectional: run in both directions and concatenate their states.
+        dropout: dropout probability between layers and in the head.
+        hidden: hidden dimension of the head; 0 for a linear head.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and an LSTM's
+            forget gates with 1, instead of torch's uniform initialisation.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
 
@@ -193,7 +224,18 @@ class LSTMTagger(Tagger):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        outputs = require(self, num_classes=num_classes)
-        shape = (outputs, dim, depth, bidirectional, dropout, None, hidden)
-        net = self.network(*shape, input_dim, vocab_size, embed_dim, pad_id, init_recurrent)
+        net = self.network(
+            require(self, num_classes=num_classes),
+            dim,
+            depth,
+            bidirectional,
+            dropout,
+            None,  # no pooling: an output at every step
+            hidden,
+            input_dim,
+            vocab_size,
+            embed_dim,
+            pad_id,
+            init_recurrent,
+        )
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -1,4 +1,4 @@
-"""Vanilla recurrent network (Elman 1990, https://doi.org/10.1207/s15516709cog1402_1), its cell written out."""
+"""Vanilla (Elman) RNN (Elman 1990, https://doi.org/10.1207/s15516709cog1402_1), with a written-out cell."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from zoo.tasks import Classifier, Regressor, Tagger, require
 
 
 class _Unroll(torch.autograd.Function):
-    """``h_t = tanh(a_t + Wh h_{t-1})`` forward in time, and its gradient backward in time.
+    """Recurrence ``h_t = tanh(a_t + Wh h_{t-1})``, with backpropagation through time written out.
 
-    autograd would keep a graph of every step and add up the weights' gradient step by step; here it is one product over
-    all steps.
+    autograd would keep a graph of every step and sum the weight gradient step by step; here it is one matrix product
+    over all steps. Tensors are time first: ``(t, b, h)``.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        across = weight.to(a.dtype).t()
+        recurrent = weight.to(a.dtype).t()
         first = h.to(a.dtype)
         states = torch.empty_like(a)
         h = first
         for step, out in zip(a.unbind(0), states.unbind(0), strict=True):
-            h = torch.addmm(step, h, across, out=out).tanh_()
+            h = torch.addmm(step, h, recurrent, out=out).tanh_()
         ctx.save_for_backward(states, first, weight)
         ctx.set_materialize_grads(False)
         return states, h.clone()
@@ -38,68 +38,83 @@ class _Unroll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_states: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
         states, first, weight = ctx.saved_tensors
-        across = weight.to(states.dtype)
-        grad_a = torch.addcmul(states.new_ones(()), states, states, value=-1)  # of tanh; of ``a``, step by step, below
-        grads_a, grads = grad_a.unbind(0), () if grad_states is None else grad_states.unbind(0)
-        grad = torch.zeros_like(first) if grad_last is None else grad_last
-        small = _flush_below(states)
+        recurrent = weight.to(states.dtype)
+        grad_a = torch.addcmul(states.new_ones(()), states, states, value=-1)  # tanh' = 1 - h^2, (t, b, h)
+        grad = grad_last  # with respect to h_t, (b, h)
+        if grad is None:
+            grad = torch.zeros_like(first)
+        threshold = _flush_below(states)
+        steps = grad_a.unbind(0)  # views, (b, h) each
+        given = None
+        if grad_states is not None:
+            given = grad_states.unbind(0)
         for t in range(len(states) - 1, -1, -1):
-            grad = torch.mm(grads_a[t].mul_(grad + grads[t] if grads else grad), across)
-            if small and t % 8 == 0:
-                grad = torch.hardshrink(grad, small)
-        grad_weight = torch.addmm(grad_a[0].t() @ first, grad_a[1:].flatten(0, 1).t(), states[:-1].flatten(0, 1))
+            if given is not None:
+                grad = grad + given[t]
+            grad = torch.mm(steps[t].mul_(grad), recurrent)  # in place: grad_a becomes the gradient of a
+            if threshold and t % 8 == 0:
+                grad = torch.hardshrink(grad, threshold)
+        later_grads = grad_a[1:].flatten(0, 1)  # ((t - 1) * b, h)
+        earlier_states = states[:-1].flatten(0, 1)
+        grad_weight = torch.addmm(grad_a[0].t() @ first, later_grads.t(), earlier_states)
         return grad_a, grad, grad_weight
 
 
 def _flush_below(states: Tensor) -> float:
-    """Below this a gradient is as good as 0: one that vanishes would end in denormal numbers, slow ones for a CPU."""
+    """Return the size below which gradients are set to 0, as denormal numbers slow a CPU down; 0 for never."""
     tiny = torch.finfo(states.dtype).tiny
-    return tiny * 2.0**24 if states.device.type == "cpu" and tiny < 1e-30 else 0.0
+    if states.device.type != "cpu" or tiny > 1e-30:  # float16 has no room below its gradients
+        return 0.0
+    return tiny * 2.0**24
 
 
 class VanillaLayer(nn.Module):
-    """``h_t = tanh(Wx x_t + Wh h_{t-1} + b)``, from ``h_0 = 0``: one layer of ``nn.RNN``, with one bias for its two.
+    """Vanilla recurrent layer: ``h_t = tanh(Wx x_t + Wh h_{t-1} + b)`` with ``h_0 = 0``.
+
+    As a layer of ``nn.RNN``, with one bias instead of two.
 
     Args:
-        input_dim: numbers a step.
-        dim: width of the state.
-        fast: run ``nn.RNN``'s own code instead of the one written out; parameters and results are the same.
+        input_dim: features per step.
+        dim: hidden dimension.
+        fast: use ``nn.RNN``'s kernel instead of the written-out cell; parameters and results are the same.
     """
 
     def __init__(self, input_dim: int, dim: int, fast: bool = False) -> None:
         super().__init__()
-        self.fast, bound = fast, 1 / math.sqrt(dim)
+        self.fast = fast
+        bound = 1 / math.sqrt(dim)  # as torch initialises nn.RNN
         self.weight_ih = nn.Parameter(torch.empty(dim, input_dim).uniform_(-bound, bound))
         self.weight_hh = nn.Parameter(torch.empty(dim, dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
 
     @torch.compiler.disable(reason="a compiler would unroll every step")
     def forward(self, x: Float[Tensor, "b t d"]) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b h"]]:
-        """Return the states of all steps, and the last."""
+        """Return the states of all steps, and that of the last."""
         h = x.new_zeros(len(x), len(self.bias))
         if self.fast:
             weights = [self.weight_ih, self.weight_hh, self.bias, torch.zeros_like(self.bias)]
             states, last = torch.rnn_tanh(x, h.unsqueeze(0), weights, True, 1, 0.0, self.training, False, True)
             return states, last[0]
-        # the part of the input does not wait for the state: all steps at once
-        inputs = F.linear(x.transpose(0, 1), self.weight_ih, self.bias)
+        # the input's contribution does not depend on the state: all steps in one product
+        inputs = F.linear(x.transpose(0, 1), self.weight_ih, self.bias)  # (t, b, h)
         states, last = _Unroll.apply(inputs, h, self.weight_hh)  # type: ignore[misc]
         return states.transpose(0, 1), last
 
 
 class VanillaRNN(nn.Module):
-    """A vanilla recurrent layer and a linear one behind its last valid state, or a mean, maximum or attention.
+    """Vanilla RNN: one recurrent layer over vectors or embedded tokens, pooling over time, and a linear layer.
 
     Args:
         output_dim: number of outputs.
-        dim: width of the state.
-        input_dim: numbers a step, for sequences of vectors; null for tokens.
-        vocab_size: number of tokens; null for vectors.
-        embed_dim: width of the vector of a token.
-        pad_id: the padding token; null for none.
-        pooling: ``last``, ``mean``, ``max`` or ``attention``; null gives an output at every step.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0, in place of torch's uniform ones.
-        fast: run ``nn.RNN``'s own code instead of the one written out.
+        dim: hidden dimension.
+        input_dim: features per step, for sequences of vectors; null for tokens.
+        vocab_size: vocabulary size; null for vectors.
+        embed_dim: dimension of the token embedding.
+        pad_id: padding token; null for none.
+        pooling: pooling over time: ``last``, ``mean``, ``max`` or ``attention``; null for an output at every step.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier and biases with 0, instead of
+            torch's uniform initialisation.
+        fast: use ``nn.RNN``'s kernel instead of the written-out cell.
     """
 
     def __init__(
@@ -123,28 +138,30 @@ class VanillaRNN(nn.Module):
             initialize_recurrent(self.rnn)
 
     def forward(
-        self, x: Float[Tensor, "b t d"] | Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None
+        self, x: Float[Tensor, "b t d"] | Int[Tensor, "b t"], lengths: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "b k"] | Float[Tensor, "b t k"]:
-        x, lengths = self.input(x, lengths)
-        states, last = self.rnn(x)
+        x, lengths = self.input(x, lengths)  # (b, t, e)
+        states, last = self.rnn(x)  # (b, t, h), (b, h)
         if self.pool is None:
             return self.out(states)
-        last = last if lengths is None else last_valid_state(states, lengths)
+        if lengths is not None:
+            last = last_valid_state(states, lengths)
         return self.out(self.pool(states, last, lengths))
 
 
 class VanillaRNNClassifier(Classifier):
-    """A vanilla recurrent network that tells sequences apart.
+    """Vanilla RNN sequence classifier.
 
     Args:
-        dim: width of the state.
-        pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0, in place of torch's uniform ones.
-        fast: run ``nn.RNN``'s own code instead of the one written out.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        dim: hidden dimension.
+        pooling: pooling over time: ``last`` valid state, ``mean``, ``max`` or ``attention``.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier and biases with 0, instead of
+            torch's uniform initialisation.
+        fast: use ``nn.RNN``'s kernel instead of the written-out cell.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
 
@@ -167,17 +184,18 @@ class VanillaRNNClassifier(Classifier):
 
 
 class VanillaRNNRegressor(Regressor):
-    """A vanilla recurrent network that predicts numbers from a sequence.
+    """Vanilla RNN sequence regressor.
 
     Args:
-        dim: width of the state.
-        pooling: what is made of the states: ``last`` (valid one), ``mean``, ``max`` or ``attention``.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0, in place of torch's uniform ones.
-        fast: run ``nn.RNN``'s own code instead of the one written out.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        dim: hidden dimension.
+        pooling: pooling over time: ``last`` valid state, ``mean``, ``max`` or ``attention``.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier and biases with 0, instead of
+            torch's uniform initialisation.
+        fast: use ``nn.RNN``'s kernel instead of the written-out cell.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         output_dim: number of targets; null takes it from the data.
     """
 
@@ -200,16 +218,17 @@ class VanillaRNNRegressor(Regressor):
 
 
 class VanillaRNNTagger(Tagger):
-    """A vanilla recurrent network that gives each step of a sequence a class.
+    """Vanilla RNN sequence tagger: a class for each step.
 
     Args:
-        dim: width of the state.
-        embed_dim: width of the vector of a token.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0, in place of torch's uniform ones.
-        fast: run ``nn.RNN``'s own code instead of the one written out.
-        input_dim: numbers a step, for sequences of vectors; null takes it from the data.
-        vocab_size: number of tokens, for sequences of these; null takes it from the data.
-        pad_id: the padding token; null takes it from the data, or there is none.
+        dim: hidden dimension.
+        embed_dim: dimension of the token embedding.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier and biases with 0, instead of
+            torch's uniform initialisation.
+        fast: use ``nn.RNN``'s kernel instead of the written-out cell.
+        input_dim: features per step, for sequences of vectors; null takes it from the data.
+        vocab_size: vocabulary size, for sequences of tokens; null takes it from the data.
+        pad_id: padding token; null takes it from the data, or there is none.
         num_classes: number of classes; null takes it from the data.
     """
 

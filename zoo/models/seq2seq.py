@@ -1,4 +1,4 @@
-"""Sequence to sequence by two LSTMs (Sutskever et al. 2014, https://arxiv.org/abs/1409.3215), with attention."""
+"""LSTM encoder-decoder (seq2seq; Sutskever et al. 2014, https://arxiv.org/abs/1409.3215), with attention."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Schedule = Literal["constant", "linear", "inverse_sigmoid"]
 
 
 class Encoder(nn.Module):
-    """Embedding and LSTM over the source; returns its states, and those at the end of each layer.
+    """LSTM encoder: returns its states, and the final state of each layer.
 
     Args:
-        vocab_size: number of tokens.
-        pad_id: the padding token.
-        dim: width of a state; in a two-way network each direction has half of it.
-        embed_dim: width of the vector of a token.
+        vocab_size: source vocabulary size.
+        pad_id: padding token.
+        dim: hidden dimension; with ``bidirectional`` each direction has half of it.
+        embed_dim: dimension of the token embedding.
         depth: number of layers.
-        bidirectional: read backwards too.
-        dropout: share dropped from token vectors and between layers.
+        bidirectional: run in both directions.
+        dropout: dropout probability for embeddings and between layers.
     """
 
     def __init__(
@@ -38,11 +38,20 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if bidirectional and dim % 2:
-            raise ValueError(f"dim must be even, each direction of a bidirectional encoder has half of it: got {dim}")
+            raise ValueError(f"dim must be even, as each direction of the encoder has half of it: got {dim}")
         self.input = SequenceInput(vocab_size=vocab_size, embed_dim=embed_dim, pad_id=pad_id)
         self.dropout = nn.Dropout(dropout)
-        width, between = dim // 2 if bidirectional else dim, dropout if depth > 1 else 0.0
-        self.rnn = EncoderLSTM(embed_dim, width, depth, batch_first=True, dropout=between, bidirectional=bidirectional)
+        width = dim
+        if bidirectional:
+            width = dim // 2
+        self.rnn = EncoderLSTM(
+            embed_dim,
+            width,
+            depth,
+            batch_first=True,
+            dropout=dropout_between(depth, dropout),
+            bidirectional=bidirectional,
+        )
 
     def forward(
         self, src: Int[Tensor, "b s"], lengths: Int[Tensor, " b"] | None = None
@@ -50,26 +59,40 @@ class Encoder(nn.Module):
         x, lengths = self.input(src, lengths)
         assert lengths is not None
         states, (h, c) = self.rnn(self.dropout(x), lengths)
-        if self.rnn.bidirectional:  # (layers * 2, b, d / 2): the directions of a layer side by side
-            h, c = (end.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for end in (h, c))
+        if self.rnn.bidirectional:
+            h = concatenate_directions(h)
+            c = concatenate_directions(c)
         return states, (h, c), lengths
 
 
-class Decoder(nn.Module):
-    """LSTM over the target so far, attention over the source, and logits of the next token.
+def concatenate_directions(state: Float[Tensor, "n b h"]) -> Float[Tensor, "l b d"]:
+    """Concatenate the states of the two directions of each layer: ``(2 * layers, b, h)`` to ``(layers, b, 2 * h)``."""
+    by_layer = state.unflatten(0, (-1, 2))  # (l, 2, b, h)
+    return by_layer.transpose(1, 2).flatten(2)
 
-    Dot attention looks at the source after the LSTM has taken its step, with the new state, so that all steps of a
-    known target are one call; additive attention before, with the state before, and feeds the LSTM what it saw. Behind
-    both stands Luong's ``tanh(W [context, state])``, where Bahdanau's paper has a maxout layer.
+
+def dropout_between(depth: int, dropout: float) -> float:
+    """Return the dropout probability between layers, 0 for a single layer, for which torch would warn."""
+    if depth > 1:
+        return dropout
+    return 0.0
+
+
+class Decoder(nn.Module):
+    """LSTM decoder with attention over the encoder; returns the logits of the next token.
+
+    Dot attention queries with the LSTM's new state, so all steps of a known target are one call. Additive attention
+    queries with the previous state, and its context is an input of the LSTM (input feeding). Both are followed by
+    Luong's ``tanh(W [context, state])``, where Bahdanau's paper has a maxout layer.
 
     Args:
-        vocab_size: number of tokens.
-        pad_id: the padding token.
-        dim: width of the state.
-        embed_dim: width of the vector of a token.
+        vocab_size: target vocabulary size.
+        pad_id: padding token.
+        dim: hidden dimension.
+        embed_dim: dimension of the token embedding.
         depth: number of layers.
         attention: ``none``, ``additive`` or ``dot``.
-        dropout: share dropped from token vectors, between layers, and before the logits.
+        dropout: dropout probability for embeddings, between layers, and before the output layer.
     """
 
     def __init__(
@@ -87,30 +110,39 @@ class Decoder(nn.Module):
             raise ValueError(f"attention must be {', '.join(get_args(AttentionKind))}, got {attention!r}")
         self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=pad_id)
         self.input_feeding = attention == "additive"
-        self.attention = (
-            AdditiveAttention(dim) if self.input_feeding else DotAttention() if attention == "dot" else None
-        )
-        width, between = embed_dim + dim * self.input_feeding, dropout if depth > 1 else 0.0
-        self.rnn = nn.LSTM(width, dim, depth, batch_first=True, dropout=between)
+        self.attention: AdditiveAttention | DotAttention | None = None
+        width = embed_dim
+        if attention == "additive":
+            self.attention = AdditiveAttention(dim)
+            width = embed_dim + dim  # token embedding and context
+        elif attention == "dot":
+            self.attention = DotAttention()
+        self.rnn = nn.LSTM(width, dim, depth, batch_first=True, dropout=dropout_between(depth, dropout))
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(2 * dim, dim, bias=False) if self.attention is not None else None
         self.out = nn.Linear(dim, vocab_size)
 
     def build_memory(self, states: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"]) -> Memory:
-        """Prepare what the encoder has read for attention."""
-        keys = states if self.attention is None else self.attention.key(states)
-        return Memory(states, keys, ~length_mask(lengths, states.shape[1]))
+        """Return the encoder's states with their attention keys and padding mask."""
+        keys = states
+        if self.attention is not None:
+            keys = self.attention.key(states)
+        padding = ~length_mask(lengths, states.shape[1])  # (b, s)
+        return Memory(states, keys, padding)
 
     def forward(
         self, tgt: Int[Tensor, "b t"], state: LSTMState, memory: Memory
     ) -> tuple[Float[Tensor, "b t v"], LSTMState, Float[Tensor, "b t s"] | None]:
-        """Return logits, the state behind the last token, and the weights of attention."""
-        x = self.dropout(self.embedding(tgt))
+        """Return logits, the state after the last token, and the attention weights."""
+        x = self.dropout(self.embedding(tgt))  # (b, t, e)
+        weights = None
         if self.input_feeding:
             x, context, weights, state = self._decode_with_input_feeding(x, state, memory)
         else:
-            x, state = self.rnn(x, state)
-            context, weights = (x, None) if self.attention is None else self.attention(x, memory)
+            x, state = self.rnn(x, state)  # (b, t, d)
+            context = x
+            if self.attention is not None:
+                context, weights = self.attention(x, memory)  # (b, t, d), (b, t, s)
         if self.mix is not None:
             x = torch.tanh(self.mix(torch.cat([context, x], 2)))
         return self.out(self.dropout(x)), state, weights
@@ -118,32 +150,37 @@ class Decoder(nn.Module):
     def _decode_with_input_feeding(
         self, x: Tensor, state: LSTMState, memory: Memory
     ) -> tuple[Tensor, Tensor, Tensor, LSTMState]:
-        """Step by step, each step given what attention saw with the top layer's state before it."""
+        """Decode step by step; each step's input has the context of a query by the top layer's previous state."""
         assert self.attention is not None
-        found = []
-        for step in x.split(1, 1):
-            context, weights = self.attention(state[0][-1].unsqueeze(1), memory)
-            y, state = self.rnn(torch.cat([step, context], 2), state)
-            found.append((y, context, weights))
-        y, context, weights = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        return y, context, weights, state
+        outputs = []
+        contexts = []
+        weights = []
+        for step in x.split(1, 1):  # (b, 1, e)
+            h, _ = state
+            query = h[-1].unsqueeze(1)  # (b, 1, d)
+            context, step_weights = self.attention(query, memory)
+            output, state = self.rnn(torch.cat([step, context], 2), state)
+            outputs.append(output)
+            contexts.append(context)
+            weights.append(step_weights)
+        return torch.cat(outputs, 1), torch.cat(contexts, 1), torch.cat(weights, 1), state
 
 
 class Seq2Seq(nn.Module):
-    """An LSTM that reads a sequence and one that writes another, begun with the first one's last states.
+    """LSTM encoder-decoder: the decoder starts from the encoder's final states.
 
     Args:
-        src_vocab_size: number of tokens of the source.
-        tgt_vocab_size: number of tokens of the target.
-        pad_id: the padding token of both.
-        dim: width of a state; in a two-way encoder each direction has half of it.
-        embed_dim: width of the vector of a token.
-        depth: number of layers of each of the two.
-        bidirectional: let the encoder read backwards too.
-        attention: what the decoder sees of the source: ``none`` (the last states only), ``additive`` or ``dot``.
-        dropout: share dropped from token vectors, between layers, and before the logits.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
+        src_vocab_size: source vocabulary size.
+        tgt_vocab_size: target vocabulary size.
+        pad_id: padding token of both.
+        dim: hidden dimension; each direction of a bidirectional encoder has half of it.
+        embed_dim: dimension of the token embeddings.
+        depth: number of layers of encoder and decoder each.
+        bidirectional: run the encoder in both directions.
+        attention: attention over the encoder's states: ``none`` (final states only), ``additive`` or ``dot``.
+        dropout: dropout probability for embeddings, between layers, and before the output layer.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and forget
+            gates with 1, instead of torch's uniform initialisation.
     """
 
     causal = True
@@ -176,40 +213,44 @@ class Seq2Seq(nn.Module):
         src_lengths: Int[Tensor, " b"] | None = None,
         teacher_forcing: float = 1.0,
     ) -> Float[Tensor, "b t v"]:
-        """Return the logits of the token behind each of the target's, which begins with its begin-of-sequence.
+        """Return the logits of the token after each target token.
 
         Args:
-            src: padded behind the ends.
-            tgt: as ``src``.
-            src_lengths: null counts up to the padding.
-            teacher_forcing: in training mode, share of the steps that are given the target's token and not the
-                network's own (Bengio et al. 2015, https://arxiv.org/abs/1506.03099), drawn for each step and sequence.
+            src: source tokens, padded at the end.
+            tgt: target tokens from begin-of-sequence on, padded at the end.
+            src_lengths: lengths of the sources; null infers them from the padding.
+            teacher_forcing: in training mode, probability that a step's input is the target token and not the
+                network's own prediction (Bengio et al. 2015, https://arxiv.org/abs/1506.03099), per step and sequence.
         """
         states, state, lengths = self.encoder(src, src_lengths)
         memory = self.decoder.build_memory(states, lengths)
         if not self.training or teacher_forcing >= 1:
-            return self.decoder(tgt, state, memory)[0]
-        token, logits = tgt[:, :1], []
-        for given in tgt.roll(-1, 1).split(1, 1):
-            step, state, _ = self.decoder(token, state, memory)
+            logits, _, _ = self.decoder(tgt, state, memory)
+            return logits
+        token = tgt[:, :1]  # (b, 1)
+        steps = []
+        for next_target in tgt.roll(-1, 1).split(1, 1):
+            step, state, _ = self.decoder(token, state, memory)  # (b, 1, v)
             forced = torch.rand(token.shape, device=token.device) < teacher_forcing
-            token = torch.where(forced, given, step.argmax(2))
-            logits.append(step)
-        return torch.cat(logits, 1)
+            token = torch.where(forced, next_target, step.argmax(2))
+            steps.append(step)
+        return torch.cat(steps, 1)
 
     @torch.no_grad()
     def attend(
         self, src: Int[Tensor, "b s"], tgt: Int[Tensor, "b t"], src_lengths: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b t s"] | None:
-        """Return which share of its attention each step of the decoder gives to each step of the source, if it has any.
+        """Return the attention weights of each target step over the source steps; None without attention.
 
         Args:
-            src: padded behind the ends.
-            tgt: from begin-of-sequence on.
-            src_lengths: null counts up to the padding.
+            src: source tokens, padded at the end.
+            tgt: target tokens from begin-of-sequence on.
+            src_lengths: lengths of the sources; null infers them from the padding.
         """
         states, state, lengths = self.encoder(src, src_lengths)
-        return self.decoder(tgt, state, self.decoder.build_memory(states, lengths))[2]
+        memory = self.decoder.build_memory(states, lengths)
+        _, _, weights = self.decoder(tgt, state, memory)
+        return weights
 
     @torch.no_grad()
     def generate(
@@ -223,23 +264,23 @@ class Seq2Seq(nn.Module):
         early_stopping: bool | Literal["never"] = False,
         src_lengths: Int[Tensor, " b"] | None = None,
     ) -> Generated:
-        """Translate a batch; call it in eval mode.
+        """Generate target sequences by greedy or beam search; call it in eval mode.
 
         Args:
-            src: padded behind the ends.
-            bos_id: the token that a target begins with.
-            eos_id: the token that ends it.
-            max_new_tokens: how many tokens a translation has at most, its end included.
-            num_beams: width of the beam; 1 takes the most probable token at each step.
-            length_penalty: exponent of the length by which a translation's log-probability is divided.
-            early_stopping: when a beam is done, see :func:`zoo.layers.decoding.beam_search`.
-            src_lengths: null counts up to the padding.
+            src: source tokens, padded at the end.
+            bos_id: begin-of-sequence token.
+            eos_id: end-of-sequence token.
+            max_new_tokens: maximum number of generated tokens, end-of-sequence included.
+            num_beams: number of beams; 1 for greedy search.
+            length_penalty: exponent of the length by which a sequence's log-probability is divided.
+            early_stopping: when a row is done, see :func:`zoo.layers.decoding.beam_search`.
+            src_lengths: lengths of the sources; null infers them from the padding.
 
         Returns:
-            Tokens ``(b, t)`` behind the begin-of-sequence, up to end-of-sequence and padded, and scores ``(b,)``.
+            Tokens ``(b, t)`` after begin-of-sequence, up to end-of-sequence and then padding, and scores ``(b,)``.
         """
         if num_beams < 1 or max_new_tokens < 1:
-            raise ValueError(f"num_beams and max_new_tokens start at 1, got {num_beams=}, {max_new_tokens=}")
+            raise ValueError(f"num_beams and max_new_tokens must be at least 1, got {num_beams=}, {max_new_tokens=}")
         states, state, lengths = self.encoder(src, src_lengths)
         memory = self.decoder.build_memory(states, lengths)
         first = src.new_full((len(src),), bos_id)
@@ -247,36 +288,49 @@ class Seq2Seq(nn.Module):
             return greedy_search(
                 self._step, (state, memory), first, eos_id, self.pad_id, max_new_tokens, length_penalty
             )
-        state = tuple(s.repeat_interleave(num_beams, 1) for s in state)
-        memory = Memory(*(m.repeat_interleave(num_beams, 0) for m in memory))
-        width = (num_beams, length_penalty, early_stopping)
-        return beam_search(self._step, (state, memory), first, _reorder, eos_id, self.pad_id, max_new_tokens, *width)
+        # beams of a sequence are adjacent rows
+        h, c = state
+        state = (h.repeat_interleave(num_beams, 1), c.repeat_interleave(num_beams, 1))
+        memory = Memory(*(part.repeat_interleave(num_beams, 0) for part in memory))
+        return beam_search(
+            self._step,
+            (state, memory),
+            first,
+            _reorder,
+            eos_id,
+            self.pad_id,
+            max_new_tokens,
+            num_beams,
+            length_penalty,
+            early_stopping,
+        )
 
     def _step(
         self, token: Int[Tensor, " n"], state: tuple[LSTMState, Memory]
     ) -> tuple[Tensor, tuple[LSTMState, Memory]]:
-        logits, new, _ = self.decoder(token.unsqueeze(1), *state)
-        return logits.squeeze(1), (new, state[1])
+        lstm_state, memory = state
+        logits, lstm_state, _ = self.decoder(token.unsqueeze(1), lstm_state, memory)  # (n, 1, v)
+        return logits.squeeze(1), (lstm_state, memory)
 
 
 def _reorder(state: tuple[LSTMState, Memory], rows: Int[Tensor, " n"]) -> tuple[LSTMState, Memory]:
-    """States of the given rows; the beams of a sequence share what was read, so that stays."""
-    h, c = state[0]
-    return (h.index_select(1, rows), c.index_select(1, rows)), state[1]
+    """Return the states of these rows; the memory stays, as the beams of a sequence share it."""
+    (h, c), memory = state
+    return (h.index_select(1, rows), c.index_select(1, rows)), memory
 
 
 def teacher_forcing_ratio(
     step: int, schedule: Schedule = "constant", start: float = 1.0, end: float = 0.0, steps: int = 1
 ) -> float:
-    """Share of target tokens that the decoder is given at a step of training (Bengio et al. 2015).
+    """Return the teacher forcing ratio at a training step: scheduled sampling (Bengio et al. 2015).
 
     Args:
-        step: optimizer steps done.
-        schedule: ``constant`` stays at ``start``; ``linear``; ``inverse_sigmoid`` is ``k / (k + exp(step / k))`` with
-            the ``k`` for which it is half way down at half of the steps.
-        start: at step 0.
-        end: from ``steps`` on.
-        steps: optimizer steps from ``start`` to ``end``.
+        step: number of optimizer steps so far.
+        schedule: ``constant``; ``linear``; or ``inverse_sigmoid``, ``k / (k + exp(step / k))`` with the ``k`` for which
+            it is halfway at half of the steps.
+        start: ratio at step 0.
+        end: ratio from ``steps`` on.
+        steps: number of optimizer steps from ``start`` to ``end``.
     """
     if schedule == "constant":
         return start
@@ -284,33 +338,35 @@ def teacher_forcing_ratio(
     if schedule == "linear":
         return start + (end - start) * step / steps
     k = max(2.0, steps / 2)
-    for _ in range(50):  # Newton, for k ln k = steps / 2
+    for _ in range(50):  # Newton's method for k ln k = steps / 2
         k -= (k * math.log(k) - steps / 2) / (math.log(k) + 1)
     return end + (start - end) * k / (k + math.exp(step / k))
 
 
 class Seq2SeqTranslator(Translator):
-    """Two LSTMs that translate: one reads the source, one writes the target.
+    """LSTM encoder-decoder (seq2seq) for translation.
 
     Args:
-        dim: width of a state; in a two-way encoder each direction has half of it.
-        embed_dim: width of the vector of a token.
-        depth: number of layers of each of the two.
-        bidirectional: let the encoder read backwards too.
-        attention: what the decoder sees of the source: ``none`` (the last states only), ``additive`` (Bahdanau) or
+        dim: hidden dimension; each direction of a bidirectional encoder has half of it.
+        embed_dim: dimension of the token embeddings.
+        depth: number of layers of encoder and decoder each.
+        bidirectional: run the encoder in both directions.
+        attention: attention over the encoder's states: ``none`` (final states only), ``additive`` (Bahdanau) or
             ``dot`` (Luong).
-        dropout: share dropped from token vectors, between layers, and before the logits.
-        init_recurrent: orthogonal recurrent and Xavier input weights, biases 0 but 1 for forget gates, in place of
-            torch's uniform ones.
-        teacher_forcing: share of target tokens that the decoder is given in training and need not take from itself; of
-            a schedule, the share it begins with. Below 1 the decoder goes step by step, which is slower.
+        dropout: dropout probability for embeddings, between layers, and before the output layer.
+        init_recurrent: initialise recurrent weights orthogonally, input weights by Xavier, biases with 0 and forget
+            gates with 1, instead of torch's uniform initialisation.
+        teacher_forcing: probability that a decoder input in training is the target token and not the network's own
+            prediction; with a schedule, the initial one. Below 1 decoding is step by step, which is slower.
         teacher_forcing_schedule: ``constant``, ``linear`` or ``inverse_sigmoid``, over optimizer steps.
-        teacher_forcing_end: the share that a schedule ends with.
-        teacher_forcing_steps: optimizer steps until then; null is the whole training.
-        src_vocab_size: number of tokens of the source; null takes it from the data.
-        tgt_vocab_size: number of tokens of the target; null takes it from the data.
-        pad_id: the padding token; null takes it from the data.
+        teacher_forcing_end: final probability of a schedule.
+        teacher_forcing_steps: length of the schedule in optimizer steps; null for the whole training.
+        src_vocab_size: source vocabulary size; null takes it from the data.
+        tgt_vocab_size: target vocabulary size; null takes it from the data.
+        pad_id: padding token; null takes it from the data.
     """
+
+    tiny = {"dim": 32, "embed_dim": 16, "pad_id": 0, "bos_id": 2, "eos_id": 3, "max_new_tokens": 7}
 
     def __init__(
         self,
@@ -333,27 +389,44 @@ class Seq2SeqTranslator(Translator):
         src_vocab, tgt_vocab, pad = require(
             self, src_vocab_size=src_vocab_size, tgt_vocab_size=tgt_vocab_size, pad_id=pad_id
         )
-        shape = (dim, embed_dim, depth, bidirectional, attention, dropout, init_recurrent)
-        net = Seq2Seq(src_vocab, tgt_vocab, pad, *shape)
+        net = Seq2Seq(
+            src_vocab,
+            tgt_vocab,
+            pad,
+            dim,
+            embed_dim,
+            depth,
+            bidirectional,
+            attention,
+            dropout,
+            init_recurrent,
+        )
         super().__init__(net=net, tgt_vocab_size=tgt_vocab_size, pad_id=pad_id, **kwargs)
-        for name, share in (("teacher_forcing", teacher_forcing), ("teacher_forcing_end", teacher_forcing_end)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, got {share}")
+        ratios = {"teacher_forcing": teacher_forcing, "teacher_forcing_end": teacher_forcing_end}
+        for name, ratio in ratios.items():
+            if not 0 <= ratio <= 1:
+                raise ValueError(f"{name} must be a probability from 0 to 1, got {ratio}")
         if teacher_forcing_steps is not None and teacher_forcing_steps < 1:
-            raise ValueError(f"teacher_forcing_steps starts at 1, got {teacher_forcing_steps}")
+            raise ValueError(f"teacher_forcing_steps must be at least 1, got {teacher_forcing_steps}")
         self.teacher_forcing_schedule: Schedule = teacher_forcing_schedule
         self.teacher_forcing = teacher_forcing
-        self.teacher_forcing_end, self.teacher_forcing_steps = teacher_forcing_end, teacher_forcing_steps
+        self.teacher_forcing_end = teacher_forcing_end
+        self.teacher_forcing_steps = teacher_forcing_steps
 
     def forward(
         self, src: Int[Tensor, "b s"], tgt: Int[Tensor, "b t"], src_lengths: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b t v"]:
-        return self.net(src, tgt, src_lengths, self._teacher_forcing_now() if self.training else 1.0)
+        ratio = 1.0
+        if self.training:
+            ratio = self._current_teacher_forcing()
+        return self.net(src, tgt, src_lengths, ratio)
 
-    def _teacher_forcing_now(self) -> float:
-        """A function of the step alone, so that a resumed run goes on as if it had never stopped."""
-        schedule, start = self.teacher_forcing_schedule, self.teacher_forcing
+    def _current_teacher_forcing(self) -> float:
+        """Return the ratio as a function of the step alone, so that a resumed run continues exactly."""
+        schedule = self.teacher_forcing_schedule
+        start = self.teacher_forcing
+        end = self.teacher_forcing_end
         if schedule == "constant" or trainer_of(self) is None:
             return start
         steps = self.teacher_forcing_steps or self._total_steps()
-        return teacher_forcing_ratio(self.trainer.global_step, schedule, start, self.teacher_forcing_end, steps)
+        return teacher_forcing_ratio(self.trainer.global_step, schedule, start, end, steps)
