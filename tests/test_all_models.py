@@ -21,77 +21,125 @@ from zoo.tasks import (
     Tagger,
     Translator,
 )
-from zoo.tasks.base import inputs_of
+from zoo.tasks.base import Task, inputs_of
 
-FACTS = {
-    "num_classes": 3, "input_dim": 12, "in_channels": 1, "image_size": 8, "output_dim": 2, "src_vocab_size": 9,
-    "tgt_vocab_size": 9, "horizon": 2,
-}  # fmt: skip
-OF_TEXT = {"vocab_size": 11, "block_size": 12}
-TINY_BERT = {"dim": 32, "depth": 2, "heads": 2, "max_length": 12, "dropout": 0.0, "vocab_size": 11, "pad_id": 0}
-# Arguments that make a large network small, and facts that it needs otherwise.
-TINY = {
-    "AirbenchClassifier": {"channels": [8, 16, 16]},
-    "AutoencoderKLModule": {"channels": [16, 32], "groups": 8, "latent_channels": 8},
-    "BERTClassifier": TINY_BERT,
-    "BERTMaskedLM": TINY_BERT,
-    "BERTTokenClassifier": TINY_BERT,
-    "EfficientNetClassifier": {"width_mult": 0.25, "depth_mult": 0.3, "dropout": 0.0, "stochastic_depth": 0.0},
-    "Seq2SeqTranslator": {"dim": 32, "embed_dim": 16, "pad_id": 0, "bos_id": 2, "eos_id": 3, "max_new_tokens": 7},
-    "GPTLanguageModel": {"dim": 32, "depth": 2, "heads": 2},
-    "LLaMALanguageModel": {"dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden_dim": 64},
-    "LatentDiffusion": {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16},
-    "ResNetClassifier": {"stem": "cifar", "width": 8},
-    "VGGClassifier": {"depth": 11, "width": 16, "pool": 1, "hidden": 64, "dropout": 0.0, "image_size": 64},
-    "ViTClassifier": {"patch_size": 4, "dim": 32, "depth": 2, "heads": 2},
+# The data spec of the sweep's batches; a module's ``tiny`` may give other values.
+DATA_SPEC = {
+    "num_classes": 3,
+    "input_dim": 12,
+    "in_channels": 1,
+    "image_size": 8,
+    "output_dim": 2,
+    "src_vocab_size": 9,
+    "tgt_vocab_size": 9,
+    "horizon": 2,
 }
-PIXELS = {"AirbenchClassifier": 16, "EfficientNetClassifier": 64, "VGGClassifier": 64}  # which halve images more often
-# Facts that some networks need and others do not: most convolutional ones take any size, texts may have no padding.
+TEXT_SPEC = {"vocab_size": 11, "block_size": 12}
+STEPS = 5  # in a sequence of vectors
+TOKENS = 12  # in a text, with padding
+# Fields that some modules need and others do not: most CNNs take images of any size, texts may have no padding.
 OPTIONAL = ("image_size", "pad_id")
-LR = {"AirbenchClassifier": 0.1, "ScratchMLPClassifier": 0.1, "VGGClassifier": 3e-3}
-MODULES = [
-    c
-    for c in (getattr(zoo.models, n) for n in zoo.models.__all__)
-    if inspect.isclass(c) and issubclass(c, L.LightningModule)
-]
-pytestmark = pytest.mark.parametrize("cls", MODULES, ids=lambda c: c.__name__)
 
 
-def known(cls) -> dict[str, int]:
-    facts = OF_TEXT if issubclass(cls, (LanguageModel, MaskedLanguageModel)) else FACTS
-    return {k: v for k, v in facts.items() if k in inspect.signature(cls).parameters}
+def exported_modules() -> list[type[L.LightningModule]]:
+    exported = [getattr(zoo.models, name) for name in zoo.models.__all__]
+    return [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, L.LightningModule)]
+
+
+pytestmark = pytest.mark.parametrize("cls", exported_modules(), ids=lambda cls: cls.__name__)
+
+
+def accepted(cls) -> set[str]:
+    """Names of all arguments of the constructor, those that it passes on with ``**kwargs`` too."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if base is Task or all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self", "net"}
+
+
+def takes_text(cls) -> bool:
+    """Whether inputs are tokens; a recurrent network that takes vectors too is tested with these."""
+    return "vocab_size" in accepted(cls) and "input_dim" not in accepted(cls)
+
+
+def data_spec(cls) -> dict[str, int]:
+    """What the data is like: the sweep's values, unless the module's ``tiny`` states others."""
+    spec = {**DATA_SPEC, **TEXT_SPEC}
+    return spec | {name: value for name, value in cls.tiny.items() if name in DataSpec.names()}
+
+
+def spec_arguments(cls) -> dict[str, int]:
+    """The data spec fields that the module asks for."""
+    fields = DATA_SPEC.keys() | cls.tiny.keys()
+    if takes_text(cls):
+        fields |= TEXT_SPEC.keys()
+    return {k: v for k, v in data_spec(cls).items() if k in fields and k in accepted(cls)}
+
+
+def tiny_arguments(cls) -> dict[str, Any]:
+    """The module's preset for tests, without the fields that describe only the data, and the data spec."""
+    preset = {name: value for name, value in cls.tiny.items() if name in accepted(cls)}
+    assert cls.tiny.keys() - preset.keys() <= set(DataSpec.names()), f"{cls.__name__}.tiny has unknown arguments"
+    return spec_arguments(cls) | preset
 
 
 def make(cls, **kwargs) -> L.LightningModule:
     torch.manual_seed(0)
-    return cls(**{**known(cls), **TINY.get(cls.__name__, {}), **kwargs})
+    return cls(**{**tiny_arguments(cls), **kwargs})
+
+
+def translation_batch(cls, n: int, generator: torch.Generator) -> tuple[Any, torch.Tensor]:
+    spec = data_spec(cls)
+    src, tgt = torch.randint(4, spec["src_vocab_size"], (2, n, 6), generator=generator)
+    bos = torch.full((n, 1), spec["bos_id"])
+    eos = torch.full((n, 1), spec["eos_id"])
+    return (src, torch.cat([bos, tgt], 1)), torch.cat([tgt, eos], 1)
+
+
+def padded_text_batch(cls, n: int, generator: torch.Generator) -> tuple[Any, torch.Tensor]:
+    vocab_size = data_spec(cls)["vocab_size"]
+    x = torch.randint(1, vocab_size, (n, TOKENS), generator=generator)
+    lengths = torch.arange(n) % 7 + 6
+    padding = torch.arange(TOKENS) >= lengths.view(-1, 1)
+    if issubclass(cls, MaskedLanguageModel):
+        y = (x * 3 % vocab_size).masked_fill(padding | (torch.arange(TOKENS) % 3 > 0), -100)
+    elif issubclass(cls, Tagger):
+        y = (x % 3).masked_fill(padding, -100)
+    else:
+        y = torch.arange(n) % 3
+    return (x.masked_fill(padding, 0), lengths), y
 
 
 def batch(cls, n: int = 8) -> tuple[Any, torch.Tensor]:
+    """A batch of what the module's task learns from, by the arguments that the module takes."""
     generator = torch.Generator().manual_seed(1)
+    spec = data_spec(cls)
     if issubclass(cls, Translator):
-        src, tgt = torch.randint(4, FACTS["src_vocab_size"], (2, n, 6), generator=generator)
-        ends = [torch.full((n, 1), token) for token in (2, 3)]
-        return (src, torch.cat([ends[0], tgt], 1)), torch.cat([tgt, ends[1]], 1)
+        return translation_batch(cls, n, generator)
     if issubclass(cls, LanguageModel):
-        x = torch.randint(1, OF_TEXT["vocab_size"], (n, OF_TEXT["block_size"]), generator=generator)
-        return x, x * 3 % OF_TEXT["vocab_size"]
-    if cls.__name__.startswith("BERT"):
-        x, lengths = torch.randint(1, OF_TEXT["vocab_size"], (n, 12), generator=generator), torch.arange(n) % 7 + 6
-        padding = torch.arange(12) >= lengths.view(-1, 1)
-        if issubclass(cls, MaskedLanguageModel):
-            y = (x * 3 % OF_TEXT["vocab_size"]).masked_fill(padding | (torch.arange(12) % 3 > 0), -100)
-        else:
-            y = (x % 3).masked_fill(padding, -100) if issubclass(cls, Tagger) else torch.arange(n) % 3
-        return (x.masked_fill(padding, 0), lengths), y
-    pixels = PIXELS.get(cls.__name__, FACTS["image_size"])
-    images = "in_channels" in inspect.signature(cls).parameters
-    steps = [5] if {"embed_dim", "horizon"} & inspect.signature(cls).parameters.keys() else []
-    x = torch.randn(n, *([1, pixels, pixels] if images else [*steps, 12]), generator=generator)
-    y = torch.randint(0, 3, (n, *steps) if issubclass(cls, Tagger) else (n,), generator=generator)
+        x = torch.randint(1, spec["vocab_size"], (n, spec["block_size"]), generator=generator)
+        return x, x * 3 % spec["vocab_size"]
+    if takes_text(cls):
+        return padded_text_batch(cls, n, generator)
+    if "in_channels" in accepted(cls):
+        shape = (spec["in_channels"], spec["image_size"], spec["image_size"])
+    elif {"embed_dim", "horizon"} & accepted(cls):
+        shape = (STEPS, spec["input_dim"])
+    else:
+        shape = (spec["input_dim"],)
+    x = torch.randn(n, *shape, generator=generator)
+    labels = (n, STEPS) if issubclass(cls, Tagger) else (n,)
+    y = torch.randint(0, 3, labels, generator=generator)
     if issubclass(cls, Diffusion):  # a shade for each class: all of what it can learn of new noise in so few steps
         return (0.8 * (y.view(-1, 1, 1, 1) - 1)).expand_as(x).contiguous(), y
-    return x, (y if issubclass(cls, Classifier) else torch.randn(n, 2, generator=generator))
+    if issubclass(cls, Classifier):
+        return x, y
+    return x, torch.randn(n, 2, generator=generator)
 
 
 def fit(module: L.LightningModule, data, folder, epochs: int = 60, **kwargs) -> L.Trainer:
@@ -104,7 +152,7 @@ def fit(module: L.LightningModule, data, folder, epochs: int = 60, **kwargs) -> 
 
 
 def test_loss_falls_on_one_batch(cls, tmp_path):
-    module, data = make(cls, lr=LR.get(cls.__name__, 1e-2)), batch(cls)
+    module, data = make(cls, lr=cls.tiny.get("lr", 1e-2)), batch(cls)
 
     def loss() -> float:
         with torch.no_grad():
@@ -120,8 +168,8 @@ def test_state_reloads_with_weights_only(cls, tmp_path):
     trainer = fit(module, data, tmp_path, epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    facts = {**known(cls), **TINY.get(cls.__name__, {})}
-    assert facts.items() >= {k: v for k, v in saved["hyper_parameters"].items() if k in known(cls)}.items()
+    spec = spec_arguments(cls)
+    assert spec.items() == {k: v for k, v in saved["hyper_parameters"].items() if k in spec}.items()
     again = cls.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     module.eval(), again.eval()
     assert torch.equal(module(*inputs_of(data)), again(*inputs_of(data)))
@@ -168,13 +216,13 @@ def refusal(cls, **arguments) -> str | None:
     return None
 
 
-def test_each_missing_fact_of_the_data_is_named(cls):
-    given = {**known(cls), **TINY.get(cls.__name__, {})}
-    for fact in given.keys() & set(DataSpec.names()):
-        needs = f"{cls.__name__} needs {fact}: give it, or data that knows it"
-        if fact == "input_dim" and "vocab_size" in inspect.signature(cls).parameters:
+def test_each_missing_field_of_the_data_spec_is_named(cls):
+    arguments = tiny_arguments(cls)
+    for field in arguments.keys() & set(DataSpec.names()):
+        needs = f"{cls.__name__} needs {field}: give it, or data that knows it"
+        if field == "input_dim" and "vocab_size" in accepted(cls):
             needs = "needs input_dim (for vectors) or vocab_size (for tokens), or data that defines one"
-        message = refusal(cls, **{name: value for name, value in given.items() if name != fact})
-        if fact not in OPTIONAL or message is not None:
-            assert message is not None, f"{cls.__name__} is built without {fact}"
-            assert message.startswith(needs)
+        message = refusal(cls, **{name: value for name, value in arguments.items() if name != field})
+        if field not in OPTIONAL or message is not None:
+            assert message is not None, f"{cls.__name__} is built without {field}"
+            assert needs in message

@@ -13,6 +13,7 @@ from zoo.models.bert_modules import (
     BERTTokenClassifier,
 )
 from zoo.models.clip_text import CLIPTextEncoder
+from zoo.models.convnext import ConvNeXt, ConvNeXtClassifier
 from zoo.models.efficientnet import EfficientNet, EfficientNetClassifier
 from zoo.models.forecaster import GRUForecaster, GRUForecastNet, LSTMForecaster, LSTMForecastNet
 from zoo.models.gpt import GPT, GPTLanguageModel
@@ -40,6 +41,8 @@ __all__ = [
     "AirbenchClassifier",
     "AutoencoderKL",
     "AutoencoderKLModule",
+    "ConvNeXt",
+    "ConvNeXtClassifier",
     "EfficientNet",
     "EfficientNetClassifier",
     "GPT",

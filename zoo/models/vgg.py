@@ -151,7 +151,7 @@ class VGGClassifier(ImageClassifier):
             pixels.
         hidden: hidden size of the classifier's two hidden layers; 4096 for published weights.
         dropout: dropout probability after each hidden layer.
-        head: last layer of the classifier: ``linear``, or ``mlp`` with one more hidden layer of 256, ReLU and dropout 0.5.
+        head: last layer of the classifier: ``linear``, or ``mlp`` with one more hidden layer of 256.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels, 32 or more; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
@@ -163,6 +163,7 @@ class VGGClassifier(ImageClassifier):
         "pool": 1,
         "hidden": 64,
         "dropout": 0.0,
+        "lr": 3e-3,
         "image_size": 64,
     }
 

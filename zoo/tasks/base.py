@@ -45,6 +45,8 @@ class Task(L.LightningModule):
 
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[str] = "min"
+    # Arguments of a small version that the tests train in seconds; may also give fields of the data spec for its data.
+    tiny: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
