@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -87,6 +88,17 @@ def cifar100(root: Path, train: int = 400, test: int = 100) -> Path:
     names = {"fine_label_names": [f"kind {i:02}" for i in range(100)], "coarse_label_names": list(map(str, range(20)))}
     (folder / "meta").write_bytes(_python2_pickle(names))
     return folder
+
+
+def svhn(root: Path, train: int = 200, test: int = 50) -> Path:
+    """SVHN in a folder: two files of MATLAB, in which the digit 0 has label 10."""
+    root.mkdir(parents=True, exist_ok=True)
+    for part, n in (("train", train), ("test", test)):
+        images, labels = pictures(n, 10, 32, seed=n)
+        labels[labels == 0] = 10
+        content = {"X": images.transpose(1, 2, 3, 0), "y": labels.astype(np.uint8)[:, None]}
+        savemat(root / f"{part}_32x32.mat", content, do_compression=True)
+    return root
 
 
 def archive(folder: Path, path: Path) -> Path:

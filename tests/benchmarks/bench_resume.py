@@ -1,6 +1,7 @@
 """What exact resume costs an epoch of the small CNN (20 steps of 64 digits), by clocks inside a real `zoo fit`.
 
-Timed are the sampler while it yields an epoch's batches of indices, what DeterministicSteps and BestAndLast do in every step,
+Timed are the sampler while it yields an epoch's batches of indices, what DeterministicSteps and BestAndLast do in
+every step,
 and the checkpoints at the end of the epoch: `last.ckpt` and, when it improved, `best.ckpt`. The same run has
 Lightning's own ModelCheckpoint twice, one for the best (``save_top_k=1``) and one for the last of every epoch, so that
 each epoch gives a pair.

@@ -240,8 +240,8 @@ def test_mistakes_on_the_command_line(options, said, judge, model, zoo):
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"num_classes": 7}, "tells 10 classes apart, and the model makes 7"),
-        ({"class_names": list("abcdefghij")}, "knows a class '0' where the model makes 'a'"),
+        ({"num_classes": 7}, "has 10 classes, but the model generates 7"),
+        ({"class_names": list("abcdefghij")}, "has a class '0' where the model generates 'a'"),
         ({"image_size": 16}, "is of images of 8 x 8 pixels and 1 channel, and these have 16 x 16"),
         ({"in_channels": 3}, "and these have 8 x 8 pixels and 3 channels"),
     ],

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests import fake_data
 from zoo.callbacks.whiten import WhitenFirstLayer, patch_moments
-from zoo.cli.resume_check import verify_resume
 from zoo.cli import main
+from zoo.cli.resume_check import verify_resume
 
 ARGS = ["fit", "--model", "AirbenchClassifier", "--model.channels", "[8,8,8]", "--model.optimizer", "SGD",
         "--model.lr", "0.1", "--data", "CIFAR10", "--data.augment", "[AlternatingFlip]",

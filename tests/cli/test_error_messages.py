@@ -125,7 +125,7 @@ def report_of(provoke) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zoo.cli.parser.one_line", keep)
-        with pytest.raises(Exception) as caught:  # noqa: PT011, B017
+        with pytest.raises(Exception) as caught:
             provoke()
     return seen[0] if seen else (str(caught.value), None)
 

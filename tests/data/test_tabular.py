@@ -97,7 +97,7 @@ def test_new_rows_do_not_change_the_encoding(tmp_path, capfd):
     with pytest.raises(ValueError, match="column 'a' holds 'red', which is not a number as in the training rows"):
         data.predict_dataloader()
     data = Tabular(file=file, target="y", predict_file=write(tmp_path / "new.csv", "b\n3\n"))
-    with pytest.raises(ValueError, match="new.csv has no column 'a'; it needs a"):
+    with pytest.raises(ValueError, match=r"new\.csv has no column 'a'; it needs a"):
         data.predict_dataloader()
 
 

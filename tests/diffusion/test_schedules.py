@@ -109,8 +109,9 @@ def test_data_and_noise_come_back_from_every_target(name, prediction_type):
     for u in (0.1, 0.5, 0.9):
         t = schedule.training_timesteps(torch.full((3,), u, dtype=torch.float64))
         alpha, sigma = schedule.alpha_sigma(t)
-        found = to_x0_eps(prediction_type, schedule.add_noise(x0, eps, t), prediction_target(prediction_type, x0, eps, alpha, sigma),
-                      float(alpha[0]), float(sigma[0]))  # fmt: skip
+        noisy = schedule.add_noise(x0, eps, t)
+        prediction = prediction_target(prediction_type, x0, eps, alpha, sigma)
+        found = to_x0_eps(prediction_type, noisy, prediction, float(alpha[0]), float(sigma[0]))
         assert torch.allclose(found[0], x0, atol=1e-10)
         assert torch.allclose(found[1], eps, atol=1e-10)
 

@@ -2,17 +2,16 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from tests.conftest import ROOT
+from zoo.checkpoints import Checkpoint
 from zoo.cli import main
 from zoo.data import Digits
 from zoo.metrics import ClassifierFeatures, InceptionFeatures
-from zoo.checkpoints import Checkpoint
 
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "1"]
 

@@ -106,7 +106,7 @@ MISTAKES = {
     "--model.optimizer MultiOptimizer": "an optimizer is built from parameters and a learning rate",
     "--model.optimizer LBFGS --trainer.accumulate_grad_batches 2": "LBFGS cannot accumulate",
     "--model.param_groups [{match:'3',optimizer:Muon}]": "rule '3': Muon is for hidden matrices, not for 3.bias",
-    "--model.param_groups [{match:'3',optimizer:{class_path:SGD,init_args:{lr:1}}}]": "--model.lr, times the rule's lr_scale",
+    "--model.param_groups [{match:'3',optimizer:{class_path:SGD,init_args:{lr:1}}}]": "--model.lr, times",
     "--model.param_groups [{match:nothing}]": "rule 'nothing' matches no parameter",
     "--model.lr_scheduler StepLR": "StepLR needs step_size",
     "--model.lr_scheduler Plateau --model.lr_scheduler.factor 2": "factor is 2.0, but must be between 0 and 1",

@@ -1,4 +1,5 @@
-"""FastEpochLoop is Lightning's own loop in all that can be seen: hooks, their order, weights, logs and what is saved."""
+"""FastEpochLoop is Lightning's own loop in all that can be seen: hooks, their order, weights, logs and what is
+saved."""
 
 from __future__ import annotations
 

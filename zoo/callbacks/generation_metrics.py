@@ -270,16 +270,16 @@ def real_images(trainer: L.Trainer, stage: str) -> Iterator[Float[Tensor, "b c h
 
 
 def check_classes(features: ClassifierFeatures, names: list[str] | None) -> None:
-    """Say so where a classifier tells other classes apart than a model makes.
+    """Raise an error where a classifier has other classes than the model generates.
 
     Args:
-        features: the classifier's.
-        names: of the classes that are made; null where samples are not of a class.
+        features: features of the classifier.
+        names: names of the generated classes; None for unconditional samples.
     """
     own = features.class_names
     if names is None or own is None or list(names) == list(own):
         return
     if len(names) != len(own):
-        raise ValueError(f"{features.name} tells {len(own)} classes apart, and the model makes {len(names)}")
+        raise ValueError(f"{features.name} has {len(own)} classes, but the model generates {len(names)}")
     a, b = next((a, b) for a, b in zip(own, names, strict=True) if a != b)
-    raise ValueError(f"{features.name} knows a class {a!r} where the model makes {b!r}")
+    raise ValueError(f"{features.name} has a class {a!r} where the model generates {b!r}")

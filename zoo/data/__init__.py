@@ -8,6 +8,7 @@ from zoo.data.images.image_folder import ImageFolder
 from zoo.data.images.latents import Latents
 from zoo.data.images.letters import Letters
 from zoo.data.images.mnist import MNIST, FashionMNIST
+from zoo.data.images.svhn import SVHN
 from zoo.data.sequences import AddingProblem, CopyTask, SequenceDataset, SyntheticSequences
 from zoo.data.series.timeseries import TimeSeries
 from zoo.data.synthetic import Quadrants, SignOfSum
@@ -40,6 +41,7 @@ __all__ = [
     "PythonDocs",
     "PythonSource",
     "Quadrants",
+    "SVHN",
     "Sentiment",
     "SequenceDataset",
     "SignOfSum",

@@ -1,4 +1,4 @@
-"""What is computed from files once and kept: a folder for each content, whole or not there at all."""
+"""Caches on disk of what is computed from files: a folder for each content, whole or not there at all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from zoo.data.downloads import locked
 
 
 def user_folder(kind: str) -> Path:
-    """Where caches of a kind are kept, such as ``images``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / kind
+    """Return the folder of the user's caches of a kind, such as ``images``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "zoo" / kind
 
 
 def ensure(place: Path, write: Callable[[Path], None]) -> None:
-    """Build a folder if it is not there; of several processes one does, and the others wait.
+    """Build a folder if it is not there; of several processes one builds it, and the others wait.
 
     Args:
         place: the folder. It is known to be whole by its ``index.json``.
-        write: puts all files, ``index.json`` among them, into the folder it is given.
+        write: puts all files, ``index.json`` among them, into the folder that it is given.
     """
     if (place / "index.json").is_file():
         return

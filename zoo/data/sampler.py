@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a pure function of (seed, epoch), the same on any number of processes."""
+"""Which samples make up which batch: a pure function of (seed, epoch), the same for any number of processes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 
 
 def batch_bounds(n: int, batch_size: int, world: int, drop_last: bool = False) -> list[tuple[int, int]]:
-    """Cut ``n`` ordered samples into global batches of ``batch_size * world``.
+    """Return start and stop of each global batch, of ``batch_size * world`` samples, in ``n`` ordered samples.
 
-    A tail too small to give every process two samples (one is an error in BatchNorm) joins the batch before it, so
-    that nothing is lost, repeated, or left without work.
+    A last batch too small to give every process two samples (one is an error in BatchNorm) joins the batch before it,
+    so that no sample is lost or repeated, and no process is without work.
     """
     size = batch_size * world
     stops = list(range(size, n + 1, size))
-    tail = n - len(stops) * size
-    if tail and not (stops and drop_last):
-        if stops and tail < 2 * world:
+    remainder = n - len(stops) * size
+    if remainder and not (stops and drop_last):
+        if stops and remainder < 2 * world:
             stops[-1] = n
         else:
             stops.append(n)
-    return list(zip([0, *stops], stops, strict=False))
+    starts = [0, *stops]
+    return list(zip(starts, stops, strict=False))
 
 
 class ResumableBatchSampler(DistributedSampler):
@@ -36,11 +37,11 @@ class ResumableBatchSampler(DistributedSampler):
         n: number of samples in the dataset.
         batch_size: samples per batch and process.
         shuffle: a new order every epoch.
-        seed: with the epoch, decides the order.
+        seed: decides the order, with the epoch.
         rank: of this process.
         world: number of processes.
         drop_last: leave out a last batch that is not full.
-        skip: called when iteration starts; how many batches of this epoch are done already.
+        skip: called when iteration starts; returns how many batches of this epoch were trained on already.
     """
 
     def __init__(
@@ -54,9 +55,13 @@ class ResumableBatchSampler(DistributedSampler):
         drop_last: bool = False,
         skip: Callable[[], int] | None = None,
     ) -> None:
-        if n < world:
-            raise ValueError(f"{n} samples cannot be shared among {world} processes; use fewer devices or more data")
-        self.n, self.shuffle, self.seed, self.rank, self.world, self.skip = n, shuffle, seed, rank, world, skip
+        check_enough_samples(n, world)
+        self.n = n
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.skip = skip
         self.epoch = 0
         self.bounds = batch_bounds(n, batch_size, world, drop_last)
 
@@ -64,25 +69,31 @@ class ResumableBatchSampler(DistributedSampler):
         return len(self.bounds)
 
     def order(self) -> Tensor:
+        """Return the indices of all samples, ``(n,)``, in the order of this epoch."""
         if not self.shuffle:
             return torch.arange(self.n)
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch)))
+        return torch.randperm(self.n, generator=seeded_generator(self.seed, self.epoch))
 
     # A generator: its body runs at the first batch, after Lightning has set the epoch and restored the checkpoint.
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        order, first = self.order(), self.skip() if self.skip else 0
+        order = self.order()
+        first = 0
+        if self.skip is not None:
+            first = self.skip()
         for i, (start, stop) in enumerate(self.bounds[first:], first):
-            yield mix_seeds(self.seed, self.epoch, i, self.rank), order[start + self.rank : stop : self.world]
+            seed = mix_seeds(self.seed, self.epoch, i, self.rank)
+            # Every world-th sample of the global batch belongs to this process.
+            yield seed, order[start + self.rank : stop : self.world]
 
 
 class BucketBatchSampler(ResumableBatchSampler):
-    """The same with samples of similar length in a batch, so that little of it is padding.
+    """A ``ResumableBatchSampler`` whose batches hold samples of similar length, so that they need little padding.
 
     Samples are shuffled, sorted by length within pools of ``POOL`` batches, and the batches are shuffled again.
 
     Args:
         lengths: of the samples, ``(n,)``.
-        n: number of samples in the dataset; the rest is as in ``ResumableBatchSampler``.
+        n: number of samples in the dataset; other arguments are those of ``ResumableBatchSampler``.
     """
 
     POOL = 50
@@ -94,39 +105,66 @@ class BucketBatchSampler(ResumableBatchSampler):
         self.lengths = lengths
 
     def order(self) -> Tensor:
-        order = super().order()[: self.bounds[-1][1]]  # what drop_last leaves out is left out before sorting
-        size = self.bounds[0][1]
-        pools = order.split(size * self.POOL)
-        order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
-        full = sum(stop - start == size for start, stop in self.bounds)
-        whole, rest = order[: full * size].view(full, size), order[full * size :]
-        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch, full))
-        return torch.cat([whole[torch.randperm(full, generator=generator)].flatten(), rest])
+        _, end = self.bounds[-1]
+        order = super().order()[:end]  # what drop_last leaves out is left out before sorting
+        _, size = self.bounds[0]
+        pools = []
+        for pool in order.split(size * self.POOL):
+            by_length = self.lengths[pool].argsort(descending=True, stable=True)
+            pools.append(pool[by_length])
+        order = torch.cat(pools)
+        num_full = sum(stop - start == size for start, stop in self.bounds)
+        full = order[: num_full * size].view(num_full, size)
+        rest = order[num_full * size :]  # the last batch stays the last
+        shuffled = torch.randperm(num_full, generator=seeded_generator(self.seed, self.epoch, num_full))
+        return torch.cat([full[shuffled].flatten(), rest])
 
 
 class SequentialBatchSampler(ResumableBatchSampler, SequentialSampler):
-    """The same without shuffling; the type by which Lightning knows that ``overfit_batches`` needs no new sampler."""
+    """A ``ResumableBatchSampler`` without shuffling, of the type that Lightning leaves alone for
+    ``overfit_batches``."""
 
 
 class ShardedBatchSampler(DistributedSampler):
-    """Every ``world``-th sample in batches, in the data's order, for validation and prediction: no sample twice."""
+    """Yield every ``world``-th sample in batches, in order, for validation and prediction: no sample twice.
+
+    Args:
+        n: number of samples in the dataset.
+        batch_size: samples per batch and process.
+        rank: of this process.
+        world: number of processes.
+    """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        if n < world:
-            raise ValueError(f"{n} samples cannot be shared among {world} processes; use fewer devices or more data")
-        self.indices, self.batch_size, self.epoch = torch.arange(n)[rank::world], batch_size, 0
+        check_enough_samples(n, world)
+        self.indices = torch.arange(n)[rank::world]
+        self.batch_size = batch_size
+        self.epoch = 0
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        return iter([(0, part) for part in self.indices.split(self.batch_size)])
+        for part in self.indices.split(self.batch_size):
+            yield 0, part
+
+
+def check_enough_samples(n: int, world: int) -> None:
+    """Raise ValueError where a process would have no sample."""
+    if n < world:
+        raise ValueError(f"{n} samples cannot be shared among {world} processes; use fewer devices or more data")
 
 
 def mix_seeds(*numbers: int) -> int:
-    """Turn a few integers into one seed, well spread (FNV-1a over 64-bit words)."""
+    """Return one well spread seed for a few integers (FNV-1a over 64-bit words)."""
     state = 0xCBF29CE484222325
     for number in numbers:
-        state = ((state ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+        state ^= number & 0xFFFFFFFFFFFFFFFF
+        state = (state * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 29
     return state & 0x7FFFFFFFFFFFFFFF
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a random number generator seeded by a few integers."""
+    return torch.Generator().manual_seed(mix_seeds(*numbers))

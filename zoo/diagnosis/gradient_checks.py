@@ -46,7 +46,7 @@ def gradient_flow(probe: Probe) -> list[Finding]:
     if cut:
         found.append(
             error(
-                f"{_list(_names(cut, by_module))}: no gradient arrives, the way back from the loss is cut",
+                f"{_list(_names(cut, by_module))}: no gradient arrives: the backward pass from the loss is cut off",
                 "look behind them for .detach(), .data, .item(), torch.no_grad(), argmax or a new torch.tensor(...)",
             )
         )

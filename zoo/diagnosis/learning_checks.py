@@ -1,4 +1,4 @@
-"""Can the module learn a handful of samples by heart, and is its learning rate sane?"""
+"""Can the module overfit a few samples, and is its learning rate sane?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def overfit(probe: Probe) -> Finding:
     share = probe.small_batch_loss() / start
     own = f"from {start:.3g} to {share * start:.3g} in {len(losses)} steps"
     if share < OVERFIT_RATIO:
-        return ok(f"a few samples are learnt by heart: {own}")
+        return ok(f"the model overfits a few samples: {own}")
     if share < STUCK_RATIO and not (probe.automatic and probe.returns_plain_loss):
         return ok(f"the loss on a few samples falls {own}")
     if not probe.automatic:
@@ -62,7 +62,7 @@ def overfit(probe: Probe) -> Finding:
         raise Skip(f"the loss on a few samples goes {own}, and {adam}: the time was too short for more")
     advice = "see the other findings first; then: can the net express it, do labels contradict, has the loss a floor?"
     if kept > 0.5:
-        text = f"a few samples cannot be learnt by heart: {own}, and {adam}; model, loss or labels are wrong"
+        text = f"the model cannot overfit a few samples: {own}, and {adam}; model, loss or labels are wrong"
         return error(text, advice)
     return warning(f"a few samples are only half learnt: {own}, and {adam}", advice)
 

@@ -239,7 +239,7 @@ class Probe:
 
     @cached_property
     def small_batch(self) -> Any:
-        """A handful of the first batch's samples, as the loader gives them: quick to learn by heart."""
+        """A handful of the first batch's samples, as the loader gives them: quick to overfit."""
         size = next((len(t) for t in named_tensors(self.raw_batches[0]).values() if t.ndim), 0)
         small = map_tensors(self.raw_batches[0], lambda _, t: t[:8] if t.ndim and len(t) == size else t)
         return self.raw_batches[0] if self.trace(self._transfer(small), gradients=True).error else small

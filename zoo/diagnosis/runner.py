@@ -39,7 +39,7 @@ def diagnose(
         module: any LightningModule.
         datamodule: its data.
         batches: training batches to look at.
-        overfit_steps: optimizer steps in which one batch is to be learnt by heart.
+        overfit_steps: optimizer steps in which the model should overfit one batch.
         device: ``cpu``, ``cuda`` or another accelerator of Lightning.
     """
     with _quiet():
@@ -70,7 +70,7 @@ def run(
         module: any LightningModule.
         datamodule: its data.
         batches: training batches to look at.
-        overfit_steps: optimizer steps in which one batch is to be learnt by heart.
+        overfit_steps: optimizer steps in which the model should overfit one batch.
     """
     if batches < 1 or overfit_steps < 20:
         raise ValueError(f"batches={batches} and overfit_steps={overfit_steps}: at least 1 and 20 are needed")

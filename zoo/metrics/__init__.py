@@ -1,4 +1,4 @@
-"""What torchmetrics lacks: how like real images made ones are, by the features of a network that tells images apart."""
+"""Metrics of generated images, computed from features of an image classifier."""
 
 from zoo.metrics.features import ClassifierFeatures, InceptionFeatures
 from zoo.metrics.generation import FrechetDistance, PrecisionRecall, in_manifold

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.distributed import say
 from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
 from zoo.tasks.autoencoder import Autoencoder
 from zoo.tasks.base import require
-from zoo.distributed import say
 from zoo.weights.files import Weights
 from zoo.weights.folders import RenamedTensors
 from zoo.weights.formats.diffusers import DiffusersNet
@@ -223,6 +223,8 @@ class AutoencoderKLModule(Autoencoder):
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels; null takes it from the data.
     """
+
+    tiny = {"channels": [16, 32], "groups": 8, "latent_channels": 8}
 
     def __init__(
         self,

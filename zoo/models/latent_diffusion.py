@@ -28,24 +28,25 @@ SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_c
 
 
 class LatentDiffusion(Diffusion):
-    """A U-Net that makes images of noise, or with an autoencoder the latents of images.
+    """Diffusion model with a U-Net denoiser, in pixel space or in the latent space of an autoencoder.
 
-    Autoencoder and text encoder are not trained. They are no parts of the network, so neither optimizers nor averages
-    see them, but lie in every checkpoint, which so needs nothing else to make images. They compute in float32, in which
-    nothing overflows. With data ``Latents``, which keep what the autoencoder makes, batches hold that, not images.
+    Autoencoder and text encoder are frozen. They are not part of the network, so optimizers and EMA leave them alone,
+    but every checkpoint contains them and needs nothing else for sampling. They compute in float32, in which nothing
+    overflows. With the dataset ``Latents``, batches hold precomputed latents instead of images.
 
     Args:
-        preset: sizes of the U-Net by name: ``pixels-8``, ``pixels-32``, ``latents``, ``sd-1.5``, ``sd-2.1``. What is
-            given below replaces them.
-        channels: channels by stage; the image is halved between stages.
-        blocks: residual blocks in each stage.
+        preset: sizes of the U-Net by name: ``pixels-8``, ``pixels-32``, ``latents``, ``sd-1.5``, ``sd-2.1``. The
+            arguments below override them.
+        channels: channels by stage; the resolution is halved between stages.
+        blocks: residual blocks per stage.
         attention: for each stage, whether attention follows its blocks.
-        heads: attention heads, the same number in every stage.
-        head_dim: width of an attention head, instead of ``heads``.
-        groups: of the normalisations; divides every width.
-        linear_projection: linear layers at the ends of the attention to text, as Stable Diffusion 2 has them.
-        dropout: share dropped in the blocks.
-        activation_checkpointing: compute the inside of the U-Net's blocks again on the way back in place of keeping it.
+        heads: number of attention heads, the same in every stage.
+        head_dim: dimension of an attention head, instead of ``heads``.
+        groups: groups of the group normalizations; divides all numbers of channels.
+        linear_projection: linear instead of 1x1 convolutional projections around cross-attention, as in Stable
+            Diffusion 2.
+        dropout: dropout probability in the residual blocks.
+        activation_checkpointing: recompute the activations of the U-Net's blocks in the backward pass.
         weights: of the U-Net to start from: a folder of diffusers, a single-file checkpoint, or a file of zoo; null
             starts fresh. From a whole pipeline come autoencoder and text encoder, too, where they are null.
         autoencoder: of which the latents are: a checkpoint of an ``AutoencoderKLModule``, or a folder of diffusers;
@@ -59,6 +60,8 @@ class LatentDiffusion(Diffusion):
         image_size: side of the images in pixels; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
     """
+
+    tiny = {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16}
 
     def __init__(
         self,

@@ -10,13 +10,13 @@ from zoo.layers.image_blocks import attend, to_image, to_tokens
 
 
 class CrossAttention(nn.Module):
-    """Positions of the image look at the states of a text, or at each other.
+    """Multi-head attention from image positions to text states, or, without a text, self-attention.
 
     Args:
-        dim: width of the positions.
-        heads: number of heads, dividing ``dim``.
-        text_dim: width of the text's states; null looks at the image itself.
-        dropout: share dropped from the output.
+        dim: embedding dimension of the positions.
+        heads: number of heads, a divisor of ``dim``.
+        text_dim: dimension of the text states; None is self-attention.
+        dropout: dropout probability of the output.
     """
 
     def __init__(self, dim: int, heads: int, text_dim: int | None = None, dropout: float = 0.0) -> None:
@@ -50,11 +50,11 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The transformer's perceptron, four times as wide inside.
+    """Feed-forward block with a GEGLU activation and a hidden dimension of ``4 * dim``.
 
     Args:
-        dim: width.
-        dropout: share dropped inside.
+        dim: embedding dimension.
+        dropout: dropout probability of the hidden layer.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -66,13 +66,16 @@ class FeedForward(nn.Module):
 
 
 class SpatialTransformerBlock(nn.Module):
-    """Attention to the image, attention to the text, a perceptron: each normalised before it and beside a shortcut."""
+    """Pre-norm Transformer block: self-attention, cross-attention and MLP, each with a residual connection."""
 
     def __init__(self, dim: int, heads: int, text_dim: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
-        self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
-        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = CrossAttention(dim, heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = CrossAttention(dim, heads, text_dim, dropout)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim, dropout)
 
     def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
         x = x + self.attn1(self.norm1(x))
@@ -81,15 +84,16 @@ class SpatialTransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the positions of the image that reads the text, beside a shortcut.
+    """Spatial transformer: a Transformer over image positions with cross-attention to a text, and a residual
+    connection.
 
     Args:
         dim: channels of the image.
         heads: number of heads.
-        text_dim: width of the text's states.
-        groups: of the normalisation.
-        linear: whether the products at its ends are kept as linear layers or, the same, as convolutions of 1x1.
-        dropout: share dropped inside.
+        text_dim: dimension of the text states.
+        groups: groups of the group normalization.
+        linear: whether its projections are stored as linear layers or, equivalently, as 1x1 convolutions.
+        dropout: dropout probability.
     """
 
     def __init__(self, dim: int, heads: int, text_dim: int, groups: int, linear: bool, dropout: float) -> None:

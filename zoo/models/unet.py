@@ -109,7 +109,7 @@ class UNet(DiffusersNet):
     """
 
     part, presets = "unet", PRESETS
-    activation_checkpointing: bool = False  # compute blocks again on the way back rather than keep what is inside
+    activation_checkpointing: bool = False  # recompute the blocks in the backward pass
 
     def __init__(
         self,

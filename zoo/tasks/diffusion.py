@@ -32,13 +32,14 @@ NUM_NOISE_BINS = 4
 
 
 class Diffusion(Task):
-    """Train a network to tell data from noise, and make data of noise with it.
+    """Diffusion model: any network that predicts noise, velocity or flow from a noisy image and a timestep.
 
-    A batch is images in [-1, 1], alone, or with class numbers ``(b,)`` or texts. The network is called with noisy
-    images ``(b, c, h, w)``, a time ``(b,)`` from 0 to ``timesteps``, and ``labels`` ``(b,)``, where ``num_classes``
-    stands for no class, or ``text``, states ``(b, s, d)``. The loss is the mean squared error of what it says. Logs
-    ``loss``, and in validation and test ``loss_t0`` (least noise) to ``loss_t3`` (most), by quarters of the times;
-    there the noise of a sample is always the same, so that losses can be compared.
+    A batch is images in [-1, 1], alone or with class indices ``(b,)`` or texts. The network is called with noisy images
+    ``(b, c, h, w)``, timesteps ``(b,)`` from 0 to ``timesteps``, and ``labels`` ``(b,)``, where ``num_classes`` stands
+    for no class, or ``text``, states ``(b, s, d)``. The loss is the mean squared error of the prediction. Logs
+    ``loss``,
+    and in validation and test ``loss_t0`` (least noise) to ``loss_t3`` (most), by quarters of the timesteps. There the
+    noise of a sample is always the same, so that losses are comparable.
 
     Args:
         prediction_type: what the network predicts: ``epsilon``, the noise; ``v_prediction``, the velocity (Salimans and

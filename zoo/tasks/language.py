@@ -130,7 +130,8 @@ class LanguageModel(TextTask, Task):
             self.net.train(training)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Tokens of a prompt; with ``add_bos_token`` behind the one that the tokenizer sets before a text, if it does."""
+        """Tokens of a prompt; with ``add_bos_token`` behind the one that the tokenizer sets before a text, if it
+        does."""
         tokenizer = self.tokenizer
         assert tokenizer is not None
         ids, bos = tokenizer.encode(prompt, parse_special=True), [tokenizer.bos_id]

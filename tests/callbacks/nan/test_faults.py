@@ -69,7 +69,7 @@ def test_names_a_fault_in_a_module(family, fault, module, kind, phase, cause, tm
 def test_names_an_exploding_rnn(direction, tmp_path):
     net = Recurrent()
     with torch.no_grad():
-        # 1e9 ** 5 overflows; on the way back a small state hides what its slope multiplies
+        # 1e9 ** 5 overflows; in the backward pass a small state hides what its slope multiplies
         nn.init.eye_(net.rnn.weight_hh_l0).mul_(1e9 if direction == "forward" else 1e8)  # pyright: ignore
         if direction == "backward":
             net.rnn.weight_ih_l0.mul_(1e-30)  # pyright: ignore

@@ -74,7 +74,8 @@ class StepMeasurement:
         self._calls.clear()
 
     def after_backward(self) -> None:
-        """The sum of the micro-batches' gradients, in the unit of what `_record_micro_norm` saw, whatever is scaled later."""
+        """The sum of the micro-batches' gradients, in the unit of what `_record_micro_norm` saw, whatever is scaled
+        later."""
         if self._micro_norms:
             self._accumulated_norm = norms([p.grad for p in self.module.parameters() if p.grad is not None]).norm()
 

@@ -209,7 +209,7 @@ class NaNGuard(L.Callback):
         if not is_finite(self._loss) or not bad_gradients:
             finding = Finding("loss", "forward", "", type(module).__name__, "unknown")
         else:
-            path = bad_gradients[-1].rpartition(".")[0]  # the last in the net is the first on the way back
+            path = bad_gradients[-1].rpartition(".")[0]  # the last in the net is the first in the backward pass
             finding = Finding("gradient", "backward", path, type(module.get_submodule(path)).__name__, "unknown")
         finding.cause = "not reproduced"
         finding.advice = (

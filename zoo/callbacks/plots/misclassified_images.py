@@ -49,7 +49,8 @@ class Misclassified:
 class MisclassifiedImages(L.Callback):
     """Draw, after a test of a classifier of images, its confusion matrix and the images it is most wrong about.
 
-    ``confusion_matrix.png`` and ``misclassified.png`` go to the folder of the run that the checkpoint is from, and to loggers that
+    ``confusion_matrix.png`` and ``misclassified.png`` go to the folder of the run that the checkpoint is from, and to
+    loggers that
     take pictures. Nothing is drawn where inputs are no images or a sample has several labels. With several processes
     the matrix is of all samples, the mistakes are the first one's. Logs no numbers.
 

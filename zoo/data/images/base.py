@@ -60,7 +60,8 @@ class ImageDataset(BatchTensorDataset):
 
 
 class ImageData(DataModule):
-    """Images for classification. Subclasses implement ``splits`` with images as bytes, and set ``num_classes`` and so on.
+    """Images for classification. Subclasses implement ``splits`` with images as bytes, and set ``num_classes`` and so
+    on.
 
     Batches leave the loader as bytes, a quarter of the size of floats; they are augmented and normalised on the device.
     A training loop without Lightning calls ``prepare`` itself.

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.data.base import DataModule
-from zoo.distributed import say
 from zoo.data.series.bundled_series import BUNDLED, WEEK, bundled_columns, bundled_roles
 from zoo.data.series.table import ColumnRoles, Series, find_leak, read_series
 from zoo.data.series.time_grid import Calendar, TimeGrid, calendar
 from zoo.data.series.windows import Places, SeriesRows, WindowDataset
 from zoo.data.tabular import read_csv
+from zoo.distributed import say
 
 
 class TimeSeries(DataModule):
@@ -98,7 +98,8 @@ class TimeSeries(DataModule):
         self.frequency, self._season_length, self.predict = frequency, season_length, predict
         self.val_split, self.test_split = val_split, test_split
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
+    # Data spec
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def input_dim(self) -> int:

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule, split_indices
-from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.tabular import number
 from zoo.data.text.python_docs import documentation
 from zoo.data.text.subword import TokenColumnsDataset, make_tokenizer, tokenize_pairs, tokenize_texts, truncate
 from zoo.data.text.text_files import Texts, read_splits, read_texts
+from zoo.distributed import say
 from zoo.text import Tokenizer
 from zoo.text.vocabulary import Level, Vocabulary, check_level, tokenize
 
@@ -99,7 +99,8 @@ class TextClassification(DataModule):
         self._classes = classes
         self._tokenizer_option = tokenizer
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
+    # Data spec
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -111,8 +112,14 @@ class TextClassification(DataModule):
     def tokenizer(self) -> Tokenizer | None:
         if self._tokenizer_option is None:
             return None
-        return make_tokenizer(self._tokenizer_option, lambda: [part for t in self._texts["train"][0] for part in as_text_tuple(t)],
-                              self.max_size)  # fmt: skip
+
+        def training_texts() -> list[str]:
+            texts = []
+            for sample in self._texts["train"][0]:
+                texts += as_text_tuple(sample)
+            return texts
+
+        return make_tokenizer(self._tokenizer_option, training_texts, self.max_size)
 
     @property
     def pad_id(self) -> int:

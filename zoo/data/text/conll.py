@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.distributed import say
 from zoo.data.text.text_files import SPLITS
+from zoo.distributed import say
 
 Sentence = tuple[list[str], list[str]]
 """Words, and their tags."""

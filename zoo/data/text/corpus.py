@@ -78,7 +78,8 @@ class Corpus(TokenizedData):
         """Return the texts of ``train`` and, where they are files of their own, of ``val`` and ``test``."""
         raise ValueError(f"{type(self).__name__} does not say what its texts are: write texts()")
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
+    # Data spec
+    # ------------------------------------------------------------------------------------------------------------
 
     def build_tokenizer(self) -> Tokenizer:
         option = self._tokenizer_option

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import split_indices
-from zoo.distributed import say
 from zoo.data.sampler import mix_seeds
 from zoo.data.text.python_docs import sentences
 from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate
 from zoo.data.text.text_files import read_texts
+from zoo.distributed import say
 from zoo.text import Tokenizer
 
 SPECIAL, FIRST, FURTHER = 0, 1, 2  # what a token is: no part of the text, the first piece of a word, or a further one
@@ -105,7 +105,8 @@ class MaskedText(SubwordData):
         path: a file: ``.txt`` with a text a line, ``.csv``, ``.tsv`` or ``.jsonl``; or a folder of ``.txt`` files; null
             takes sentences of the documentation that Python carries.
         text: name of the column of the texts.
-        mlm_probability: share of the tokens that are to be guessed: 80 % of them hidden, 10 % changed, 10 % as they are.
+        mlm_probability: share of the tokens that are to be guessed: 80 % of them hidden, 10 % changed, 10 % as they
+            are.
         whole_word_mask: hide all pieces of a word or none.
     """
 

@@ -61,7 +61,8 @@ class NER(SubwordData):
         self.path, self.samples, self.lowercase, self.predict_file = path, samples, lowercase, predict_file
         self._tags = tags
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
+    # Data spec
+    # ------------------------------------------------------------------------------------------------------------
 
     def build_tokenizer(self) -> Tokenizer:
         def texts() -> list[str]:

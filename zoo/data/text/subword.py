@@ -8,9 +8,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.tokenized import TokenizedData
+from zoo.distributed import say
 from zoo.text import Tokenizer
 from zoo.text.tokenizer import TrainedLevel
 from zoo.weights.packages import model_folder
@@ -22,7 +22,8 @@ SubwordPairTokens = tuple[list[int], list[int]]
 
 
 class SubwordData(TokenizedData):
-    """What data of texts in pieces of words share: the tokenizer, which goes into checkpoints, and data spec fields about it.
+    """What data of texts in pieces of words share: the tokenizer, which goes into checkpoints, and data spec fields
+    about it.
 
     Args:
         tokenizer: ``wordpiece``, learned from the training texts, or a path: a ``tokenizer.json`` or a folder with

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule, split_indices
-from zoo.distributed import say
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.dates import COUNT, generate_dates
+from zoo.distributed import say
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import PAD, UNKNOWN
 
@@ -118,7 +118,8 @@ class TranslationData(DataModule):
             say(f"{self.predict_file}: {len(lines) - len(kept):,} of {len(lines):,} lines are empty and left out")
         return kept
 
-    # Data spec ------------------------------------------------------------------------------------------------------------
+    # Data spec
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def tokenizers(self) -> tuple[Tokenizer, ...]:
