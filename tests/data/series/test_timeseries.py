@@ -293,7 +293,7 @@ MISTAKES = {
     "both": ({"name": "seasons", "file": "x.csv", "time": "t", "target": "y"}, "either a name .* or a file"),
     "no target": ({"file": "x.csv", "time": "t"}, r"which column of x.csv is it\? give --data.target"),
     "no file": ({"file": "none.csv", "time": "t", "target": "y"}, "no file none.csv"),
-    "time of a known series": ({"time": "t"}, "seasons has its time already"),
+    "time of a known series": ({"time": "t"}, "seasons has its time column already; --data.time is only for a CSV"),
     "horizon 0": ({"horizon": 0}, "steps are counted from 1"),
     "shares": ({"val_split": 0.6, "test_split": 0.5}, "shares are above 0 and leave some for training"),
     "unknown covariate": ({"past": ["log_range"]}, "seasons has no column 'log_range'; it has time, value"),
