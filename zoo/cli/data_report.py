@@ -140,7 +140,7 @@ def class_balance(data: L.LightningDataModule, splits: dict[str, Any]) -> str:
 
 def input_statistics(data: L.LightningDataModule, splits: dict[str, Any]) -> str:
     """Return shape, dtype, range and augmentation of the inputs; an empty text if they are not tensors."""
-    train = splits.get("train")
+    train: Any = splits.get("train")
     if not hasattr(train, "__len__") or not len(train):
         return ""
     count = min(len(train), MAX_SAMPLES)
@@ -200,7 +200,8 @@ def first_batch(data: L.LightningDataModule) -> tuple[Tensor, Any] | None:
 
 def plot_batch(data: L.LightningDataModule, batch: tuple[Tensor, Any], path: Path) -> None:
     """Plot images with their classes or texts to a file."""
-    from zoo.callbacks.plots.image_grid import denormalize, plot_image_grid, save_figure
+    from zoo.callbacks.plots.figures import save_figure
+    from zoo.callbacks.plots.image_grid import denormalize, plot_image_grid
 
     images, targets = batch
     figure = plot_image_grid(

@@ -193,7 +193,7 @@ def scheduler_config(model: LatentDiffusion) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in SCHEDULES.items()}
     betas = scaled_linear_betas if schedule == "scaled_linear" else linear_betas
     defaults = inspect.signature(betas).parameters
-    config = {"beta_schedule": names[schedule]}
+    config: dict[str, Any] = {"beta_schedule": names[schedule]}
     for name in ("beta_start", "beta_end"):
         config[name] = arguments.get(name) or defaults[name.removeprefix("beta_")].default
     config["num_train_timesteps"] = arguments.get("timesteps", 1000)
