@@ -227,7 +227,7 @@ def test_picture_without_attention_says_so(tmp_path):
     loader = DataLoader([batch(*PAIRS)], batch_size=None)
     with pytest.raises(ValueError, match="Seq2SeqTranslator has no attention to plot"):
         trainer(tmp_path, AttentionMaps()).validate(module(attention="none"), loader)
-    with pytest.raises(ValueError, match="AttentionMaps draws translators, and LightningModule is none"):
+    with pytest.raises(ValueError, match="AttentionMaps plots translation models, and LightningModule is not one"):
         AttentionMaps().setup(trainer(tmp_path), L.LightningModule(), "fit")
 
 

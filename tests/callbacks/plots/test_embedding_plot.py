@@ -1,4 +1,4 @@
-"""The projection against its definition, and the picture where it is expected."""
+"""Tests of ``EmbeddingPlot``: the PCA projection against its definition, and the plot of a validation or test."""
 
 import lightning as L
 import pytest
@@ -11,30 +11,30 @@ from zoo.callbacks.plots.embedding_plot import EmbeddingPlot, plot_embeddings, p
 from zoo.data.base import BatchTensorDataset
 
 
-def test_projection_keeps_the_two_directions_of_most_variance():
+def test_projection_keeps_the_first_two_principal_components():
     torch.manual_seed(0)
     x = torch.randn(300, 5) * torch.tensor([1.0, 7.0, 0.1, 3.0, 0.5]) + 20
-    xy, shares = project_to_2d(x)
-    # Sorted by scale, the axes of x are nearly the directions.
+    xy, ratios = project_to_2d(x)
+    # Sorted by scale, the axes of x are nearly the principal components.
     assert torch.corrcoef(torch.stack([xy[:, 0], x[:, 1]]))[0, 1].abs() > 0.999
     assert torch.corrcoef(torch.stack([xy[:, 1], x[:, 3]]))[0, 1].abs() > 0.99
-    assert shares == pytest.approx((xy.var(0) / x.var(0).sum()).tolist(), rel=1e-4)
-    turned, _ = torch.linalg.qr(torch.randn(5, 5))
-    again, _ = project_to_2d(x @ turned)
+    assert ratios == pytest.approx((xy.var(0) / x.var(0).sum()).tolist(), rel=1e-4)
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5))
+    again, _ = project_to_2d(x @ rotation)
     torch.testing.assert_close(torch.cdist(again, again), torch.cdist(xy, xy), rtol=1e-3, atol=1e-2)
 
 
-def test_the_sign_does_not_flip_between_epochs():
+def test_sign_does_not_flip_between_epochs():
     x = torch.randn(50, 4) * torch.tensor([4.0, 2.0, 1.0, 1.0])
     torch.testing.assert_close(project_to_2d(x)[0], project_to_2d(x.flip(0))[0].flip(0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(20, 1), (1, 6), (2, 3), (20, 2)])
 def test_few_dimensions_and_few_samples(shape):
-    xy, shares = project_to_2d(torch.randn(shape))
+    xy, ratios = project_to_2d(torch.randn(shape))
     assert xy.shape == (shape[0], 2)
     assert xy.isfinite().all()
-    assert len(shares) == 2
+    assert len(ratios) == 2
 
 
 def test_every_class_has_a_colour_and_a_name():
@@ -50,7 +50,7 @@ def test_every_class_has_a_colour_and_a_name():
 
 
 class Plain(L.LightningModule):
-    """Not one of zoo's, and its validation returns something else."""
+    """A module from outside zoo whose validation step returns a loss instead of logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,15 +77,15 @@ def loader() -> DataLoader:
 
 @pytest.mark.parametrize("layer", [None, "body"])
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_the_picture_shows_samples_of_all_batches(layer, stage, tmp_path, loader, monkeypatch):
-    shown = []
+def test_plot_samples_all_batches(layer, stage, tmp_path, loader, monkeypatch):
+    plotted = []
     monkeypatch.setattr(
         "zoo.callbacks.plots.embedding_plot.plot_embeddings",
-        lambda *args: (shown.append(args), plot_embeddings(*args))[1],
+        lambda *args: (plotted.append(args), plot_embeddings(*args))[1],
     )
     module = Plain()
     getattr(trainer(tmp_path, EmbeddingPlot(layer, num_samples=30)), stage)(module, loader, verbose=False)
-    (points, labels, names) = shown[0]
+    (points, labels, names) = plotted[0]
     x = torch.cat([batch[0][:2] for batch in loader])  # 13 batches, 2 of each
     expected = module.body(x) if layer else module(x)
     torch.testing.assert_close(points, expected)
@@ -96,22 +96,22 @@ def test_the_picture_shows_samples_of_all_batches(layer, stage, tmp_path, loader
     assert not module.body._forward_hooks
 
 
-def test_loggers_that_take_pictures_get_it(tmp_path, loader):
-    logger, taken = TensorBoardLogger(tmp_path), []
-    logger.experiment.add_figure = lambda *args: taken.append(args)
+def test_figure_is_logged(tmp_path, loader):
+    logger, logged = TensorBoardLogger(tmp_path), []
+    logger.experiment.add_figure = lambda *args: logged.append(args)
     runner = trainer(tmp_path, EmbeddingPlot())
     runner.loggers = [logger]
     runner.validate(Plain(), loader, verbose=False)
-    assert [(name, step) for name, _, step in taken] == [("embeddings", 0)]
+    assert [(name, step) for name, _, step in logged] == [("embeddings", 0)]
 
 
-def test_mistakes_are_told_in_a_line(tmp_path, loader):
+def test_error_messages(tmp_path, loader):
     with pytest.raises(ValueError, match="num_samples=2: a plot needs at least 3"):
         EmbeddingPlot(num_samples=2)
     with pytest.raises(ValueError, match="there is no layer 'boddy'; there are body, head"):
         trainer(tmp_path, EmbeddingPlot("boddy")).validate(Plain(), loader)
     module = Plain()
     module.validation_step = lambda batch, batch_idx: module.body(batch[0]).mean()  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"batches of \(inputs, classes\) and a row of Plain for each class"):
+    with pytest.raises(ValueError, match=r"batches of \(inputs, labels\) and a row of Plain for each label"):
         trainer(tmp_path, EmbeddingPlot()).validate(module, loader)
     assert not module._forward_hooks

@@ -1,4 +1,4 @@
-"""Pictures of what a model makes: mistakes told before training, texts one after the other, the logger's copy."""
+"""Tests of ``ImageSamples``: unsupported options fail before training, prompts are used in turn, logging."""
 
 import lightning as L
 import pytest
@@ -31,7 +31,7 @@ def fit(folder, module: L.LightningModule, *callbacks: L.Callback, **kwargs) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "more", "said"),
+    ("options", "more", "message"),
     [
         ({"sampler": "nonsense"}, {}, "sampler='nonsense': there are ddpm"),
         ({"steps": 2000}, {}, "a sampler takes 1 to 1000 steps"),
@@ -39,24 +39,24 @@ def fit(folder, module: L.LightningModule, *callbacks: L.Callback, **kwargs) -> 
         ({"texts": ["a"]}, {}, r"this model reads no texts \(condition: class\)"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_told_before_training(options, more, said, tmp_path):
-    """Not when the first picture is due, after ten epochs here."""
+def test_unsupported_options_fail_before_training(options, more, message, tmp_path):
+    """And not only at the first plot, after ten epochs here."""
     module = LatentDiffusion(**SMALL, **more)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         fit(tmp_path, module, ImageSamples(every_n_validations=10, dirpath=str(tmp_path), **options))
     assert module.trainer.global_step == 0
 
 
-class Reads(L.LightningModule):
-    """Tells which texts it is given."""
+class PromptRecorder(L.LightningModule):
+    """Records the prompts of each call of ``sample``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.told: list[list[str] | None] = []
+        self.prompts: list[list[str] | None] = []
 
     def sample(self, n: int, texts: list[str] | None = None, **_: object) -> torch.Tensor:
-        self.told.append(texts)
+        self.prompts.append(texts)
         return torch.rand(n, 1, 8, 8)
 
     def training_step(self, batch: object, i: int) -> STEP_OUTPUT:
@@ -69,29 +69,29 @@ class Reads(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_texts_one_after_the_other(tmp_path):
-    module = Reads()
+def test_prompts_are_used_in_turn(tmp_path):
+    module = PromptRecorder()
     fit(tmp_path, module, ImageSamples(n=5, texts=["a", "b"], dirpath=str(tmp_path)))
-    assert module.told == [["a"], ["a", "b", "a", "b", "a"]]
-    module = Reads()
+    assert module.prompts == [["a"], ["a", "b", "a", "b", "a"]]
+    module = PromptRecorder()
     fit(tmp_path, module, ImageSamples(n=5, texts=[], dirpath=str(tmp_path)))
-    assert module.told == [None, None]
+    assert module.prompts == [None, None]
 
 
-def test_a_try_leaves_no_picture(tmp_path, monkeypatch):
-    """Under fast_dev_run there is no run folder, so it would lie in the current one."""
+def test_fast_dev_run_writes_no_plot(tmp_path, monkeypatch):
+    """Under fast_dev_run there is no run folder, so the file would be written to the current folder."""
     monkeypatch.chdir(tmp_path)
-    module = Reads()
+    module = PromptRecorder()
     fit(tmp_path, module, ImageSamples(texts=["a", "b"]), fast_dev_run=True)
-    assert module.told == [["a"]]
+    assert module.prompts == [["a"]]
     assert not list(tmp_path.iterdir())
 
 
-def test_the_logger_has_the_picture_too(tmp_path):
+def test_figure_is_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit(tmp_path, Reads(), ImageSamples(n=2), logger=logger)
+    fit(tmp_path, PromptRecorder(), ImageSamples(n=2), logger=logger)
     assert (tmp_path / "samples.png").is_file()
     logger.experiment.flush()
     events = EventAccumulator(str(tmp_path)).Reload()

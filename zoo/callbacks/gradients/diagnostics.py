@@ -19,9 +19,10 @@ from zoo.callbacks.gradients.analysis import (
     module_of,
     noise_scale_terms,
 )
-from zoo.callbacks.gradients.heat_map import heat_map, log_figure
+from zoo.callbacks.gradients.heat_map import heat_map
 from zoo.callbacks.gradients.measurement import StepMeasurement, local_shard
 from zoo.callbacks.output_folder import output_folder
+from zoo.callbacks.plots.figures import save_and_log_figure
 
 
 class GradientDiagnostics(Callback):
@@ -214,11 +215,7 @@ class GradientDiagnostics(Callback):
             return
         if trainer.is_global_zero:
             figure = heat_map(self.layers, self.steps, self.history)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / "gradients.png"
-            figure.savefig(path, dpi=120)
-            for logger in trainer.loggers:
-                log_figure(logger, figure, path, trainer.global_step)
+            save_and_log_figure(trainer, figure, self._folder / "gradients.png", dpi=120)
 
 
 class _Mean:

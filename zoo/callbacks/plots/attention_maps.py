@@ -1,7 +1,8 @@
-"""What a translator looks at (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473, figure 3)."""
+"""Attention maps of sequence-to-sequence models (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473, figure 3)."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +10,45 @@ import lightning as L
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.callbacks.gradients.heat_map import log_figure
 from zoo.callbacks.output_folder import output_folder
+from zoo.callbacks.plots.figures import save_and_log_figure
 
 Alignment = tuple[list[str], list[str], Float[Tensor, "t s"]]
-"""Tokens of a source, those of its translation, and how the attention of each of these is shared out."""
+"""Source tokens, target tokens, and the attention weights of each target token over the source."""
+
+# Inches of a figure: a cell of the map, the margin of a panel, and the largest figure.
+CELL = 0.28
+PANEL_MARGIN = 0.6
+MAX_WIDTH = 24
+MAX_HEIGHT = 30
 
 
 class AttentionMaps(L.Callback):
-    """Draw where a translator looks in the source while it writes each token of the translation.
+    """Plot the cross-attention weights of a translation model as heat maps.
 
-    ``attention.png`` in the run folder is drawn anew after every validation and test, for the first samples, and handed
-    to loggers that take pictures as ``attention``. Works with any module that has ``alignments(batch, samples)``, as
-    ``Translator`` has. With several processes the first one draws its own samples. Logs no numbers.
+    After every validation and test, ``attention.png`` in the run folder is replaced by the maps of the first samples
+    and logged as ``attention`` to loggers that accept images. Works with any module that has
+    ``alignments(batch, num_samples)``, as ``Translator`` has. With several processes, only samples of rank 0 are
+    plotted. Logs no metrics.
 
     Args:
-        num_samples: sources drawn.
-        dirpath: folder of the picture; null is the run folder.
+        num_samples: number of source sequences to plot.
+        dirpath: output folder; null for the run folder.
     """
 
     def __init__(self, num_samples: int = 4, dirpath: str | None = None) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}: a plot needs at least 1")
-        self.num_samples, self.dirpath = num_samples, dirpath
+        self.num_samples = num_samples
+        self.dirpath = dirpath
         self._folder = Path()
         self._alignments: list[Alignment] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # All processes have to ask for log_dir together, so not later, when only the first one draws.
+        # log_dir is a collective call, so it is read here and not where only rank 0 writes.
         self._folder = output_folder(trainer, self.dirpath)
         if not hasattr(pl_module, "alignments"):
-            raise ValueError(f"AttentionMaps draws translators, and {type(pl_module).__name__} is none")
+            raise ValueError(f"AttentionMaps plots translation models, and {type(pl_module).__name__} is not one")
 
     def on_validation_batch_end(
         self,
@@ -55,51 +64,81 @@ class AttentionMaps(L.Callback):
             self._alignments = pl_module.alignments(batch, self.num_samples)  # type: ignore[operator]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        alignments, self._alignments = self._alignments, []
-        if alignments and not trainer.sanity_checking:
-            figure, path = plot_attention(alignments), self._folder / "attention.png"
-            self._folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=110)
-            for logger in trainer.loggers:
-                log_figure(logger, figure, path, trainer.global_step)
+        alignments = self._alignments
+        self._alignments = []
+        if not alignments or trainer.sanity_checking:
+            return
+        figure = plot_attention(alignments)
+        save_and_log_figure(trainer, figure, self._folder / "attention.png")
 
     on_test_batch_end = on_validation_batch_end
     on_test_end = on_validation_end
 
 
 def plot_attention(alignments: list[Alignment]) -> Any:
-    """A matplotlib figure with a map for each source: its tokens across, those of the translation down.
+    """Return a matplotlib figure with one attention map per sample: source tokens on x, target tokens on y.
 
     Args:
-        alignments: at least one.
+        alignments: tokens and attention weights of each sample; at least one.
     """
     from matplotlib.figure import Figure
 
-    widths, heights = ([max(2, len(part[side])) for part in alignments] for side in (0, 1))
     columns = min(2, len(alignments))
-    rows = -(-len(alignments) // columns)
-    size = (min(24, 1 + 0.28 * columns * max(widths)), min(30, 0.8 + rows * (0.6 + 0.28 * max(heights))))
-    figure = Figure(figsize=size, layout="constrained")
+    rows = math.ceil(len(alignments) / columns)
+    figure = Figure(figsize=_figure_size(alignments, rows, columns), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     image: Any = None
-    for axes, (source, target, weights) in zip(panels, alignments, strict=False):
-        image = axes.imshow(weights.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
-        axes.set_xticks(
-            range(len(source)), [_label(token) for token in source], rotation=90 if _needs_rotation(source) else 0
-        )
-        axes.set_yticks(range(len(target)), [_label(token) for token in target])
-        axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
+    for axes, alignment in zip(panels, alignments, strict=False):
+        image = _draw_map(axes, alignment)
+    # The grid may have one panel more than there are samples.
     for axes in panels[len(alignments) :]:
         axes.set_axis_off()
-    figure.suptitle("Attention: the source across, its translation down", fontsize=10)
-    figure.colorbar(image, ax=list(panels), label="share of the attention")
+    figure.suptitle("Attention: source tokens (x) and target tokens (y)", fontsize=10)
+    figure.colorbar(image, ax=list(panels), label="attention weight")
     return figure
 
 
+def _figure_size(alignments: list[Alignment], rows: int, columns: int) -> tuple[float, float]:
+    longest_source = 2
+    longest_target = 2
+    for source, target, _ in alignments:
+        longest_source = max(longest_source, len(source))
+        longest_target = max(longest_target, len(target))
+    width = 1 + CELL * columns * longest_source
+    height = 0.8 + rows * (PANEL_MARGIN + CELL * longest_target)
+    return min(MAX_WIDTH, width), min(MAX_HEIGHT, height)
+
+
+def _draw_map(axes: Any, alignment: Alignment) -> Any:
+    """Draw one attention map into a panel; return the image, from which the colour bar is made."""
+    source, target, weights = alignment
+    image = axes.imshow(
+        weights.numpy(),
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    source_labels = [_label(token) for token in source]
+    target_labels = [_label(token) for token in target]
+    # Labels of more than two characters would overlap their neighbours.
+    rotation = 90 if max(map(len, source)) > 2 else 0
+    axes.set_xticks(range(len(source)), source_labels, rotation=rotation)
+    axes.set_yticks(range(len(target)), target_labels)
+    axes.tick_params(
+        length=0,
+        labelsize=8,
+        top=True,
+        labeltop=True,
+        bottom=False,
+        labelbottom=False,
+    )
+    return image
+
+
 def _label(token: str) -> str:
-    """A token as a label; matplotlib would take dollar signs for mathematics, and a space would not be seen."""
-    return "\u2423" if token == " " else token.replace("$", r"\$")
-
-
-def _needs_rotation(tokens: list[str]) -> bool:
-    return max(map(len, tokens)) > 2
+    """Return a token as a tick label: a space made visible, dollar signs escaped from matplotlib's math mode."""
+    if token == " ":
+        return "\u2423"
+    return token.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Embeddings in two dimensions (Pearson 1901, https://doi.org/10.1080/14786440109462720: principal components)."""
+"""PCA plot of embeddings (Pearson 1901, https://doi.org/10.1080/14786440109462720)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zoo.callbacks.gradients.heat_map import log_figure
 from zoo.callbacks.output_folder import output_folder
+from zoo.callbacks.plots.figures import save_and_log_figure
+
+MAX_LEGEND = 20  # classes up to which each has a colour of its own and a legend entry
 
 
 class EmbeddingPlot(L.Callback):
-    """Draw what a module makes of the samples, in the two directions in which they differ most, coloured by class.
+    """Plot the embeddings of samples in their first two principal components, coloured by class.
 
-    ``embeddings.png`` in the run folder is drawn anew after every validation and test, and handed to loggers that take
-    pictures as ``embeddings``. Works where a batch is ``(inputs, classes)``: points are the first output per batch that
-    has a row for each class. With several processes the first one draws its own samples. Logs no numbers.
+    After every validation and test, ``embeddings.png`` in the run folder is replaced and logged as ``embeddings`` to
+    loggers that accept images. Batches have to be ``(inputs, labels)``: the embeddings are the first output of the
+    layer in each batch that has one row per label. With several processes, only samples of rank 0 are plotted. Logs no
+    metrics.
 
     Args:
-        layer: name of the module whose output is drawn, such as ``net.features``; null is the LightningModule itself,
-            so what its ``forward`` returns.
-        num_samples: points at most, taken evenly from all batches.
-        dirpath: folder of the picture; null is the run folder.
+        layer: name of the module whose output is plotted, such as ``net.features``; null for the LightningModule
+            itself, that is, the output of its ``forward``.
+        num_samples: maximum number of points, spread evenly over the batches.
+        dirpath: output folder; null for the run folder.
     """
 
     def __init__(self, layer: str | None = None, num_samples: int = 2000, dirpath: str | None = None) -> None:
         if num_samples < 3:
             raise ValueError(f"num_samples={num_samples}: a plot needs at least 3")
-        self.layer, self.num_samples, self.dirpath = layer, num_samples, dirpath
+        self.layer = layer
+        self.num_samples = num_samples
+        self.dirpath = dirpath
         self._folder = Path()
         self._points: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -40,51 +45,57 @@ class EmbeddingPlot(L.Callback):
         self._hook: Any = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # All processes have to ask for log_dir together, so not later, when only the first one draws.
+        # log_dir is a collective call, so it is read here and not where only rank 0 writes.
         self._folder = output_folder(trainer, self.dirpath)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._reset()
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        names = dict(pl_module.named_modules())
-        if (self.layer or "") not in names:
-            known = ", ".join(name for name in names if name and name.count(".") < 2)
-            raise ValueError(f"EmbeddingPlot: there is no layer {self.layer!r}; there are {known}")
-        self._hook = names[self.layer or ""].register_forward_hook(self._record_output)
+        modules = dict(pl_module.named_modules())
+        # The root module has the empty name.
+        layer = modules.get(self.layer or "")
+        if layer is None:
+            top_level = [name for name in modules if name and name.count(".") < 2]
+            raise ValueError(f"EmbeddingPlot: there is no layer {self.layer!r}; there are {', '.join(top_level)}")
+        self._hook = layer.register_forward_hook(self._record_output)
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         self._output = None
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         if self._hook is None:
             return
-        labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-        if (
-            not isinstance(labels, Tensor)
-            or labels.ndim != 1
-            or self._output is None
-            or len(self._output) != len(labels)
-        ):
+        labels = _batch_labels(batch)
+        output = self._output
+        if labels is None or output is None or len(output) != len(labels):
             where = self.layer or type(pl_module).__name__
-            raise ValueError(f"EmbeddingPlot needs batches of (inputs, classes) and a row of {where} for each class")
-        batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-        some = max(1, self.num_samples // int(min(sum(batches), self.num_samples)))
-        if sum(map(len, self._labels)) < self.num_samples:
-            self._points.append(self._output[:some].flatten(1).float().cpu())
-            self._labels.append(labels[:some].cpu())
+            raise ValueError(f"EmbeddingPlot needs batches of (inputs, labels) and a row of {where} for each label")
+        num_collected = sum(map(len, self._labels))
+        if num_collected >= self.num_samples:
+            return
+        num_batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        # num_batches may be infinite: one sample per batch then.
+        per_batch = max(1, self.num_samples // int(min(num_batches, self.num_samples)))
+        points = output[:per_batch].flatten(1)  # (n, d)
+        self._points.append(points.float().cpu())
+        self._labels.append(labels[:per_batch].cpu())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._hook is not None and self._points:
-            names = getattr(pl_module, "class_names", None) or getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+            names = getattr(pl_module, "class_names", None)
+            if not names:
+                names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
             figure = plot_embeddings(torch.cat(self._points), torch.cat(self._labels), names)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / "embeddings.png"
-            figure.savefig(path, dpi=110)
-            for logger in trainer.loggers:
-                log_figure(logger, figure, path, trainer.global_step)
+            save_and_log_figure(trainer, figure, self._folder / "embeddings.png")
         self._reset()
 
     on_test_start = on_validation_start
@@ -96,62 +107,104 @@ class EmbeddingPlot(L.Callback):
         self._reset()
 
     def _record_output(self, module: nn.Module, args: Any, output: Any) -> None:
-        # Under DDP the LightningModule is called for the whole step too, and returns something else.
+        # Under DDP the LightningModule is also called for the whole step, with another output after the first.
         if self._output is None and isinstance(output, Tensor) and output.ndim > 1:
             self._output = output.detach()
 
     def _reset(self) -> None:
         if self._hook is not None:
             self._hook.remove()
-        self._hook, self._points, self._labels, self._output = None, [], [], None
+        self._hook = None
+        self._points = []
+        self._labels = []
+        self._output = None
+
+
+def _batch_labels(batch: Any) -> Int[Tensor, " b"] | None:
+    """Return the class labels of a batch ``(inputs, labels, ...)``, or None where it has no such labels."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        return None
+    labels = batch[1]
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        return None
+    return labels
 
 
 def project_to_2d(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n 2"], list[float]]:
-    """Project on the two directions in which the samples differ most.
+    """Project samples on their first two principal components.
 
     Args:
-        x: one sample a row.
+        x: one sample per row.
 
     Returns:
-        The coordinates, and which share of the variance each of the two holds.
+        The coordinates, and the explained variance ratio of each of the two components.
     """
-    x = F.pad(x.double(), (0, max(0, 2 - x.shape[1])))
+    missing_columns = max(0, 2 - x.shape[1])
+    x = F.pad(x.double(), (0, missing_columns))
     x = x - x.mean(0)
-    _, lengths, directions = torch.linalg.svd(x, full_matrices=False)
-    plane = F.pad(directions, (0, 0, 0, max(0, 2 - len(directions))))[:2]
-    # A direction has no sign of its own; with one, pictures of two epochs can be compared.
-    largest = plane.gather(1, plane.abs().argmax(1, keepdim=True))
+    _, singular_values, components = torch.linalg.svd(x, full_matrices=False)
+    missing_rows = max(0, 2 - len(components))
+    plane = F.pad(components, (0, 0, 0, missing_rows))[:2]  # (2, d)
+    # The sign of a component is arbitrary; a fixed one makes plots of two epochs comparable.
+    index = plane.abs().argmax(1, keepdim=True)
+    largest = plane.gather(1, index)
     plane = torch.where(largest < 0, -plane, plane)
-    shares = lengths.square() / lengths.square().sum().clamp(min=1e-300)
-    return (x @ plane.T).float(), F.pad(shares, (0, 2))[:2].tolist()
+    variances = singular_values.square()
+    ratios = variances / variances.sum().clamp(min=1e-300)
+    coordinates = x @ plane.T  # (n, 2)
+    return coordinates.float(), F.pad(ratios, (0, 2))[:2].tolist()
 
 
 def plot_embeddings(points: Float[Tensor, "n d"], labels: Int[Tensor, " n"], names: list[str] | None = None) -> Any:
-    """A matplotlib figure of the points in their principal plane.
+    """Return a matplotlib scatter plot of embeddings in their first two principal components.
 
     Args:
-        points: one sample a row; those that are not finite are left out.
-        labels: their classes.
-        names: of the classes; null numbers them.
+        points: one embedding per row; rows with a non-finite value are left out.
+        labels: class of each row.
+        names: class names; null to use the class numbers.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     finite = points.isfinite().all(1)
-    xy, shares = project_to_2d(points[finite])
+    coordinates, ratios = project_to_2d(points[finite])
     labels = labels[finite]
     classes = labels.unique().tolist()
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.subplots()
-    colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
-    for i, label in enumerate(classes):
-        own, name = xy[labels == label], names[label] if names and 0 <= label < len(names) else str(label)
-        colour = colours(i if len(classes) <= 20 else i / len(classes))
-        axes.scatter(own[:, 0], own[:, 1], s=12, alpha=0.7, linewidths=0, color=colour, label=name)
-    if len(classes) <= 20:
+    for label, colour in zip(classes, _class_colours(len(classes)), strict=True):
+        own = coordinates[labels == label]
+        axes.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=12,
+            alpha=0.7,
+            linewidths=0,
+            color=colour,
+            label=_class_name(label, names),
+        )
+    if len(classes) <= MAX_LEGEND:
         figure.legend(loc="outside right upper", frameon=False, markerscale=2)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xlabel(f"first direction ({shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"second direction ({shares[1]:.0%})")
-    axes.set_title(f"{len(xy):,} embeddings of {points.shape[1]} numbers")
+    axes.set_xlabel(f"first principal component ({ratios[0]:.0%} of the variance)")
+    axes.set_ylabel(f"second principal component ({ratios[1]:.0%})")
+    axes.set_title(f"{len(coordinates):,} embeddings of dimension {points.shape[1]}")
     return figure
+
+
+def _class_colours(num_classes: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    if num_classes > MAX_LEGEND:
+        # Too many for a qualitative palette: a continuous colour map, sampled evenly.
+        colours = colormaps["turbo"]
+        return [colours(i / num_classes) for i in range(num_classes)]
+    name = "tab10" if num_classes <= 10 else "tab20"
+    colours = colormaps[name]
+    return [colours(i) for i in range(num_classes)]
+
+
+def _class_name(label: int, names: list[str] | None) -> str:
+    # Negative labels are ignored classes and must not index from the end.
+    if names and 0 <= label < len(names):
+        return names[label]
+    return str(label)

@@ -1,4 +1,4 @@
-"""What a model that makes images makes by now."""
+"""Plot samples of an image generation model during training."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.callbacks.gradients.heat_map import log_figure
 from zoo.callbacks.output_folder import output_folder
-from zoo.callbacks.plots.image_grid import DPI, save_figure
+from zoo.callbacks.plots.figures import DPI, save_and_log_figure
 
-MIN_SIDE = 48  # pixels that an image in a grid has at least
+MIN_SIDE = 48  # pixels of the shorter side of an image in a grid; smaller images are enlarged
 
 
 class ImageSamples(L.Callback):
-    """Let a model that makes images make some after a validation, always of the same noise.
+    """Sample images from a generative model after validation, from the same noise each time.
 
-    ``samples.png`` in the run folder is drawn anew each time, and handed to loggers that take pictures as ``samples``.
-    Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; where there are averages of the
-    weights, these make them. Training goes on as if there were no pictures. One image is made in Lightning's check
-    before training, so that a wish that cannot be met is told then; under fast_dev_run, too, where none is kept. Logs
-    no numbers.
+    ``samples.png`` in the run folder is replaced each time and logged as ``samples`` to loggers that accept images.
+    Works with any module that has ``sample(n, seed=..., ...)``, as ``Diffusion`` has; with EMA, the EMA weights are
+    sampled from. Sampling does not change the training run. One image is sampled in Lightning's sanity check, so that
+    options which the model does not support fail before training; likewise under ``fast_dev_run``, where no file is
+    written. Logs no metrics.
 
     Args:
-        n: images.
-        every_n_validations: validations from one picture to the next.
-        steps: of the sampler.
-        sampler: its name.
-        guidance_scale: 1 is the condition alone, above 1 exaggerates it.
-        texts: what to make images of, one after the other, where the model reads texts.
-        seed: of the noise.
-        dirpath: folder of the picture; null is the run folder.
+        n: number of images.
+        every_n_validations: number of validations between two plots.
+        steps: number of sampling steps.
+        sampler: name of the sampler.
+        guidance_scale: scale of classifier-free guidance; 1 is no guidance.
+        texts: prompts, used in turn, for a text-conditional model.
+        seed: seed of the noise.
+        dirpath: output folder; null for the run folder.
     """
 
     def __init__(
@@ -51,9 +50,11 @@ class ImageSamples(L.Callback):
     ) -> None:
         if n < 1 or every_n_validations < 1:
             raise ValueError(
-                f"n and every_n_validations start at 1: got n={n}, every_n_validations={every_n_validations}"
+                f"n and every_n_validations must be at least 1: got n={n}, every_n_validations={every_n_validations}"
             )
-        self.n, self.every_n_validations, self.dirpath = n, every_n_validations, dirpath
+        self.n = n
+        self.every_n_validations = every_n_validations
+        self.dirpath = dirpath
         self.options: dict[str, Any] = {
             "steps": steps,
             "sampler": sampler,
@@ -65,12 +66,15 @@ class ImageSamples(L.Callback):
         self._validations = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # All processes have to ask for log_dir together, so not later, when only the first one draws.
+        # log_dir is a collective call, so it is read here and not where only rank 0 writes.
         self._folder = output_folder(trainer, self.dirpath)
         if not hasattr(pl_module, "sample"):
-            raise ValueError(f"ImageSamples draws models that make images, and {type(pl_module).__name__} makes none")
+            raise ValueError(
+                "ImageSamples needs a model that generates images, with a `sample` method;"
+                f" {type(pl_module).__name__} has none"
+            )
 
-    # Before the end of the validation, where averages make way for the trained weights again.
+    # on_validation_end would be too late: EMA has put the trained weights back by then.
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._generate(pl_module, 1)
@@ -81,18 +85,16 @@ class ImageSamples(L.Callback):
         if self._validations % self.every_n_validations:
             return
         images = self._generate(pl_module, self.n)
-        figure, path = (
-            plot_image_samples(images, len(getattr(pl_module, "class_names", [])) or None),
-            self._folder / "samples.png",
-        )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, path)
-        for logger in trainer.loggers:
-            log_figure(logger, figure, path, trainer.global_step)
+        # One class per column where the model is class-conditional.
+        num_classes = len(getattr(pl_module, "class_names", []))
+        figure = plot_image_samples(images, num_classes or None)
+        save_and_log_figure(trainer, figure, self._folder / "samples.png")
 
     def _generate(self, pl_module: Any, n: int) -> Float[Tensor, "n c h w"]:
-        prompts = {"texts": [self.texts[i % len(self.texts)] for i in range(n)]} if self.texts else {}
-        return pl_module.sample(n, **self.options, **prompts)
+        options = dict(self.options)
+        if self.texts:
+            options["texts"] = [self.texts[i % len(self.texts)] for i in range(n)]
+        return pl_module.sample(n, **options)
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations}
@@ -102,16 +104,19 @@ class ImageSamples(L.Callback):
 
 
 def plot_image_samples(images: Float[Tensor, "n c h w"], columns: int | None = None) -> Any:
-    """A matplotlib figure of images side by side.
+    """Return a matplotlib figure of images in a grid.
 
     Args:
-        images: with pixels from 0 to 1.
-        columns: images in a row; null makes a square.
+        images: pixels in [0, 1].
+        columns: images per row; null for a square grid.
     """
     from matplotlib.figure import Figure
 
-    pixels = tile_images(images, columns).permute(1, 2, 0).numpy()
-    figure = Figure(figsize=tuple((side + 0.1) / DPI for side in (pixels.shape[1], pixels.shape[0])))
+    grid = tile_images(images, columns)  # (3, h, w)
+    pixels = grid.permute(1, 2, 0).numpy()
+    height, width, _ = pixels.shape
+    # A tenth of a pixel more, as matplotlib rounds the size in pixels down.
+    figure = Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(pixels, interpolation="nearest")
@@ -119,15 +124,18 @@ def plot_image_samples(images: Float[Tensor, "n c h w"], columns: int | None = N
 
 
 def tile_images(images: Float[Tensor, "n c h w"], columns: int | None = None) -> Float[Tensor, "3 i j"]:
-    """Images side by side in one, small ones enlarged.
+    """Return a grid of images as one image; small images are enlarged by an integer factor.
 
     Args:
-        images: with pixels from 0 to 1.
-        columns: images in a row; null makes a square.
+        images: pixels in [0, 1]; of images with neither 1 nor 3 channels, the first channel is shown.
+        columns: images per row; null for a square grid.
     """
     from torchvision.utils import make_grid
 
-    times = max(1, math.ceil(MIN_SIDE / min(images.shape[2:])))
-    larger = F.interpolate(images, scale_factor=times, mode="nearest")
-    shown = larger if images.shape[1] in (1, 3) else larger[:, :1]
-    return make_grid(shown, nrow=columns or math.ceil(math.sqrt(len(images))), padding=2, pad_value=1.0)
+    factor = max(1, math.ceil(MIN_SIDE / min(images.shape[2:])))
+    images = F.interpolate(images, scale_factor=factor, mode="nearest")
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]  # (n, 1, h, w)
+    if not columns:
+        columns = math.ceil(math.sqrt(len(images)))
+    return make_grid(images, nrow=columns, padding=2, pad_value=1.0)
