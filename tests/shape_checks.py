@@ -46,8 +46,13 @@ def with_checks(function: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return strict(*args, **kwargs)
-        except TypeCheckError:
-            function(*args, **kwargs)
+        except TypeCheckError as mismatch:
+            try:
+                function(*args, **kwargs)
+            except ValueError:
+                raise
+            except Exception:  # called a second time with arguments that the first call has changed
+                raise mismatch from None
             raise
 
     return call

@@ -56,7 +56,7 @@ class UpBlock(Stage):
         time: Float[Tensor, "b e"],
         text: Float[Tensor, "b s d"] | None,
         again: bool,
-    ) -> Float[Tensor, "b d i j"]:
+    ) -> Float[Tensor, "b o i j"]:
         for i in range(len(self.resnets)):
             x = self.block(i, torch.cat([x, kept.pop()], 1), time, text, again)
         return self.resize(x)
