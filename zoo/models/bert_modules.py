@@ -218,7 +218,7 @@ class BERTModule(TextTask):
         elif weights is not None:
             net, tokenizer = self._load_pretrained(model_folder(weights), chosen, vocab_size)
         else:
-            vocab_size = require(self, vocab_size=vocab_size)
+            vocab_size = require(self, vocab_size=vocab_size)  # type: ignore[arg-type]
             arguments = {**SIZES[size], "vocab_size": vocab_size, "pad_id": pad_id, **chosen}
             net = self.network(**arguments)
         super().__init__(net=net, **kwargs)  # type: ignore[call-arg]
@@ -316,7 +316,8 @@ class BERTWithClassHead(BERTModule):
     """
 
     def __init__(self, num_classes: int | None = None, head_dropout: float | None = None, **kwargs: Any) -> None:
-        self._head = {"num_classes": require(self, num_classes=num_classes)}
+        classes = require(self, num_classes=num_classes)  # type: ignore[arg-type]
+        self._head = {"num_classes": classes}
         if head_dropout is not None:
             self._head["head_dropout"] = head_dropout
         super().__init__(num_classes=num_classes, **kwargs)
