@@ -159,7 +159,7 @@ def test_fit_test_and_predict(config, zoo, here, short_runs):
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.csv", "environment.json", "checkpoints"}
-    code, out, err = zoo("test", "--ckpt_path", last)
+    code, out, err = zoo("test", "--ckpt_path", last, "--trainer.limit_test_batches", 2)
     assert (code, unexpected(err)) == (0, [])
     assert dict(MEASURED.findall(out)), "numbers are printed"
     code, out, err = zoo("predict", "--ckpt_path", last, "--out", "out.jsonl")
