@@ -127,7 +127,7 @@ def test_every_config_on_two_processes(config, zoo_process, here):
         write(here / "data", train=600)
     batch = yaml.safe_load(config.read_text()).get("data")
     batch = batch.get("init_args", {}).get("batch_size", 64) if isinstance(batch, dict) else 64
-    if config.stem.endswith("cifar10"):
+    if config.stem.endswith(("cifar10", "svhn")):
         batch = 32  # large images in float64 take long
     common = ["fit", "-c", config, "--trainer.precision", "64-true", "--trainer.max_steps", "20",
               "--trainer.max_epochs", "20", "--data.eval_batch_size", "64", *without_chance(config)]  # fmt: skip
