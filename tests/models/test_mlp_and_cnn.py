@@ -1,4 +1,4 @@
-"""The networks of the notes, layer by layer, and every layer by its name."""
+"""MLP and small CNN, layer by layer, and every layer that can be given by name."""
 
 import pytest
 import torch
@@ -27,21 +27,21 @@ def equal(net: nn.Module, reference: nn.Module, x: torch.Tensor) -> None:
         assert (a - b).abs().max() < 1e-10
 
 
-def test_three_layer_mlp_of_the_notes():
+def test_three_layer_mlp_equals_plain_layers():
     reference = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     net = MLP(20, [64, 64], 3)
     equal(net, reference, torch.randn(7, 20, dtype=torch.float64))
     assert sum(p.numel() for p in net.parameters()) == 20 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3
 
 
-def test_dropout_mlp_of_the_notes():
+def test_dropout_mlp_equals_plain_layers():
     reference = nn.Sequential(
         nn.Linear(10, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2)
     )
     equal(MLP(10, [32, 32], 2, dropout=0.2), reference, torch.randn(7, 10, dtype=torch.float64))
 
 
-def test_layernorm_mlp_of_the_notes():
+def test_layernorm_mlp_equals_plain_layers():
     reference = nn.Sequential(
         nn.Linear(20, 128),
         nn.LayerNorm(128),
@@ -55,7 +55,7 @@ def test_layernorm_mlp_of_the_notes():
     equal(net, reference, torch.randn(7, 20, dtype=torch.float64))
 
 
-def test_regularised_mlp_of_the_notes():
+def test_regularized_mlp_equals_plain_layers():
     reference = nn.Sequential(
         nn.Linear(20, 128), nn.BatchNorm1d(128), nn.GELU(), nn.Dropout(0.3),
         nn.Linear(128, 64), nn.LayerNorm(64), nn.GELU(), nn.Dropout(0.2), nn.Linear(64, 2),
@@ -69,7 +69,7 @@ class ReferenceBlock(nn.Sequential):
         super().__init__(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 
-def test_pooled_cnn_of_the_notes():
+def test_pooled_cnn_equals_plain_layers():
     reference = nn.Sequential(
         ReferenceBlock(3, 32), ReferenceBlock(32, 64), nn.MaxPool2d(2), ReferenceBlock(64, 128),
         ReferenceBlock(128, 128), nn.MaxPool2d(2), ReferenceBlock(128, 256), nn.AdaptiveAvgPool2d((1, 1)),
@@ -78,7 +78,7 @@ def test_pooled_cnn_of_the_notes():
     equal(SmallCNN(3, 10), reference, torch.randn(3, 3, 32, 32, dtype=torch.float64))
 
 
-def test_flattened_cnn_of_the_notes():
+def test_flattened_cnn_equals_plain_layers():
     reference = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 8 * 8, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10),
@@ -93,7 +93,7 @@ def test_flatten_says_when_the_image_is_too_small():
 
 
 @pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "GELU", "SiLU", "Swish", "Tanh", "Sigmoid", "Softmax"])
-def test_every_activation_of_the_notes_trains(name):
+def test_every_activation_trains(name):
     net = MLP(6, [8], 3, activation=name)
     net(torch.randn(4, 6)).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
@@ -101,7 +101,7 @@ def test_every_activation_of_the_notes_trains(name):
 
 
 @pytest.mark.parametrize("name", ["BatchNorm1d", "LayerNorm", "GroupNorm", "InstanceNorm1d", "none"])
-def test_every_1d_normalisation_of_the_notes_trains(name):
+def test_every_1d_normalisation_trains(name):
     net = MLP(6, [8], 3, norm=name)
     net(torch.randn(4, 6)).square().sum().backward()
     assert name == "none" or name in kinds(net)
@@ -109,7 +109,7 @@ def test_every_1d_normalisation_of_the_notes_trains(name):
 
 @pytest.mark.parametrize("name", ["BatchNorm2d", "GroupNorm", "InstanceNorm2d", "none"])
 @pytest.mark.parametrize("pool", ["MaxPool2d", "AvgPool2d"])
-def test_every_2d_normalisation_and_pooling_of_the_notes_trains(name, pool):
+def test_every_2d_normalisation_and_pooling_trains(name, pool):
     net = SmallCNN(1, 3, [[4], [8]], norm=name, pool=pool)
     net(torch.randn(4, 1, 8, 8)).square().sum().backward()
     assert name == "none" or name in kinds(net)

@@ -103,8 +103,8 @@ def test_weights_of_the_teacher_come_from_its_file(trained):
     torch.testing.assert_close(student.teacher.state_dict(), module.net.state_dict(), rtol=0, atol=0)
 
 
-def test_averaged_weights_are_the_teacher_s(trained):
-    """As in ``zoo test``, which takes the averages where a run had EMA."""
+def test_ema_weights_are_the_teachers(trained):
+    """As in ``zoo test``, which uses the EMA weights if there are any."""
     _, path = trained
     saved = torch.load(path, weights_only=True)
     saved["ema_params"] = {name: tensor + 1 for name, tensor in saved["state_dict"].items() if name.startswith("net.")}
@@ -123,7 +123,7 @@ def test_prediction_needs_no_teacher():
         student.setup("fit")
 
 
-def test_mistakes_are_told_in_a_line(trained):
+def test_mistakes_are_errors_of_one_line(trained):
     _, path = trained
     with pytest.raises(ValueError, match="needs a teacher, a teacher_checkpoint, or both"):
         Distiller(MLP(6, [4], 3), num_classes=3)

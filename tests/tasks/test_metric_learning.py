@@ -61,7 +61,7 @@ def test_each_loss_pulls_classes_apart(loss):
     assert after == 1
 
 
-def test_embeddings_lie_on_the_sphere_unless_told_otherwise():
+def test_embeddings_are_normalized_by_default():
     net, x = nn.Linear(6, 3), torch.randn(5, 6)
     assert torch.allclose(MetricLearner(net)(x).norm(dim=1), torch.ones(5))
     assert torch.equal(MetricLearner(net, normalize=False)(x), net(x))

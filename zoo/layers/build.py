@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -110,7 +110,7 @@ def _layer_class(name: str) -> type[nn.Module]:
     raise ValueError(message)
 
 
-def _is_layer(value: Any) -> bool:
+def _is_layer(value: Any) -> TypeGuard[type[nn.Module]]:
     return inspect.isclass(value) and issubclass(value, nn.Module)
 
 

@@ -148,12 +148,12 @@ class ResNet(PretrainedNet):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         block = BasicBlock if depth < 50 else Bottleneck
-        channels = width
-        for i, num_blocks in enumerate(DEPTHS[depth]):
-            stride = 1 if i == 0 else 2
-            stage = make_stage(block, channels, width * 2**i, num_blocks, stride)
-            self.add_module(f"layer{i + 1}", stage)
-            channels = width * 2**i * block.expansion
+        blocks = DEPTHS[depth]
+        self.layer1 = make_stage(block, width, width, blocks[0], stride=1)
+        self.layer2 = make_stage(block, width * block.expansion, 2 * width, blocks[1], stride=2)
+        self.layer3 = make_stage(block, 2 * width * block.expansion, 4 * width, blocks[2], stride=2)
+        self.layer4 = make_stage(block, 4 * width * block.expansion, 8 * width, blocks[3], stride=2)
+        channels = 8 * width * block.expansion
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = classifier_head(head, channels, num_classes)
         self._init_weights()
