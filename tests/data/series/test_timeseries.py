@@ -87,11 +87,11 @@ def test_styles_and_zones_of_times():
         == read_times(["2023-12-31", "2024-01-01"], "t").tolist()
     )
     assert read_times(["2024-01-01T02:00+02:00"], "t")[0] == np.datetime64("2024-01-01T00:00:00")
-    with pytest.raises(ValueError, match=r"row 3: '31\.12\.2023' in column 't' is no time"):
+    with pytest.raises(ValueError, match=r"row 3: '31\.12\.2023' in column 't' is not a time such as"):
         read_times(["2023-12-30", "31.12.2023"], "t")
     with pytest.raises(ValueError, match="row 3: the time is missing"):
         read_times(["2023-12-30", ""], "t")
-    with pytest.raises(ValueError, match="some times in column 't' have a zone"):
+    with pytest.raises(ValueError, match="some times in column 't' have a time zone"):
         read_times(["2024-01-01T02:00+02:00", "2024-01-01T03:00"], "t")
 
 
@@ -109,10 +109,10 @@ def test_rows_out_of_order_and_duplicates_and_gaps(make, capfd):
     capfd.readouterr()
     shuffled = make({"t": [*t[50:], *t[:50]], "y": [*y[50:], *y[:50]]}).datasets["train"].rows.values
     assert torch.equal(shuffled, expected)
-    assert "1 rows stood out of order and were sorted" in capfd.readouterr().err
+    assert "1 rows were not in order of time and were sorted" in capfd.readouterr().err
     doubled = make({"t": [*t, t[99]], "y": [*y[:99], y[99] - 1, y[99] + 1]}).datasets["train"].rows.values
     assert torch.allclose(doubled, expected)
-    assert "1 rows of a time that is there already were averaged" in capfd.readouterr().err
+    assert "1 rows with a duplicate time were averaged" in capfd.readouterr().err
     gap = {"t": t[:20] + t[22:], "y": [*y[:20], *y[22:30], "", *y[31:]]}
     data = make(gap)
     rows = data.datasets["train"].rows
@@ -291,17 +291,20 @@ def test_google_volume_is_real_and_has_holidays(capfd):
 T, Y = hours(100), noise(100)
 MISTAKES = {
     "both": ({"name": "seasons", "file": "x.csv", "time": "t", "target": "y"}, "either a name .* or a file"),
-    "no target": ({"file": "x.csv", "time": "t"}, r"which column of x.csv is it\? give --data.target"),
+    "no target": ({"file": "x.csv", "time": "t"}, "the roles of the columns of x.csv are unknown: give --data.target"),
     "no file": ({"file": "none.csv", "time": "t", "target": "y"}, "no file none.csv"),
     "time of a known series": ({"time": "t"}, "seasons has its time column already; --data.time is only for a CSV"),
-    "horizon 0": ({"horizon": 0}, "steps are counted from 1"),
-    "shares": ({"val_split": 0.6, "test_split": 0.5}, "shares are above 0 and leave some for training"),
+    "horizon 0": ({"horizon": 0}, "context, horizon and season_length must be >= 1, got context=168, horizon=0"),
+    "shares": (
+        {"val_split": 0.6, "test_split": 0.5},
+        "must be above 0 and their sum below 1, got val_split=0.6, test_split=0.5",
+    ),
     "unknown covariate": ({"past": ["log_range"]}, "seasons has no column 'log_range'; it has time, value"),
     "target as covariate": ({"future": ["value"]}, "column 'value' is target and future"),
     "horizon too long": ({"horizon": 5000}, "context=168 and horizon=5000 need 168 \\+ 5000"),
     "context too long": ({"context": 3050}, "no window fits into the 3058 steps for train .of 4368"),
     "horizon over validation": ({"horizon": 700}, "no window fits into the 655 steps for val"),
-    "unknown feature": ({"calendar": ["week"]}, "calendar feature 'week' is unknown; there are hour_of_day"),
+    "unknown feature": ({"calendar": ["week"]}, "calendar feature 'week' is unknown; choose from hour_of_day"),
     "wrong frequency": ({"frequency": "1D"}, "seasons: frequency is 1D, but 2024-01-01T01:00:00"),
 }
 
@@ -317,12 +320,12 @@ def test_mistakes_in_options(case):
 FILES = {
     "no time column": ({"when": T, "y": Y}, {}, "has no column 't'; it has when, y"),
     "no target column": ({"t": T, "value": Y}, {}, "has no column 'y'; it has t, value"),
-    "text in the target": ({"t": T, "y": [*Y[:50], "many", *Y[51:]]}, {}, "row 52: 'many' in column 'y' is no number"),
+    "text in the target": ({"t": T, "y": [*Y[:50], "many", *Y[51:]]}, {}, "'many' in column 'y' is not a number"),
     "no time": ({"t": [*T[:50], "", *T[51:]], "y": Y}, {}, "row 52: the time is missing"),
     "constant": ({"t": T, "y": [3.5] * 100}, {}, "constant in its training part, 3.5: there is nothing to learn"),
     "empty target": ({"t": T, "y": [""] * 100}, {}, "the target 'y' is missing in every row"),
     "too many gaps": ({"t": [T[0], T[1], *T[4::4]], "y": Y[:26]}, {"frequency": "1h"}, "26 of its 97 steps of 1h"),
-    "dates for numbers": ({"t": range(100), "y": Y}, {"calendar": ["day_of_week"]}, "needs dates, but the times are"),
+    "dates for numbers": ({"t": range(100), "y": Y}, {"calendar": ["day_of_week"]}, "but the times are integers"),
     "short": ({"t": T[:12], "y": Y[:12]}, {}, "no window fits into the 8 steps for train"),
 }  # fmt: skip
 

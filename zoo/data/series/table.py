@@ -1,4 +1,4 @@
-"""Series in a table: put on a grid of equal steps, gaps and duplicates handled, covariates searched for the target."""
+"""Time series from a table: put on a regular grid, gaps and duplicates handled, covariates checked for leakage."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from zoo.data.series.time_grid import TimeGrid, find_grid, read_times
 from zoo.data.tabular import MISSING, number
 
 Columns = dict[str, list[str]]
+_MIN_OVERLAP = 20  # a correlation of fewer steps says little
 
 
 @dataclass
 class ColumnRoles:
-    """Which columns of a table are what.
+    """Roles of the columns of a table.
 
     Args:
-        time: the time of a row.
-        target: what is to be forecast.
-        series: which series a row belongs to; null for one series.
-        past: covariates that are known up to now.
+        time: column of timestamps.
+        target: column to forecast.
+        series: column that identifies the series of a row; null for one series.
+        past: covariates that are known up to the present.
         future: covariates that are known in advance.
-        format: how times are written, see :func:`read_times`.
+        format: format of the timestamps, see :func:`read_times`.
     """
 
     time: str
@@ -34,16 +35,30 @@ class ColumnRoles:
     format: str | None = None
 
     def check(self, columns: Columns, source: str) -> None:
+        """Check that all columns exist and that none has two roles.
+
+        Raises:
+            ValueError: a column is missing, or a column has two roles.
+        """
         numbers = [self.target, *self.past, *self.future]
-        for name in filter(None, [self.time, self.series, *numbers]):
-            if name not in columns:
+        for name in [self.time, self.series, *numbers]:
+            if name and name not in columns:
                 raise ValueError(f"{source} has no column {name!r}; it has {', '.join(columns)}")
         for name in numbers:
-            roles = [r for r in ("time", "target", "series") if getattr(self, r) == name]
-            roles += [r for r in ("past", "future") for given in getattr(self, r) if given == name]
-            if len(roles) > 1:
-                more = "; the target's own past is always an input" if roles == ["target", "past"] else ""
-                raise ValueError(f"column {name!r} is {' and '.join(roles)}, but can be only one of them{more}")
+            roles = self._roles_of(name)
+            if len(roles) == 1:
+                continue
+            hint = ""
+            if roles == ["target", "past"]:
+                hint = "; past values of the target are always an input"
+            raise ValueError(f"column {name!r} is {' and '.join(roles)}, but can be only one of them{hint}")
+
+    def _roles_of(self, name: str) -> list[str]:
+        roles = [role for role in ("time", "target", "series") if getattr(self, role) == name]
+        for role in ("past", "future"):
+            # a column that is listed twice counts twice
+            roles += [role] * getattr(self, role).count(name)
+        return roles
 
 
 @dataclass
@@ -51,13 +66,13 @@ class Series:
     """One series on the grid, from its first observed target on.
 
     Args:
-        name: its identifier.
-        start: number of its first step on the grid.
-        length: steps up to its last observed target.
-        values: ``(length + later, 1 + covariates)``: target, past and future ones. Gaps are filled from before them,
-            and are NaN where nothing stands before. Rows from ``length`` on hold what is known in advance.
-        observed: ``(length,)``, whether the target was there.
-        later: whether every number known in advance was there, row by row behind ``length``.
+        name: identifier of the series.
+        start: grid index of its first step.
+        length: number of steps up to its last observed target.
+        values: ``(length + later, 1 + covariates)``: target, past and future covariates. Gaps are forward-filled, and
+            NaN where there is no earlier value. Rows from ``length`` on hold the future covariates.
+        observed: ``(length,)``, whether the target was observed.
+        later: for each row after ``length``, whether all future covariates were observed.
     """
 
     name: str
@@ -69,143 +84,223 @@ class Series:
 
 
 def read_series(
-    columns: Columns, source: str, roles: ColumnRoles, frequency: str | None = None
+    columns: Columns,
+    source: str,
+    roles: ColumnRoles,
+    frequency: str | None = None,
 ) -> tuple[TimeGrid, list[Series], list[str]]:
-    """Read the series of a table.
+    """Read the time series of a table.
 
     Args:
-        columns: of text.
-        source: what it came from, for errors.
-        roles: which columns are what.
+        columns: columns of text, by name.
+        source: name of the table, for error messages.
+        roles: roles of the columns.
         frequency: see :func:`find_grid`.
 
     Returns:
-        The grid, the series in the order of the table, and what was done to them, in words.
+        The grid, the series in the order of the table, and one message for each kind of repair.
 
     Raises:
-        ValueError: a column is missing or no numbers, times stand on no grid, most steps of a series are missing.
+        ValueError: a column is missing or not numeric, times do not fit a grid, or more than half of the steps of a
+            series are missing.
     """
     roles.check(columns, source)
+    repairs = _Repairs()
     try:
-        times = read_times(columns[roles.time], roles.time, roles.format)
-        names = [roles.target, *roles.past, *roles.future]
-        values = np.stack([_numbers(columns[name], name) for name in names], 1)
-        rows: dict[str, list[int]] = {}
-        for i, name in enumerate(columns[roles.series] if roles.series else [roles.target] * len(times)):
-            rows.setdefault(name, []).append(i)
-        notes = _Notes()
-        merged = {name: _sorted(times[i], values[i], notes) for name, i in rows.items()}
-        grid = find_grid({name: at for name, (at, _) in merged.items()}, frequency)
-        found = [_on_grid(name, grid, at, table, len(roles.future), notes) for name, (at, table) in merged.items()]
+        tables = _tables_by_series(columns, roles, repairs)
+        times_by_series = {name: times for name, (times, _) in tables.items()}
+        grid = find_grid(times_by_series, frequency)
+        series = []
+        for name, (times, values) in tables.items():
+            one = _on_grid(name, grid, times, values, len(roles.future), repairs)
+            if one is not None:
+                series.append(one)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    kept = [series for series in found if series is not None]
-    if not kept:
+    if not series:
         raise ValueError(f"{source}: the target {roles.target!r} is missing in every row")
-    return grid, kept, notes.texts(source, grid)
+    return grid, series, repairs.messages(source, grid)
 
 
-class _Notes:
-    """Counts of what was done to the rows."""
+class _Repairs:
+    """Number of rows that were repaired, by kind."""
 
     def __init__(self) -> None:
-        self.unsorted = self.duplicates = self.missing = self.steps = self.empty = 0
+        self.unsorted = 0
+        self.duplicates = 0
+        self.missing = 0
+        self.steps = 0
+        self.empty = 0
 
-    def texts(self, source: str, grid: TimeGrid) -> list[str]:
-        share = f"{self.missing} of {self.steps} steps of {grid} have no target"
-        said = {
-            f"{source}: {self.unsorted} rows stood out of order and were sorted": self.unsorted,
-            f"{source}: {self.duplicates} rows of a time that is there already were averaged into one": self.duplicates,
-            f"{source}: {share}: inputs take the value before, and no loss or metric counts them": self.missing,
-            f"{source}: {self.empty} series without a target were left out": self.empty,
-        }
-        return [text for text, count in said.items() if count]
+    def messages(self, source: str, grid: TimeGrid) -> list[str]:
+        messages = []
+        if self.unsorted:
+            messages.append(f"{source}: {self.unsorted} rows were not in order of time and were sorted")
+        if self.duplicates:
+            messages.append(f"{source}: {self.duplicates} rows with a duplicate time were averaged into one")
+        if self.missing:
+            messages.append(
+                f"{source}: {self.missing} of {self.steps} steps of {grid} have no target: inputs are forward-filled, "
+                "and losses and metrics ignore these steps"
+            )
+        if self.empty:
+            messages.append(f"{source}: {self.empty} series without a target were left out")
+        return messages
+
+
+def _tables_by_series(
+    columns: Columns,
+    roles: ColumnRoles,
+    repairs: _Repairs,
+) -> dict[str, tuple[NDArray, NDArray]]:
+    """Return the sorted times ``(t,)`` and the numbers ``(t, columns)`` of each series."""
+    times = read_times(columns[roles.time], roles.time, roles.format)
+    names = [roles.target, *roles.past, *roles.future]
+    values = np.stack([_numbers(columns[name], name) for name in names], 1)  # (rows, columns)
+    series_of_row = [roles.target] * len(times)
+    if roles.series:
+        series_of_row = columns[roles.series]
+    rows: dict[str, list[int]] = {}
+    for i, name in enumerate(series_of_row):
+        rows.setdefault(name, []).append(i)
+    return {name: _sort_and_merge(times[i], values[i], repairs) for name, i in rows.items()}
 
 
 def _numbers(cells: list[str], column: str) -> NDArray[np.float64]:
-    found = np.array([number(cell) for cell in cells])
-    for i in np.flatnonzero(np.isnan(found)):
+    values = np.array([number(cell) for cell in cells])
+    for i in np.flatnonzero(np.isnan(values)):
         if cells[i].lower() not in MISSING:
-            raise ValueError(f"row {i + 2}: {cells[i]!r} in column {column!r} is no number")
-    return found
+            # row 1 of the file is the header
+            raise ValueError(f"row {i + 2}: {cells[i]!r} in column {column!r} is not a number")
+    return values
 
 
-def _sorted(times: NDArray, values: NDArray, notes: _Notes) -> tuple[NDArray, NDArray]:
-    """Rows by time, those of one time averaged."""
-    notes.unsorted += int((times[1:] < times[:-1]).sum())
-    at, which = np.unique(times, return_inverse=True)
-    notes.duplicates += len(times) - len(at)
+def _sort_and_merge(times: NDArray, values: NDArray, repairs: _Repairs) -> tuple[NDArray, NDArray]:
+    """Sort rows by time and average those with the same time, ignoring NaN."""
+    repairs.unsorted += int((times[1:] < times[:-1]).sum())
+    unique, group = np.unique(times, return_inverse=True)
+    repairs.duplicates += len(times) - len(unique)
     known = ~np.isnan(values)
-    total, count = np.zeros((len(at), values.shape[1])), np.zeros((len(at), values.shape[1]))
-    np.add.at(total, which, np.where(known, values, 0.0))
-    np.add.at(count, which, known)
-    return at, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    total = np.zeros((len(unique), values.shape[1]))
+    count = np.zeros((len(unique), values.shape[1]))
+    np.add.at(total, group, np.where(known, values, 0.0))
+    np.add.at(count, group, known)
+    mean = np.full_like(total, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return unique, mean
 
 
-def _on_grid(name: str, grid: TimeGrid, times: NDArray, values: NDArray, future: int, notes: _Notes) -> Series | None:
+def _on_grid(
+    name: str,
+    grid: TimeGrid,
+    times: NDArray,
+    values: NDArray,
+    num_future: int,
+    repairs: _Repairs,
+) -> Series | None:
+    """Put a series on the grid; return None if it has no target."""
     numbers = grid.numbers(times)
-    there = np.flatnonzero(~np.isnan(values[:, 0]))
-    if not len(there):
-        notes.empty += 1
+    has_target = np.flatnonzero(~np.isnan(values[:, 0]))
+    if not len(has_target):
+        repairs.empty += 1
         return None
-    start, length = int(numbers[there[0]]), int(numbers[there[-1]] - numbers[there[0]]) + 1
-    if len(there) * 2 < length:
+    first_row = has_target[0]
+    last_row = has_target[-1]
+    start = int(numbers[first_row])
+    length = int(numbers[last_row]) - start + 1
+    if len(has_target) * 2 < length:
         raise ValueError(
-            f"series {name!r} has a target at {len(there)} of its {length} steps of {grid}: more than half is missing;"
-            " give the right frequency, or resample it"
+            f"series {name!r} has a target at {len(has_target)} of its {length} steps of {grid}: more than half are"
+            " missing; give the right frequency, or resample the series"
         )
-    full = np.full((int(numbers[-1]) - start + 1, values.shape[1]), np.nan)
-    full[numbers[there[0] :] - start] = values[there[0] :]
+    rows = int(numbers[-1]) - start + 1
+    full = np.full((rows, values.shape[1]), np.nan)  # (length + later, columns)
+    full[numbers[first_row:] - start] = values[first_row:]
     observed = ~np.isnan(full[:length, 0])
-    notes.steps, notes.missing = notes.steps + length, notes.missing + int((~observed).sum())
-    later = np.isnan(full[length:, full.shape[1] - future :]).sum(1) == 0
-    return Series(name, start, length, _filled(full), observed, later)
+    repairs.steps += length
+    repairs.missing += int((~observed).sum())
+    future = full[length:, full.shape[1] - num_future :]  # (later, num_future)
+    return Series(
+        name=name,
+        start=start,
+        length=length,
+        values=_forward_fill(full),
+        observed=observed,
+        later=np.isnan(future).sum(1) == 0,
+    )
 
 
-def _filled(values: NDArray) -> NDArray:
-    """Each missing number replaced by the one before it: what comes later is not known yet."""
-    last = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
-    return np.take_along_axis(values, np.maximum.accumulate(last, 0), 0)
+def _forward_fill(values: NDArray) -> NDArray:
+    """Replace each NaN of ``(t, columns)`` by the last number before it; interpolation would look ahead in time."""
+    steps = np.arange(len(values))[:, None]
+    last = np.where(np.isnan(values), 0, steps)
+    last = np.maximum.accumulate(last, 0)
+    return np.take_along_axis(values, last, 0)
 
 
 def find_leak(
-    target: NDArray, column: NDArray, horizon: int, future: bool, sure: float = 0.9999
+    target: NDArray,
+    column: NDArray,
+    horizon: int,
+    future: bool,
+    threshold: float = 0.9999,
 ) -> tuple[int, float] | None:
-    """Find out whether a covariate tells the target of a step that is to be forecast.
+    """Find out whether a covariate leaks the target of a forecast step.
 
-    Both are compared, and their changes from step to step, which a common trend does not make alike; and a shifted
-    target must be closer than a smooth target is to itself.
+    The covariate must correlate with the shifted target both in its values and in its differences, which a common
+    trend alone does not; and more closely than a smooth target correlates with itself.
 
     Args:
         target: ``(t,)``, NaN where unknown.
-        column: ``(t,)``.
-        horizon: steps of a forecast.
-        future: whether the column is known over the horizon, or up to now only.
-        sure: the correlation from which on two columns are the same.
+        column: ``(t,)``, the covariate.
+        horizon: number of forecast steps.
+        future: whether the covariate is known over the horizon, or only up to the present.
+        threshold: correlation from which on two columns are considered equal.
 
     Returns:
-        How many steps later than the column's the target's time is, and the correlation; None for no leak.
+        By how many steps the covariate is ahead of the target, and the correlation; None if there is no leak.
     """
-    shifts = range(1 - horizon, horizon + 1) if future else range(1, horizon + 1)
-    for shift in sorted(shifts, key=abs):
-        if len(target) - abs(shift) < 20:
+    first = 1
+    if future:
+        first = 1 - horizon
+    for shift in sorted(range(first, horizon + 1), key=abs):
+        overlap = len(target) - abs(shift)
+        if overlap < _MIN_OVERLAP:
             continue
-        early, late = slice(0, len(target) - abs(shift)), slice(abs(shift), None)
-        x, y, own = (
-            (column[early], target[late], target[early]) if shift > 0 else (column[late], target[early], target[late])
-        )
-        close = _correlation(x, y)
-        if close < sure or _correlation(np.diff(x), np.diff(y)) < 1 - 10 * (1 - sure):
+        early = slice(0, overlap)
+        late = slice(abs(shift), None)
+        x_part = late
+        y_part = early
+        if shift > 0:
+            x_part = early
+            y_part = late
+        x = column[x_part]
+        y = target[y_part]
+        correlation = _correlation(x, y)
+        if correlation < threshold:
             continue
-        if shift == 0 or 1 - close < 0.1 * (1 - _correlation(own, y)):
-            return shift, close
+        # differences are noisier than values, so their bound is ten times as loose
+        if _correlation(np.diff(x), np.diff(y)) < 1 - 10 * (1 - threshold):
+            continue
+        if shift == 0:
+            return shift, correlation
+        autocorrelation = _correlation(target[x_part], y)
+        if 1 - correlation < 0.1 * (1 - autocorrelation):
+            return shift, correlation
     return None
 
 
 def _correlation(x: NDArray, y: NDArray) -> float:
-    """Without its sign; 0 where one of them does not vary."""
+    """Return the absolute Pearson correlation, ignoring NaN; 0 where one of them is constant."""
     both = ~(np.isnan(x) | np.isnan(y))
-    x, y = (v[both] - v[both].mean() if both.any() else v[both] for v in (x, y))
+    if not both.any():
+        return 0.0
+    x = x[both]
+    y = y[both]
+    x = x - x.mean()
+    y = y - y.mean()
     size = float(np.sqrt((x @ x) * (y @ y)))
-    # what is left of a constant, by rounding, is no variation
-    return abs(float(x @ y)) / size if size > 1e-20 * max(1, len(x)) else 0.0
+    # rounding leaves a little of a constant column, which is no variation
+    if not size > 1e-20 * max(1, len(x)):
+        return 0.0
+    return abs(float(x @ y)) / size
