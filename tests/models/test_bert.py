@@ -89,7 +89,7 @@ def test_embedder_reads_how_the_folder_pools(folder):
 def test_embedder_refuses_a_step_that_it_does_not_know(folder):
     kinds = ("Transformer", "Pooling", "Dense", "Normalize")  # as LaBSE has them
     (folder / "modules.json").write_text(json.dumps([{"type": f"sentence_transformers.models.{k}"} for k in kinds]))
-    with pytest.raises(ValueError, match=r"does not know: sentence_transformers\.models\.Dense"):
+    with pytest.raises(ValueError, match=r"does not support: sentence_transformers\.models\.Dense"):
         BERTEmbedder.from_pretrained(folder)
 
 
