@@ -1,4 +1,4 @@
-"""Numbers against plain references, verdicts against planted faults, and training that does not notice."""
+"""Tests of ``GradientDiagnostics``: metrics against references, warnings about injected faults, unchanged training."""
 
 import csv
 import math
@@ -73,7 +73,7 @@ def watch(**kwargs):
 
 
 def reference(module, batch):
-    """Norms, updates and so on of one SGD step, the long way."""
+    """Norms, updates and so on of one SGD step, computed directly."""
     module.zero_grad()
     nn.functional.cross_entropy(module.net(batch[0]), batch[1]).backward()
     norms = {name: p.grad.norm().item() for name, p in module.named_parameters()}
@@ -109,13 +109,13 @@ def test_accumulation_equals_the_big_batch(tmp_path, options):
 
 
 class Scaled(MixedPrecision):
-    """Loss scaling as fp16 has it, on a CPU, where autocast knows bfloat16 alone."""
+    """Loss scaling as fp16 has it, on a CPU, where autocast supports only bfloat16."""
 
     def forward_context(self):
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def test_loss_scale_is_taken_out(tmp_path):
+def test_gradients_are_unscaled(tmp_path):
     scaled, free = watch(), watch()
     plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4096.0))
     options = dict(max_steps=1, accumulate_grad_batches=4)
@@ -325,17 +325,17 @@ def test_tensorboard_gets_the_picture(tmp_path):
     assert "gradients/norm" in events.Tags()["scalars"]
 
 
-# --- verdicts ------------------------------------------------------------------------------------------------------
+# --- warnings ------------------------------------------------------------------------------------------------------
 
 
-def heard(net, tmp_path, **kwargs):
+def warnings_of(net, tmp_path, **kwargs):
     spy = watch()
     module = net if isinstance(net, pl.LightningModule) else Net(net, 0.01)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(module, tmp_path, spy, **kwargs)
-    said = [str(w.message) for w in caught if "GradientDiagnostics" in str(w.message)]
-    return [line.split(": ", 1)[1] for line in said]
+    messages = [str(w.message) for w in caught if "GradientDiagnostics" in str(w.message)]
+    return [line.split(": ", 1)[1] for line in messages]
 
 
 def deep(activation, depth=12):
@@ -345,7 +345,7 @@ def deep(activation, depth=12):
 
 
 def test_deep_sigmoid_net_vanishes(tmp_path):
-    (verdict,) = heard(deep(nn.Sigmoid), tmp_path)
+    (verdict,) = warnings_of(deep(nn.Sigmoid), tmp_path)
     kind, _, layer = verdict.partition(" below net.")
     assert kind == "vanishing"
     assert 8 <= int(layer) <= 24
@@ -368,9 +368,9 @@ class Recurrent(nn.Module):
 
 def test_recurrent_net_with_huge_weights_explodes(tmp_path):
     torch.manual_seed(0)
-    assert "exploding from net.rnn.cell" in heard(Recurrent(5.0), tmp_path)
+    assert "exploding from net.rnn.cell" in warnings_of(Recurrent(5.0), tmp_path)
     torch.manual_seed(0)
-    assert heard(Recurrent(0.9), tmp_path) == []
+    assert warnings_of(Recurrent(0.9), tmp_path) == []
 
 
 class Detached(nn.Module):
@@ -385,19 +385,19 @@ class Detached(nn.Module):
 
 def test_detached_layer_receives_no_gradient(tmp_path):
     torch.manual_seed(0)
-    assert heard(Detached(), tmp_path) == ["layer net.fc2 receives no gradient"]
+    assert warnings_of(Detached(), tmp_path) == ["layer net.fc2 receives no gradient"]
 
 
 def test_dead_and_saturated_layers_are_named(tmp_path):
     net = plain(activation=nn.ReLU)
     with torch.no_grad():
         net[2].bias.fill_(-100.0)
-    said = heard(net, tmp_path)
-    assert "nearly all units of net.3 are dead" in said
+    messages = warnings_of(net, tmp_path)
+    assert "nearly all units of net.3 are dead" in messages
     net = plain(activation=nn.Tanh)
     with torch.no_grad():
         net[0].weight.mul_(1e4)
-    assert "nearly all of net.1 is saturated" in heard(net, tmp_path)
+    assert "nearly all of net.1 is saturated" in warnings_of(net, tmp_path)
 
 
 def test_non_finite_gradient_is_an_explosion(tmp_path):
@@ -405,7 +405,7 @@ def test_non_finite_gradient_is_an_explosion(tmp_path):
     with torch.no_grad():
         net[0].weight.fill_(1e30)
         net[2].weight.fill_(1e30)
-    assert "exploding from net.4, whose gradient is not finite" in heard(net, tmp_path)
+    assert "exploding from net.4, whose gradient is not finite" in warnings_of(net, tmp_path)
 
 
 class ZeroInit(nn.Module):
@@ -469,7 +469,7 @@ def test_a_healthy_net_says_nothing(tmp_path, name):
     shape = (3, 32, 32) if name == "resnet" else (8,)
     loader = DataLoader(data(32, shape), batch_size=8)
     make = torch.optim.AdamW if name == "bert" else torch.optim.SGD
-    assert heard(Net(HEALTHY[name](), 0.01, make), tmp_path, loader=loader) == []
+    assert warnings_of(Net(HEALTHY[name](), 0.01, make), tmp_path, loader=loader) == []
 
 
 def test_verdicts_is_a_pure_function_of_the_numbers():

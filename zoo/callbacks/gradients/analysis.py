@@ -1,93 +1,129 @@
-"""What measured gradients mean: which belong together, how noisy they are, and what is wrong, in words."""
+"""Interpretation of gradient measurements: grouping into blocks, gradient noise scale, detection of problems."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-# Healthy nets stay well inside: these are for what surely needs a look.
+# Far outside of what healthy networks show: a finding beyond these needs attention for sure.
 VANISHING = 1e-4
 EXPLODING = 1e3
 UNIT_LIMIT = 0.95
 
+Block = tuple[str, list[str]]
+"""Path of a module and the names of its parameters."""
+
 
 @dataclass
 class GradientStats:
-    """One measurement. Layers are modules with parameters of their own, in the order of their definition."""
+    """Gradient statistics of one step. Layers are modules with parameters of their own, in order of definition."""
 
     step: int = 0
     norm: float = 0.0
     layers: dict[str, float] = field(default_factory=dict)
-    """Norm of each layer's gradient."""
+    """Gradient norm of each layer."""
     rms: dict[str, float] = field(default_factory=dict)
-    """Root mean square of the gradient's entries, for matrices and kernels alone: comparable between layers."""
+    """Root mean square of the gradient of each matrix or convolution kernel: comparable between layers."""
     without_gradient: list[str] = field(default_factory=list)
-    """Layers which no measurement so far found with a gradient other than 0, if there were two at least."""
+    """Layers whose gradient was 0 in all measurements so far, of which there have to be at least two."""
     dead: dict[str, float] = field(default_factory=dict)
-    """Share of each ReLU's units that gave 0 throughout."""
+    """Fraction of dead units of each ReLU: those that output 0 for the whole batch."""
     saturated: dict[str, float] = field(default_factory=dict)
-    """Share of each tanh's or sigmoid's outputs that were at an end of the range."""
+    """Fraction of saturated outputs of each tanh or sigmoid."""
 
 
 def module_of(name: str) -> str:
-    """The module whose parameter this is."""
-    return name.rpartition(".")[0] or name
+    """Return the path of the module that owns a parameter."""
+    module = name.rpartition(".")[0]
+    return module or name
 
 
 def group_into_blocks(names: Iterable[str], max_blocks: int) -> dict[str, list[str]]:
-    """Groups parameter names by depth into at most so many blocks, in their order, without a setting.
+    """Group parameter names into at most ``max_blocks`` blocks of neighbouring modules, in order of definition.
 
-    Begin with the root as one block and keep opening the block with the most parameters, as long as it holds more than
-    its share, into its child modules. If they are too many, the two smallest neighbours are joined until they fit, and
-    named by their ends ("encoder.0-2"); such a joint block is not opened again.
+    Start from the root as the only block. Repeatedly replace the largest block that holds more than ``1 / max_blocks``
+    of the parameters by its child modules. Where these are too many, the two smallest neighbours are merged until they
+    fit, and named by their ends (``encoder.0-2``); a merged block is not split again.
+
+    Args:
+        names: names of parameters.
+        max_blocks: maximum number of blocks.
     """
     names = list(names)
-    opened = [("", names)]  # path of the module, its parameters
-    shut: set[str] = set()
+    blocks: list[Block] = [("", names)]
+    merged: set[str] = set()
     while True:
-        room = max_blocks - len(opened) + 1
-        for path, members in sorted(opened, key=lambda block: -len(block[1])):
-            if path in shut or len(members) * max_blocks <= len(names):
-                continue
-            children = _children(path, members)
-            joined = _join(children, room)
-            if len(children) > 1 and len(joined) < 2:
-                continue
-            if [label for label, _ in joined] == [path]:
-                continue
-            where = next(i for i, block in enumerate(opened) if block[0] == path)
-            opened[where : where + 1] = joined
-            shut |= {label for label, _ in joined if label not in dict(children)}
-            break
-        else:
-            return {path or "all": members for path, members in opened}
+        split = _split_largest(blocks, merged, len(names), max_blocks)
+        if split is None:
+            return {path or "all": members for path, members in blocks}
+        blocks = split
 
 
-def _children(path: str, members: list[str]) -> list[tuple[str, list[str]]]:
-    """The members by the next part of their module's path; the module's own parameters come under its own."""
+def _split_largest(blocks: list[Block], merged: set[str], total: int, max_blocks: int) -> list[Block] | None:
+    """Return the blocks with the largest divisible one split, or None if there is none; extends ``merged``."""
+    room = max_blocks - len(blocks) + 1
+    largest_first = sorted(blocks, key=lambda block: -len(block[1]))
+    for block in largest_first:
+        path, members = block
+        if path in merged or len(members) * max_blocks <= total:
+            continue
+        children = _children(path, members)
+        parts = _merge_neighbours(children, room)
+        if len(children) > 1 and len(parts) < 2:
+            continue
+        if [label for label, _ in parts] == [path]:
+            continue
+        child_paths = dict(children)
+        merged.update(label for label, _ in parts if label not in child_paths)
+        where = blocks.index(block)
+        return [*blocks[:where], *parts, *blocks[where + 1 :]]
+    return None
+
+
+def _children(path: str, members: list[str]) -> list[Block]:
+    """Return the parameters by child module; those of the module itself are under its own path."""
     children: dict[str, list[str]] = {}
-    depth = path.count(".") + 1 if path else 0
+    depth = 0
+    if path:
+        depth = path.count(".") + 1
     for name in members:
-        module = module_of(name).split(".")
-        children.setdefault(".".join(module[: depth + 1]), []).append(name)
+        parts = module_of(name).split(".")
+        child = ".".join(parts[: depth + 1])
+        children.setdefault(child, []).append(name)
     return list(children.items())
 
 
-def _join(children: list[tuple[str, list[str]]], room: int) -> list[tuple[str, list[str]]]:
+def _merge_neighbours(children: list[Block], room: int) -> list[Block]:
+    """Merge the two smallest neighbours until at most ``room`` blocks are left."""
+    # (first path, last path, parameters)
     spans = [(label, label, members) for label, members in children]
     while len(spans) > max(room, 1):
-        at = min(range(len(spans) - 1), key=lambda i: len(spans[i][2]) + len(spans[i + 1][2]))
-        (first, _, some), (_, last, more) = spans[at : at + 2]
-        spans[at : at + 2] = [(first, last, some + more)]
-    return [
-        (first if first == last else f"{first}-{last.rpartition('.')[2]}", members) for first, last, members in spans
-    ]
+        sizes = [len(members) for _, _, members in spans]
+        at = min(range(len(spans) - 1), key=lambda i: sizes[i] + sizes[i + 1])
+        first, _, left = spans[at]
+        _, last, right = spans[at + 1]
+        spans[at : at + 2] = [(first, last, left + right)]
+    return [(_span_name(first, last), members) for first, last, members in spans]
+
+
+def _span_name(first: str, last: str) -> str:
+    if first == last:
+        return first
+    return f"{first}-{last.rpartition('.')[2]}"
 
 
 def noise_scale_terms(small: float, big: float, batch: int, whole: int) -> tuple[float, float]:
-    """Squared length of the true gradient, and the trace of its covariance for one sample (McCandlish, appendix A.1).
+    """Return estimates of the squared norm of the true gradient and of the trace of its per-sample covariance.
 
-    `small` and `big` are the mean squared norms of gradients over `batch` and over `whole` samples. Both results are
-    unbiased but rough: average each before dividing noise by signal.
+    The gradient noise scale is their quotient (McCandlish et al. 2018, appendix A.1). Both estimates are unbiased but
+    of high variance: average each of them before dividing.
+
+    Args:
+        small: mean squared norm of gradients over ``batch`` samples.
+        big: squared norm of the gradient over ``whole`` samples.
+        batch: size of the small batch.
+        whole: size of the big batch.
     """
     signal = (whole * big - batch * small) / (whole - batch)
     noise = (small - big) / (1 / batch - 1 / whole)
@@ -95,25 +131,38 @@ def noise_scale_terms(small: float, big: float, batch: int, whole: int) -> tuple
 
 
 def find_problems(stats: GradientStats) -> list[str]:
-    """What is wrong, in words; nothing for a healthy net.
+    """Return a description of each problem; an empty list for a healthy network.
 
-    Depth is read off the order of definition and slopes are compared with that of the last layer that has one, which
-    is as a rule next to the loss.
+    Depth is taken from the order of definition. Gradients are compared with that of the last layer that has one, as
+    it is usually next to the loss.
     """
     problems = [f"layer {layer} receives no gradient" for layer in stats.without_gradient]
-    rms = {name: slope for name, slope in stats.rms.items() if slope}
-    broken = [name for name, slope in rms.items() if not math.isfinite(slope)]
-    if broken:
-        problems.append(f"exploding from {module_of(broken[-1])}, whose gradient is not finite")
-    elif rms:
-        names, last = list(rms), list(rms.values())[-1]
-        huge = [name for name in names if rms[name] > EXPLODING * last]
-        if huge:
-            problems.append(f"exploding from {module_of(huge[-1])}")
-        tiny = next(i for i, name in enumerate(names) if rms[name] >= VANISHING * last)
-        # a single one may be small for reasons of its own
-        if tiny > 1:
-            problems.append(f"vanishing below {module_of(names[tiny])}")
-    problems += [f"nearly all units of {name} are dead" for name, share in stats.dead.items() if share >= UNIT_LIMIT]
-    problems += [f"nearly all of {name} is saturated" for name, share in stats.saturated.items() if share >= UNIT_LIMIT]
+    problems += _scale_problems(stats.rms)
+    for name, fraction in stats.dead.items():
+        if fraction >= UNIT_LIMIT:
+            problems.append(f"nearly all units of {name} are dead")
+    for name, fraction in stats.saturated.items():
+        if fraction >= UNIT_LIMIT:
+            problems.append(f"nearly all of {name} is saturated")
+    return problems
+
+
+def _scale_problems(all_rms: dict[str, float]) -> list[str]:
+    """Return vanishing and exploding gradients."""
+    rms = {name: value for name, value in all_rms.items() if value}
+    if not rms:
+        return []
+    names = list(rms)
+    not_finite = [name for name in names if not math.isfinite(rms[name])]
+    if not_finite:
+        return [f"exploding from {module_of(not_finite[-1])}, whose gradient is not finite"]
+    problems = []
+    last = rms[names[-1]]
+    huge = [name for name in names if rms[name] > EXPLODING * last]
+    if huge:
+        problems.append(f"exploding from {module_of(huge[-1])}")
+    first_healthy = next(i for i, name in enumerate(names) if rms[name] >= VANISHING * last)
+    # The very first layer may have a small gradient for reasons of its own.
+    if first_healthy > 1:
+        problems.append(f"vanishing below {module_of(names[first_healthy])}")
     return problems

@@ -1,4 +1,6 @@
-"""What gradients tell about a net in training: norms, size of updates, dead units, noise, and a verdict in words."""
+"""Gradient diagnostics in training: norms, update ratios, dead units, noise scale, and warnings about problems."""
+
+from __future__ import annotations
 
 import math
 from collections import defaultdict
@@ -24,49 +26,63 @@ from zoo.callbacks.gradients.measurement import StepMeasurement, local_shard
 from zoo.callbacks.output_folder import output_folder
 from zoo.callbacks.plots.figures import save_and_log_figure
 
+Values = dict[str, dict[str, float]]
+"""Measured values by kind and name, as ``StepMeasurement.read`` returns them."""
+
 
 class GradientDiagnostics(Callback):
-    """Measures gradients after unscaling and before clipping, once an interval, and says in words what is wrong.
+    """Monitor gradients after unscaling and before clipping, and warn about vanishing, exploding and missing ones.
 
-    Logs a few keys. Blocks are modules, opened from the root down while there is room (see `group_into_blocks`):
-    `gradients/norm` and `gradients/norm/<block>`, L2 norms of the gradient that the optimizer gets;
-    `gradients/update_ratio/<block>`, the step's length over the weights' (about 1e-3 is usual);
-    `gradients/dead`, share of ReLU units that gave 0 for the whole batch (units are channels of images, else features);
-    `gradients/saturated`, share of tanh and sigmoid outputs at an end of their range, 99 % of the way from its middle;
-    both see modules, not functions, on the first process;
-    `gradients/noise_scale`, the batch size in samples where noise and signal of the gradient are equal (McCandlish et
-    al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162): only with gradient accumulation or
-    several processes, and not for sharded parameters;
-    `gradients/clipped`, share of steps since the last measurement that were clipped: only with `gradient_clip_val`.
-    Warns once of each verdict that two measurements in a row agree on, of an explosion at once. Training is not changed
-    by a bit; a measured step needs room for one more copy of the weights. With several optimizers, that of the measured
-    step is meant.
+    Logs, where blocks are groups of modules (see ``group_into_blocks``):
+
+    - ``gradients/norm`` and ``gradients/norm/<block>``: L2 norms of the gradient that the optimizer gets;
+    - ``gradients/update_ratio/<block>``: norm of the update over norm of the weights (about 1e-3 is usual);
+    - ``gradients/dead``: fraction of ReLU units that output 0 for the whole batch (units are channels of images, else
+      features); ``gradients/saturated``: fraction of tanh and sigmoid outputs at an end of their range, 99 % of the way
+      from its middle; both for modules, not functions, on rank 0;
+    - ``gradients/noise_scale``: the gradient noise scale in samples, the batch size at which noise and signal of the
+      gradient are equal (McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv:1812.06162); only
+      with gradient accumulation or several processes, and not for sharded parameters;
+    - ``gradients/clipped``: fraction of steps since the last measurement that were clipped; only with
+      ``gradient_clip_val``.
+
+    Each problem is warned about once, after two measurements in a row that show it; exploding gradients at once.
+    Training is unchanged, bit for bit; a measured step needs memory for one more copy of the weights. With several
+    optimizers, the one that takes the measured step is monitored.
 
     Args:
-        every_n_steps: optimizer steps between measurements; the first step is measured.
-        max_blocks: highest number of blocks, so of keys of a kind.
-        heatmap: whether `gradients.png`, the norm of each layer at each measurement, is drawn when training ends, in
-            the run folder and for the logger if that takes pictures.
-        dirpath: folder for the picture; by default the logger's, or else the trainer's `default_root_dir`.
+        every_n_steps: optimizer steps between two measurements; the first step is measured.
+        max_blocks: maximum number of blocks, that is, of keys of a kind.
+        heatmap: whether to plot the gradient norm of each layer at each measurement when training ends, to
+            ``gradients.png`` in the run folder and to loggers that accept images.
+        dirpath: output folder; null for the logger's, or else the trainer's ``default_root_dir``.
     """
 
     def __init__(
-        self, every_n_steps: int = 50, max_blocks: int = 6, heatmap: bool = True, dirpath: str | None = None
+        self,
+        every_n_steps: int = 50,
+        max_blocks: int = 6,
+        heatmap: bool = True,
+        dirpath: str | None = None,
     ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}: must be at least 1")
         if max_blocks < 1:
             raise ValueError(f"max_blocks={max_blocks}: must be at least 1")
-        self.every_n_steps, self.max_blocks, self.heatmap, self.dirpath = every_n_steps, max_blocks, heatmap, dirpath
+        self.every_n_steps = every_n_steps
+        self.max_blocks = max_blocks
+        self.heatmap = heatmap
+        self.dirpath = dirpath
         self.stats: GradientStats | None = None
         self.metrics: dict[str, float] = {}
         self.steps: list[int] = []
         self.history: list[list[float]] = []
-        self._signal, self._noise = _Mean(), _Mean()
+        self.layers: list[str] = []
+        self._signal = _RunningAverage()
+        self._noise = _RunningAverage()
         self._with_gradient: set[str] = set()
         self._suspected: set[str] = set()
         self._warned: set[str] = set()
-        self.layers: list[str] = []
         self._folder = Path()
         self._clip_probe: Tensor | None = None
         self._before: Tensor | None = None
@@ -76,7 +92,7 @@ class GradientDiagnostics(Callback):
     # --- hooks -----------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # log_dir is agreed on by all processes, so it must not be asked for when one of them has failed
+        # log_dir is a collective call, so it must not be read in on_exception, where one rank may have failed.
         self._folder = output_folder(trainer, self.dirpath)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -93,15 +109,16 @@ class GradientDiagnostics(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             self._measurement.before_step(optimizer)
-        by_norm = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
-        if by_norm and self._clip_probe is not None and self._clip_probe.grad is not None:
+        clips_norm = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
+        if clips_norm and self._clip_probe is not None and self._clip_probe.grad is not None:
             self._before = self._clip_probe.grad.detach().clone()
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        # Clipping scales all gradients alike, so one small tensor tells, where another norm would cost a percent.
+        # Clipping scales all gradients alike, so one small tensor shows it; another norm would cost a percent.
         if self._before is not None and self._clip_probe is not None and self._clip_probe.grad is not None:
-            self._clipped.append(local_shard(self._before).ne(local_shard(self._clip_probe.grad)).any())
+            clipped = local_shard(self._before).ne(local_shard(self._clip_probe.grad))
+            self._clipped.append(clipped.any())
             self._before = None
         measurement = self._measurement
         if measurement is not None and measurement.stepped:
@@ -127,81 +144,88 @@ class GradientDiagnostics(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.layers, self.steps = list(state_dict["layers"]), list(state_dict["steps"])
+        self.layers = list(state_dict["layers"])
+        self.steps = list(state_dict["steps"])
         self.history = list(state_dict["history"])
-        noise = state_dict["noise"]
-        self._signal, self._noise = _Mean(*noise[:2]), _Mean(*noise[2:])
-        self._with_gradient, self._suspected = set(state_dict["with_gradient"]), set(state_dict["suspected"])
+        signal, signal_weight, noise, noise_weight = state_dict["noise"]
+        self._signal = _RunningAverage(signal, signal_weight)
+        self._noise = _RunningAverage(noise, noise_weight)
+        self._with_gradient = set(state_dict["with_gradient"])
+        self._suspected = set(state_dict["suspected"])
         self._warned = set(state_dict["warned"])
 
-    # --- from numbers to keys and words ----------------------------------------------------------------------------
+    # --- metrics ---------------------------------------------------------------------------------------------------
 
     def _log(self, trainer: Trainer, measurement: StepMeasurement) -> None:
-        clipped = torch.stack(self._clipped).float().mean() if self._clipped else None
+        clipped = None
+        if self._clipped:
+            clipped = torch.stack(self._clipped).float().mean()
         self._clipped = []
         values = measurement.read(trainer, clipped)
         total = math.hypot(*values["norms"].values())
         metrics = {"gradients/norm": total}
-        groups = group_into_blocks(measurement.names, self.max_blocks)
-        for block, members in groups.items():
-            metrics[f"gradients/norm/{block}"] = _joint_norm(values["norms"], members)
-        for block, members in groups.items():
-            # weights that are all zero, as some are made, have no size to compare with
-            if weight := _joint_norm(values["weights"], members):
-                metrics[f"gradients/update_ratio/{block}"] = _joint_norm(values["updates"], members) / weight
-        for key in ("dead", "saturated"):
-            if shares := values[key]:
-                sizes = measurement.sizes[key]
-                metrics[f"gradients/{key}"] = sum(shares[k] * sizes[k] for k in shares) / sum(sizes.values())
+        metrics |= self._block_metrics(measurement.names, values)
+        metrics |= _activation_metrics(measurement, values)
         if values["small"]:
-            signal, noise = noise_scale_terms(
-                values["small"]["all"], total**2, measurement.samples, measurement.samples * measurement.num_parts
-            )
-            if math.isfinite(signal) and math.isfinite(noise):
-                self._signal.add(signal)
-                self._noise.add(noise)
+            self._add_noise(measurement, values["small"]["all"], total)
             if self._signal.mean > 0:
                 metrics["gradients/noise_scale"] = self._noise.mean / self._signal.mean
         if values["clipped"]:
             metrics["gradients/clipped"] = values["clipped"]["all"]
         self.metrics = metrics
-        # Trainer.log_every_n_steps would drop what module.log is given at most of these steps.
+        # Not by module.log: with Trainer.log_every_n_steps it would drop most of these steps.
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=logged_step(trainer))
         self._analyse(trainer, measurement, total, values)
-        there = [p for p, norm in zip(measurement.params, values["norms"].values(), strict=True) if 0 < norm < math.inf]
-        self._clip_probe = min(there, key=lambda param: param.numel(), default=None)
+        self._clip_probe = _smallest_with_gradient(measurement, values)
 
-    def _analyse(
-        self, trainer: Trainer, measurement: StepMeasurement, total: float, values: dict[str, dict[str, float]]
-    ) -> None:
-        norms = values["norms"]
-        members: dict[str, list[str]] = defaultdict(list)
-        for name in norms:
-            members[module_of(name)].append(name)
-        layers = {layer: _joint_norm(norms, names) for layer, names in members.items()}
+    def _block_metrics(self, names: list[str], values: Values) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        blocks = group_into_blocks(names, self.max_blocks)
+        for block, members in blocks.items():
+            metrics[f"gradients/norm/{block}"] = _joint_norm(values["norms"], members)
+        for block, members in blocks.items():
+            weight = _joint_norm(values["weights"], members)
+            # A block whose weights are initialised to 0 has no norm to divide by.
+            if weight:
+                metrics[f"gradients/update_ratio/{block}"] = _joint_norm(values["updates"], members) / weight
+        return metrics
+
+    def _add_noise(self, measurement: StepMeasurement, small: float, total: float) -> None:
+        batch = measurement.samples
+        signal, noise = noise_scale_terms(small, total**2, batch, batch * measurement.num_parts)
+        if math.isfinite(signal) and math.isfinite(noise):
+            self._signal.add(signal)
+            self._noise.add(noise)
+
+    # --- warnings --------------------------------------------------------------------------------------------------
+
+    def _analyse(self, trainer: Trainer, measurement: StepMeasurement, total: float, values: Values) -> None:
+        layers = _layer_norms(values["norms"])
         self.layers = list(layers)
         self.steps.append(measurement.step)
         self.history.append(list(layers.values()))
         self._with_gradient |= {layer for layer, norm in layers.items() if norm}
-        without_gradient = (
-            [layer for layer in layers if layer not in self._with_gradient] if len(self.steps) > 1 else []
-        )
-        sizes = {
-            name: param.numel()
-            for name, param in zip(measurement.names, measurement.params, strict=True)
-            if param.ndim > 1
-        }
-        rms = {name: norms[name] / math.sqrt(size) for name, size in sizes.items()}
+        without_gradient: list[str] = []
+        if len(self.steps) > 1:
+            without_gradient = [layer for layer in layers if layer not in self._with_gradient]
         self.stats = GradientStats(
-            measurement.step, total, layers, rms, without_gradient, values["dead"], values["saturated"]
+            step=measurement.step,
+            norm=total,
+            layers=layers,
+            rms=_gradient_rms(measurement, values["norms"]),
+            without_gradient=without_gradient,
+            dead=values["dead"],
+            saturated=values["saturated"],
         )
         if getattr(trainer.precision_plugin, "scaler", None) and not math.isfinite(total):
-            return  # the scaler skips this step and halves its scale, as is usual
+            # An overflow is normal with a gradient scaler: it skips the step and halves its scale.
+            return
         problems = {_kind(problem): problem for problem in find_problems(self.stats)}
         for kind, problem in problems.items():
-            # One odd batch is no verdict; but one explosion can throw the weights where nothing is left to see.
-            if kind not in self._warned and (kind in self._suspected or kind == "exploding"):
+            # A single batch may be an outlier; but after one explosion there may be no finite weight left to measure.
+            confirmed = kind in self._suspected or kind == "exploding"
+            if confirmed and kind not in self._warned:
                 rank_zero_warn(f"GradientDiagnostics, step {measurement.step}: {problem}")
                 self._warned.add(kind)
         self._suspected = set(problems)
@@ -210,19 +234,22 @@ class GradientDiagnostics(Callback):
         if self._measurement is not None:
             self._measurement.close()
             self._measurement = None
-        self._clip_probe, self._before, self._clipped = None, None, []
-        if not (self.heatmap and self.history):
+        self._clip_probe = None
+        self._before = None
+        self._clipped = []
+        if not self.heatmap or not self.history:
             return
         if trainer.is_global_zero:
             figure = heat_map(self.layers, self.steps, self.history)
             save_and_log_figure(trainer, figure, self._folder / "gradients.png", dpi=120)
 
 
-class _Mean:
-    """Running mean that forgets, unbiased from the start."""
+class _RunningAverage:
+    """Exponential moving average with bias correction."""
 
     def __init__(self, value: float = 0.0, weight: float = 0.0) -> None:
-        self.value, self.weight = value, weight
+        self.value = value
+        self.weight = weight
 
     def add(self, value: float, keep: float = 0.9) -> None:
         self.value = keep * self.value + (1 - keep) * value
@@ -230,14 +257,56 @@ class _Mean:
 
     @property
     def mean(self) -> float:
-        return self.value / self.weight if self.weight else 0.0
+        if not self.weight:
+            return 0.0
+        return self.value / self.weight
 
 
-def _joint_norm(lengths: dict[str, float], members: list[str]) -> float:
-    return math.hypot(*(lengths[name] for name in members))
+def _activation_metrics(measurement: StepMeasurement, values: Values) -> dict[str, float]:
+    """Return the fractions of dead and saturated units over all activations of the network."""
+    metrics: dict[str, float] = {}
+    for key in ("dead", "saturated"):
+        fractions = values[key]
+        if fractions:
+            sizes = measurement.sizes[key]
+            units = sum(fractions[name] * sizes[name] for name in fractions)
+            metrics[f"gradients/{key}"] = units / sum(sizes.values())
+    return metrics
 
 
-def _kind(verdict: str) -> str:
-    """What makes two verdicts the same one: where a gradient begins to vanish may move by a layer."""
-    word = verdict.split()[0]
-    return word if word in ("vanishing", "exploding") else verdict
+def _smallest_with_gradient(measurement: StepMeasurement, values: Values) -> Tensor | None:
+    """Return the smallest parameter with a finite gradient other than 0, from which clipping is detected cheaply."""
+    candidates: list[Tensor] = []
+    for param, norm in zip(measurement.params, values["norms"].values(), strict=True):
+        if 0 < norm < math.inf:
+            candidates.append(param)
+    return min(candidates, key=lambda param: param.numel(), default=None)
+
+
+def _layer_norms(norms: dict[str, float]) -> dict[str, float]:
+    """Return the gradient norm of each module with parameters of its own."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in norms:
+        members[module_of(name)].append(name)
+    return {layer: _joint_norm(norms, names) for layer, names in members.items()}
+
+
+def _gradient_rms(measurement: StepMeasurement, norms: dict[str, float]) -> dict[str, float]:
+    """Return the root mean square of the gradient of each parameter with at least two dimensions."""
+    rms: dict[str, float] = {}
+    for name, param in zip(measurement.names, measurement.params, strict=True):
+        if param.ndim > 1:
+            rms[name] = norms[name] / math.sqrt(param.numel())
+    return rms
+
+
+def _joint_norm(norms: dict[str, float], names: list[str]) -> float:
+    return math.hypot(*(norms[name] for name in names))
+
+
+def _kind(problem: str) -> str:
+    """Return what identifies a problem: the layer where a gradient begins to vanish may differ between steps."""
+    word = problem.split()[0]
+    if word in ("vanishing", "exploding"):
+        return word
+    return problem

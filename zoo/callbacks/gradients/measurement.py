@@ -1,4 +1,6 @@
-"""One measurement of a training step: all numbers gathered on the device, and fetched at once."""
+"""Gradient measurement of one training step: computed on the device, copied to the host once."""
+
+from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,11 +15,17 @@ from torch.optim import Optimizer
 
 RELUS = (nn.ReLU, nn.ReLU6)
 SATURATING = {nn.Tanh: (0.0, 0.99), nn.Sigmoid: (0.5, 0.495)}
-"""The middle of the range, and from how far off it an output counts as saturated: 99 % of the way to an end."""
+"""Midpoint of the range, and distance from it beyond which an output is saturated: 99 % of the way to an end."""
 
 
 class StepMeasurement:
-    """All that one measurement needs, from the first micro-batch of a step to its end; nothing waits for the device."""
+    """Measurement of one optimizer step, from its first micro-batch to its end; does not synchronise with the device.
+
+    Args:
+        trainer: the trainer.
+        module: the module in training.
+        batch: first micro-batch of the step.
+    """
 
     def __init__(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         self.step = trainer.global_step
@@ -35,35 +43,49 @@ class StepMeasurement:
         self._accumulated_norm: Tensor | None = None
         self._handles: list[Any] = []
         for name, part in module.named_modules():
-            if isinstance(part, RELUS) or type(part) in SATURATING:
-                self._handles.append(part.register_forward_hook(self._activation_hook(name)))
+            if isinstance(part, RELUS):
+                self._handles.append(part.register_forward_hook(self._relu_hook(name)))
+            elif type(part) in SATURATING:
+                self._handles.append(part.register_forward_hook(self._saturation_hook(name)))
+        # The noise scale compares gradients of two batch sizes: it needs at least two micro-batches in a step.
         if self.num_parts > 1:
             self.samples = _batch_size(batch)
         trainable = [p for p in module.parameters() if p.requires_grad]
-        if self.samples and not any(isinstance(p, DTensor) for p in trainable):
-            # these hooks see the gradient of one micro-batch on one process, before it is added up
-            self._handles += [p.register_hook(self._record_micro_norm) for p in trainable]
+        sharded = any(isinstance(p, DTensor) for p in trainable)
+        if self.samples and not sharded:
+            # These hooks see the gradient of one micro-batch on one rank, before it is accumulated.
+            for param in trainable:
+                self._handles.append(param.register_hook(self._record_micro_norm))
 
-    def _activation_hook(self, name: str) -> Any:
+    def _relu_hook(self, name: str) -> Any:
         @torch.no_grad()
         def hook(part: nn.Module, _: Any, output: Tensor) -> None:
-            if not part.training or output.ndim < 2 or not output.numel():
+            if not _is_measured(part, output):
                 return
-            output = output.detach()
-            if isinstance(part, RELUS):
-                # a ReLU is often shared by several places of a block: each call is judged by itself
-                call, self._calls[name] = self._calls[name], self._calls[name] + 1
-                channel = 1 if output.ndim > 3 else output.ndim - 1
-                alive = output.amax([d for d in range(output.ndim) if d != channel]) > 0
-                before = self._alive.get((name, call))
-                self._alive[name, call] = (
-                    alive | before if before is not None and before.shape == alive.shape else alive
-                )
-                self.sizes["dead"][name] = alive.numel()
-            else:
-                middle, reach = SATURATING[type(part)]
-                self._saturation[name].append(((output - middle).abs() > reach).float().mean())
-                self.sizes["saturated"][name] = output[0].numel()
+            # Blocks often share one ReLU module between several places: each call is evaluated separately.
+            call = self._calls[name]
+            self._calls[name] += 1
+            channel = 1 if output.ndim > 3 else output.ndim - 1
+            other_dims = [d for d in range(output.ndim) if d != channel]
+            alive = output.detach().amax(other_dims) > 0  # (channels,)
+            before = self._alive.get((name, call))
+            if before is not None and before.shape == alive.shape:
+                alive = alive | before
+            self._alive[name, call] = alive
+            self.sizes["dead"][name] = alive.numel()
+
+        return hook
+
+    def _saturation_hook(self, name: str) -> Any:
+        @torch.no_grad()
+        def hook(part: nn.Module, _: Any, output: Tensor) -> None:
+            if not _is_measured(part, output):
+                return
+            middle, reach = SATURATING[type(part)]
+            distance = (output.detach() - middle).abs()
+            saturated = (distance > reach).float().mean()
+            self._saturation[name].append(saturated)
+            self.sizes["saturated"][name] = output[0].numel()
 
         return hook
 
@@ -71,19 +93,26 @@ class StepMeasurement:
         self._micro_norms.append(grad.detach().float().norm())
 
     def new_forward(self) -> None:
+        """Start a micro-batch: the calls of shared activations are numbered from 0 again."""
         self._calls.clear()
 
     def after_backward(self) -> None:
-        """The sum of the micro-batches' gradients, in the unit of what `_record_micro_norm` saw, whatever is scaled
-        later."""
+        """Record the norm of the accumulated gradient before anything rescales it, as the micro-batch norms are."""
         if self._micro_norms:
-            self._accumulated_norm = norms([p.grad for p in self.module.parameters() if p.grad is not None]).norm()
+            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+            self._accumulated_norm = norms(grads).norm()
 
     def before_step(self, optimizer: Optimizer) -> None:
-        named = {id(p): name for name, p in self.module.named_parameters()}
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-        both = [(named[id(p)], p) for p in self.module.parameters() if id(p) in mine]
-        self.names, self.params = [name for name, _ in both], [p for _, p in both]
+        """Record gradients and weights of the parameters that the optimizer is about to update."""
+        updated: set[int] = set()
+        for group in optimizer.param_groups:
+            updated.update(id(p) for p in group["params"] if p.requires_grad)
+        self.names = []
+        self.params = []
+        for name, param in self.module.named_parameters():
+            if id(param) in updated:
+                self.names.append(name)
+                self.params.append(param)
         with torch.no_grad():
             self._grads = _norms_or_zero([p.grad for p in self.params])
             self._weights = norms(self.params)
@@ -91,75 +120,115 @@ class StepMeasurement:
         self.stepped = True
 
     def close(self) -> None:
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
     def read(self, trainer: Trainer, clipped: Tensor | None) -> dict[str, Any]:
-        """All numbers by name, fetched from the device at once; `small` is the mean squared norm of micro-batches."""
-        updates = norms(
-            torch._foreach_sub([local_shard(p).detach() for p in self.params], self._weights_before), self.params
-        )
+        """Return all measured values by kind and name, with a single copy from the device.
+
+        Args:
+            trainer: the trainer.
+            clipped: fraction of clipped steps, or None.
+
+        Returns:
+            Dictionaries ``norms``, ``updates`` and ``weights`` by parameter, ``dead`` and ``saturated`` by module, and
+            ``clipped`` and ``small`` (mean squared gradient norm of a micro-batch), with the key ``all`` or empty.
+        """
+        weights = [local_shard(p).detach() for p in self.params]
+        updates = norms(torch._foreach_sub(weights, self._weights_before), self.params)
         self._weights_before = []
-        saturated = {name: torch.stack(parts).mean() for name, parts in self._saturation.items()}
-        calls: dict[str, list[Tensor]] = defaultdict(list)
-        for (name, _), alive in self._alive.items():
-            calls[name].append(1 - alive.float().mean())
-        dead = {name: torch.stack(parts).mean() for name, parts in calls.items()}
-        values = {
+        values: dict[str, dict[str, Tensor]] = {
             "norms": dict(zip(self.names, self._grads, strict=True)),
             "updates": dict(zip(self.names, updates, strict=True)),
             "weights": dict(zip(self.names, self._weights, strict=True)),
-            "dead": dead,
-            "saturated": saturated,
-            "clipped": {} if clipped is None else {"all": clipped},
-            "small": {}
-            if self._accumulated_norm is None
-            else {"all": self._mean_micro_square(trainer, self._accumulated_norm)},
+            "dead": self._dead_fractions(),
+            "saturated": {name: torch.stack(parts).mean() for name, parts in self._saturation.items()},
+            "clipped": {},
+            "small": {},
         }
-        flat = [value.to(self._grads) for part in values.values() for value in part.values()]
+        if clipped is not None:
+            values["clipped"]["all"] = clipped
+        if self._accumulated_norm is not None:
+            values["small"]["all"] = self._mean_micro_square(trainer, self._accumulated_norm)
+        flat: list[Tensor] = []
+        for part in values.values():
+            flat += [value.to(self._grads) for value in part.values()]
         numbers = iter(torch.stack(flat).tolist())
-        return {key: {name: next(numbers) for name in part} for key, part in values.items()}
+        result: dict[str, Any] = {}
+        for key, part in values.items():
+            result[key] = {name: next(numbers) for name in part}
+        return result
 
-    def _mean_micro_square(self, trainer: Trainer, whole: Tensor) -> Tensor:
-        windows = trainer.accumulate_grad_batches
-        # the optimizer's gradient over the plain sum: what the loss scale and the task's own averaging came to
-        unit = self._grads.norm() / whole
-        mean_square = torch.stack(self._micro_norms).square().sum() / windows
-        return (unit * windows).square() * trainer.strategy.reduce(mean_square, reduce_op="mean")
+    def _dead_fractions(self) -> dict[str, Tensor]:
+        """Return the fraction of dead units of each ReLU, averaged over its calls."""
+        calls: dict[str, list[Tensor]] = defaultdict(list)
+        for (name, _), alive in self._alive.items():
+            calls[name].append(1 - alive.float().mean())
+        return {name: torch.stack(fractions).mean() for name, fractions in calls.items()}
+
+    def _mean_micro_square(self, trainer: Trainer, accumulated_norm: Tensor) -> Tensor:
+        micro_batches = trainer.accumulate_grad_batches
+        # Ratio of the optimizer's gradient to the plain sum: the effect of the loss scale and of averaging.
+        unit = self._grads.norm() / accumulated_norm
+        mean_square = torch.stack(self._micro_norms).square().sum() / micro_batches
+        factor = (unit * micro_batches).square()
+        return factor * trainer.strategy.reduce(mean_square, reduce_op="mean")
+
+
+def _is_measured(part: nn.Module, output: Tensor) -> bool:
+    return part.training and output.ndim >= 2 and output.numel() > 0
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    """Return the local shard of a DTensor, or any other tensor unchanged."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return tensor
 
 
 def norms(tensors: Iterable[Tensor], like: Iterable[Tensor] | None = None) -> Tensor:
-    """L2 norms by one fused call, in float32 at least; of the whole, where they (or those in `like`) are sharded."""
+    """Return the L2 norm of each tensor, from one fused kernel, in at least float32.
+
+    Args:
+        tensors: the tensors; norms of DTensors are those of the full tensors.
+        like: tensors that are sharded in the same way, where ``tensors`` are local shards.
+    """
     tensors = [t.detach() for t in tensors]
     like = tensors if like is None else list(like)
     if not tensors:
         return torch.zeros(0)
-    wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    squares = torch.stack(torch._foreach_norm([local_shard(t) for t in tensors], 2, dtype=wide)).square()
-    for mesh in dict.fromkeys(t.device_mesh for t in like if isinstance(t, DTensor)):
-        # one sum for all shards of a mesh; a tensor that is whole everywhere is not to be counted twice
+    has_double = any(t.dtype == torch.float64 for t in tensors)
+    dtype = torch.float64 if has_double else torch.float32
+    shards = [local_shard(t) for t in tensors]
+    local_norms = torch._foreach_norm(shards, 2, dtype=dtype)
+    squares = torch.stack(local_norms).square()
+    meshes = dict.fromkeys(t.device_mesh for t in like if isinstance(t, DTensor))
+    for mesh in meshes:
+        # One all-reduce for all shards of a mesh; replicated tensors must not be summed over the ranks.
         for axis, group in enumerate(mesh.get_all_groups()):
-            mine = [isinstance(t, DTensor) and t.device_mesh == mesh and t.placements[axis].is_shard() for t in like]
-            shared = torch.tensor(mine, device=squares.device)
-            total = torch.where(shared, squares, 0)
+            sharded = torch.tensor([_is_sharded(t, mesh, axis) for t in like], device=squares.device)
+            total = torch.where(sharded, squares, 0)
             torch.distributed.all_reduce(total, group=group)
-            squares = torch.where(shared, total, squares)
+            squares = torch.where(sharded, total, squares)
     return squares.sqrt()
 
 
+def _is_sharded(tensor: Tensor, mesh: Any, axis: int) -> bool:
+    if not isinstance(tensor, DTensor) or tensor.device_mesh != mesh:
+        return False
+    return tensor.placements[axis].is_shard()
+
+
 def _norms_or_zero(grads: list[Tensor | None]) -> Tensor:
-    """Norms of gradients, 0 for those that are missing."""
+    """Return the norms of gradients, 0 for missing ones."""
     present = norms([grad for grad in grads if grad is not None])
-    there = torch.tensor([grad is not None for grad in grads], device=present.device)
-    return present.new_zeros(len(grads)).masked_scatter(there, present)
+    mask = torch.tensor([grad is not None for grad in grads], device=present.device)
+    return present.new_zeros(len(grads)).masked_scatter(mask, present)
 
 
 def _batch_size(batch: Any) -> int:
     try:
         return extract_batch_size(batch)
-    except Exception:  # whatever a batch may be: no number, no noise scale
+    except Exception:  # any object can be a batch; without its size there is no noise scale
         return 0
