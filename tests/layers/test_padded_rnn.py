@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from zoo.layers.padded_rnn import run_packed, run_padded, run_rnn
+from zoo.layers.padded_rnn import AutocastLSTM, run_packed, run_padded, run_rnn
 from zoo.layers.recurrent import length_mask
 
 LENGTHS = torch.tensor([6, 1, 3, 6, 2])
@@ -101,3 +101,17 @@ def test_padding_stays_shut_in_single_and_half_precision(kind):
         with torch.autocast("cpu", torch.bfloat16):
             one, two = (parts(run_padded(rnn, y, lengths)[1]) for y in (x, other))
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_an_lstm_runs_under_autocast_on_any_cpu():
+    """oneDNN has bfloat16 kernels for an LSTM on some CPUs only."""
+    torch.manual_seed(0)
+    rnn = AutocastLSTM(3, 4, batch_first=True).float()
+    x = torch.randn(2, 5, 3, dtype=torch.float32)
+    expected, (h, _) = rnn(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, (last, _) = rnn(x)
+        again, _ = rnn(x, (last, last))
+    assert torch.allclose(states.float(), expected, atol=0.05)
+    assert torch.allclose(last.float(), h, atol=0.05)
+    assert again.shape == states.shape

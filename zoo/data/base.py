@@ -238,8 +238,8 @@ class DataModule(L.LightningDataModule):
         # An iterable dataset of unknown length has infinitely many.
         if self.trainer is None or not total or total == float("inf"):
             return {"batches_done": 0}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return {"batches_done": progress.current.processed % int(total)}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"batches_done": progress.processed % int(total)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._batches_done = state_dict["batches_done"]

@@ -10,12 +10,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from zoo._torch import has_bfloat16_products
 from zoo.layers.recurrent import check_lengths, last_valid_state, length_mask
 
 LSTMState = tuple[Tensor, Tensor]
 """``h`` and ``c`` of an LSTM, ``(layers, b, h)`` each; bidirectional ``(2 * layers, b, h)``, as torch orders them."""
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order that torch.lstm takes
+
+
+class AutocastLSTM(nn.LSTM):
+    """``nn.LSTM`` that runs in float32 where autocast asks for bfloat16 on a CPU without such a kernel."""
+
+    def forward(self, input: Tensor, hx: LSTMState | None = None) -> tuple[Tensor, LSTMState]:  # type: ignore[override]
+        if not _lacks_bfloat16_kernel(self):
+            return super().forward(input, hx)
+        if hx is not None:
+            hx = (hx[0].float(), hx[1].float())
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float(), hx)
 
 
 class PaddedLSTM(nn.LSTM):
@@ -107,6 +120,9 @@ def run_padded(rnn: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor) -> tuple[Tenso
     forget gate 1, a GRU's update gate is 1. So ``c`` keeps its final value, and the backward direction, which starts
     in the padding, stays 0 until the sequence begins.
     """
+    if _lacks_bfloat16_kernel(rnn):
+        with torch.autocast("cpu", enabled=False):
+            return run_padded(rnn, x.float(), lengths)
     dim = rnn.hidden_size
     padding = ~length_mask(lengths, x.shape[1])
     padding = padding.unsqueeze(2).to(x.dtype)  # (b, t, 1)
@@ -159,6 +175,16 @@ def _layer_weights(rnn: nn.LSTM | nn.GRU, layer: int, closing: Tensor) -> list[T
 
 def _torch_forward(rnn: nn.LSTM | nn.GRU, x: Any) -> Any:
     """Call torch's own ``forward``, as subclasses here override it."""
+    if _lacks_bfloat16_kernel(rnn):
+        with torch.autocast("cpu", enabled=False):
+            return _torch_forward(rnn, x.to(torch.float32))
     if isinstance(rnn, nn.LSTM):
         return nn.LSTM.forward(rnn, x)
     return nn.GRU.forward(rnn, x)  # type: ignore[arg-type]
+
+
+def _lacks_bfloat16_kernel(rnn: nn.LSTM | nn.GRU) -> bool:
+    """Return whether autocast would run an LSTM in bfloat16 on a CPU for which oneDNN has no such kernel."""
+    if not isinstance(rnn, nn.LSTM) or rnn.weight_ih_l0.is_cuda:
+        return False
+    return torch.is_autocast_enabled("cpu") and not has_bfloat16_products()

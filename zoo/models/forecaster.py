@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.layers.padded_rnn import AutocastLSTM
 from zoo.layers.recurrent import initialize_recurrent
 from zoo.tasks import Forecaster, require
 from zoo.tasks.forecasting import check_quantiles
@@ -130,7 +131,7 @@ class LSTMForecastNet(nn.Module):
             forget gates with 1, instead of torch's uniform initialisation.
     """
 
-    layer: ClassVar[type[nn.LSTM] | type[nn.GRU]] = nn.LSTM
+    layer: ClassVar[type[nn.LSTM] | type[nn.GRU]] = AutocastLSTM
 
     def __init__(
         self,

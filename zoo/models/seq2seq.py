@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo._lightning import trainer_of
 from zoo.layers.alignment import AdditiveAttention, DotAttention, Memory
 from zoo.layers.decoding import Generated, beam_search, greedy_search
-from zoo.layers.padded_rnn import EncoderLSTM, LSTMState
+from zoo.layers.padded_rnn import AutocastLSTM, EncoderLSTM, LSTMState
 from zoo.layers.recurrent import SequenceInput, initialize_recurrent, length_mask
 from zoo.tasks import Translator, require
 
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
             width = embed_dim + dim  # token embedding and context
         elif attention == "dot":
             self.attention = DotAttention()
-        self.rnn = nn.LSTM(width, dim, depth, batch_first=True, dropout=dropout_between(depth, dropout))
+        self.rnn = AutocastLSTM(width, dim, depth, batch_first=True, dropout=dropout_between(depth, dropout))
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(2 * dim, dim, bias=False) if self.attention is not None else None
         self.out = nn.Linear(dim, vocab_size)

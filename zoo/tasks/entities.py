@@ -141,12 +141,12 @@ class EntityTagger(Tagger):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list per sentence, one entry per word: ``class``, ``name`` and ``probability``."""
-        has_targets = isinstance(batch, (tuple, list)) and len(batch) > 1
-        if not has_targets:  # nothing tells words from further subwords
+        targets: Any = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+        if targets is None:  # which subwords begin a word is unknown
             return super().predict_step(batch, batch_idx)
         probability, label = self(*inputs_of(batch)).float().softmax(2).max(2)  # (b, t) each
         columns: dict[str, list] = {"class": [], "name": [], "probability": []}
-        for row, words in enumerate(batch[1] != self._ignore_index):
+        for row, words in enumerate(targets != self._ignore_index):
             labels = label[row][words].tolist()
             columns["class"].append(labels)
             columns["name"].append([self.class_names[i] for i in labels])

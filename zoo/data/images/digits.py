@@ -33,7 +33,7 @@ class Digits(ImageData):
     num_classes = 10
     class_names = [str(i) for i in range(10)]
     native_channels = 1
-    native_size = 8
+    native_size: int = 8
 
     def __init__(self, flat: bool = False, val_split: float = 0.15, test_split: float = 0.15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
