@@ -1,5 +1,7 @@
 """Exponential moving average of the weights (Polyak & Juditsky, 1992, https://doi.org/10.1137/0330046)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,38 +19,52 @@ from zoo.distributed import local_part, reshard, shard_like
 
 
 def ema_decay(update: int, decay: float, warmup: bool) -> float:
-    """The decay of an update, counted from 0: young averages forget faster, or the first weights would linger."""
-    return min(decay, (1 + update) / (10 + update)) if warmup else decay
+    """Return the decay of an update.
+
+    Args:
+        update: index of the update, from 0.
+        decay: final decay.
+        warmup: whether the decay is lower at first, so that the initial weights are forgotten fast.
+    """
+    if not warmup:
+        return decay
+    return min(decay, (1 + update) / (10 + update))
 
 
 @torch.no_grad()
 def ema_update(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
-    """Moves the averages towards the weights, in place."""
-    alike, other = ([], []), []
-    for a, w in zip(averages, weights, strict=True):
-        if a.dtype == w.dtype and a.device == w.device:
-            alike[0].append(a)
-            alike[1].append(w)
+    """Update the EMA weights in place.
+
+    Args:
+        averages: the EMA weights.
+        weights: the current weights, in the same order; dtype and device may differ.
+        decay: weight of the old average.
+    """
+    fused_averages: list[Tensor] = []
+    fused_weights: list[Tensor] = []
+    for average, weight in zip(averages, weights, strict=True):
+        if average.dtype == weight.dtype and average.device == weight.device:
+            fused_averages.append(average)
+            fused_weights.append(weight)
         else:
-            other.append((a, w))
-    if alike[0]:
-        torch._foreach_lerp_(*alike, 1 - decay)
-    for a, w in other:
-        a.lerp_(w.to(a), 1 - decay)  # one at a time: a cast of all at once would be a second model in memory
+            # One at a time: converting all of them at once would need memory for a second model.
+            average.lerp_(weight.to(average), 1 - decay)
+    if fused_averages:
+        torch._foreach_lerp_(fused_averages, fused_weights, 1 - decay)
 
 
 class EMA(L.Callback):
-    """Keeps a running average of the weights, which validation, test, prediction and the fitted module then use.
+    """Exponential moving average (EMA) of the weights, used for validation, test, prediction and the fitted module.
 
-    Parameters are averaged in float32 or wider, tied ones once; buffers stay the model's own. A checkpoint's
-    `state_dict` holds the trained weights, its `ema_params` the averages. Logs nothing.
+    Parameters are averaged in at least float32, tied ones once; buffers are those of the model. In a checkpoint,
+    ``state_dict`` holds the trained weights and ``ema_params`` the EMA weights. Logs no metrics.
 
     Args:
-        decay: share of the old average kept at each update, in [0, 1); 0.999 looks back over about 1,000 updates.
-        warmup: begin with `(1 + t) / (10 + t)` at update t while that is less than `decay`.
-        start_step: optimizer steps before averaging begins; until then the trained weights are used everywhere.
-        every_n_steps: optimizer steps from one update to the next.
-        device: where averages are kept, for instance `cpu` to spare GPU memory; null for beside the weights.
+        decay: weight of the old average in each update, in [0, 1); 0.999 averages over about 1,000 updates.
+        warmup: use the decay ``(1 + t) / (10 + t)`` at update t while it is less than ``decay``.
+        start_step: optimizer steps before averaging starts; until then the trained weights are used everywhere.
+        every_n_steps: optimizer steps between two updates.
+        device: device of the EMA weights, for instance ``cpu`` to save GPU memory; null for that of the weights.
     """
 
     def __init__(
@@ -69,23 +85,23 @@ class EMA(L.Callback):
             torch.device(device or "cpu")
         except RuntimeError:
             raise ValueError(f"device must be a torch device like cpu or cuda:0, not {device!r}") from None
-        self.decay, self.warmup, self.start_step, self.every_n_steps, self.device = (
-            decay,
-            warmup,
-            start_step,
-            every_n_steps,
-            device,
-        )
-        self._param_names: dict[nn.Parameter, list[str]] = {}  # several names where tied
+        self.decay = decay
+        self.warmup = warmup
+        self.start_step = start_step
+        self.every_n_steps = every_n_steps
+        self.device = device
+        # Tied parameters have several names.
+        self._param_names: dict[nn.Parameter, list[str]] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.updates = 0
-        self.ema_weights: list[Tensor] | None = (
-            None  # this rank's shards, in the order of _param_names; None before an update
-        )
-        self._raw_weights: list[Tensor] | None = None  # the trained weights while the averages stand in for them
-        self._step = 0  # the optimizer step last looked at
+        # Shards of this rank, in the order of _param_names; None before the first update.
+        self.ema_weights: list[Tensor] | None = None
+        # The trained weights while the module holds the EMA weights.
+        self._raw_weights: list[Tensor] | None = None
+        # Optimizer step of the last check whether an update is due.
+        self._step = 0
 
     # fit
 
@@ -94,15 +110,20 @@ class EMA(L.Callback):
             return
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
             name = type(trainer.strategy).__name__
-            raise ValueError(f"EMA cannot average what {name} shards: use ModelParallelStrategy with fully_shard")
-        if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
-            rank_zero_warn("save_weights_only=True: these checkpoints will hold the trained weights, not the averages.")
-        continues = trainer.global_step > 0 and any(p in self._param_names for p in pl_module.parameters())
-        if not continues:
+            raise ValueError(
+                f"EMA does not support weights that {name} shards: use ModelParallelStrategy with fully_shard"
+            )
+        weights_only = [getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks]
+        if any(weights_only):
+            rank_zero_warn("save_weights_only=True: checkpoints will hold the trained weights, not the EMA weights.")
+        # A second fit with the same module continues averaging; any other fit starts anew.
+        is_same_module = any(p in self._param_names for p in pl_module.parameters())
+        if trainer.global_step == 0 or not is_same_module:
             self._reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._swap_out(pl_module)  # fitted before: go on from the trained weights
+        # After an earlier fit the module holds the EMA weights: continue from the trained ones.
+        self._swap_out(pl_module)
         self._collect_params(pl_module)
         self._move_to_weights()
 
@@ -110,7 +131,8 @@ class EMA(L.Callback):
         self._update_if_due(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:  # elsewhere the module holds what it should
+        # Outside of fit, the module already holds the weights that were chosen.
+        if trainer.state.fn == TrainerFn.FITTING:
             self._swap_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,7 +144,8 @@ class EMA(L.Callback):
             self._swap_out(pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._move_to_weights()  # Lightning has moved the module off the GPU
+        # Lightning has moved the module off the GPU by now.
+        self._move_to_weights()
         self._swap_in(pl_module)
 
     # checkpoints
@@ -134,16 +157,22 @@ class EMA(L.Callback):
         self.updates = state_dict["updates"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._update_if_due(trainer)  # another callback may be saving before our on_train_batch_end
+        # Another callback may save before our on_train_batch_end is called.
+        self._update_if_due(trainer)
         if self.ema_weights is None:
             return
         checkpoint["callbacks"][self.state_key] = self.state_dict()
-        checkpoint["ema_params"] = self._by_name(self.ema_weights, gather=True, keep=trainer.is_global_zero)
-        if self._raw_weights is not None:
-            state = checkpoint["state_dict"]
-            sharded = any(isinstance(value, DTensor) for value in state.values())
-            raw = self._by_name(self._raw_weights, gather=not sharded, keep=sharded or trainer.is_global_zero)
-            state.update({name: tensor for name, tensor in raw.items() if name in state})
+        is_main = trainer.is_global_zero
+        checkpoint["ema_params"] = self._by_name(self.ema_weights, gather=True, keep=is_main)
+        if self._raw_weights is None:
+            return
+        # The module holds the EMA weights at present: save the trained ones in their place.
+        state = checkpoint["state_dict"]
+        sharded = any(isinstance(value, DTensor) for value in state.values())
+        raw = self._by_name(self._raw_weights, gather=not sharded, keep=sharded or is_main)
+        for name, tensor in raw.items():
+            if name in state:
+                state[name] = tensor
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -156,14 +185,21 @@ class EMA(L.Callback):
         self._step = checkpoint["global_step"]
         if averages:
             self._collect_params(pl_module)
-            self.ema_weights = [
-                self._ema_copy(
-                    shard_like(averages[names[0]], parameter) if names[0] in averages else local_part(parameter)
-                )
-                for parameter, names in self._param_names.items()
-            ]
+            self.ema_weights = self._load_averages(averages)
 
-    # the averages
+    def _load_averages(self, averages: dict[str, Tensor]) -> list[Tensor]:
+        """Return the EMA weights of a checkpoint; a parameter that it does not have starts from its weight."""
+        loaded: list[Tensor] = []
+        for parameter, names in self._param_names.items():
+            average = averages.get(names[0])
+            if average is None:
+                local = local_part(parameter)
+            else:
+                local = shard_like(average, parameter)
+            loaded.append(self._ema_copy(local))
+        return loaded
+
+    # EMA weights
 
     def _collect_params(self, module: nn.Module) -> None:
         reshard(module)
@@ -173,33 +209,46 @@ class EMA(L.Callback):
                 self._param_names.setdefault(parameter, []).append(name)
 
     def _weights(self) -> list[Tensor]:
-        return [local_part(p) if isinstance(p, DTensor) else p for p in self._param_names]
+        """Return the weights of this rank, as they are in the module: no copies."""
+        weights: list[Tensor] = []
+        for parameter in self._param_names:
+            if isinstance(parameter, DTensor):
+                weights.append(local_part(parameter))
+            else:
+                weights.append(parameter)
+        return weights
 
     def _ema_copy(self, weight: Tensor) -> Tensor:
-        # bfloat16 would round away every update of a slow average
+        # In bfloat16, the small updates of a slow average would be rounded away.
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return weight.to(self.device or weight.device, dtype, copy=True)
 
     def _move_to_weights(self) -> None:
-        """Brings the averages to where the weights are by now."""
-        if self.ema_weights is not None:
-            pairs = zip(self.ema_weights, self._weights(), strict=True)
-            self.ema_weights = [average.to(self.device or weight.device) for average, weight in pairs]
+        """Move the EMA weights to the current device of the weights, or to ``device``."""
+        if self.ema_weights is None:
+            return
+        pairs = zip(self.ema_weights, self._weights(), strict=True)
+        self.ema_weights = [average.to(self.device or weight.device) for average, weight in pairs]
 
     @torch.no_grad()
     def _update_if_due(self, trainer: L.Trainer) -> None:
-        """Updates the averages if the optimizer has stepped since the last look."""
-        step, last = trainer.global_step, self._step
+        """Update the EMA weights if the optimizer has stepped since the last call."""
+        step = trainer.global_step
+        last = self._step
         if step <= last:
             return
         self._step = step
-        # not `step % every_n_steps`: several optimizers in one batch advance the count by more than one
-        if step <= self.start_step or step // self.every_n_steps == last // self.every_n_steps:
+        if step <= self.start_step:
+            return
+        # Not `step % every_n_steps`: several optimizers in one batch advance the step by more than 1.
+        if step // self.every_n_steps == last // self.every_n_steps:
             return
         if self.ema_weights is None:
-            self.ema_weights, self.updates = [self._ema_copy(weight) for weight in self._weights()], 0
+            self.ema_weights = [self._ema_copy(weight) for weight in self._weights()]
+            self.updates = 0
         else:
-            ema_update(self.ema_weights, self._weights(), ema_decay(self.updates, self.decay, self.warmup))
+            decay = ema_decay(self.updates, self.decay, self.warmup)
+            ema_update(self.ema_weights, self._weights(), decay)
         self.updates += 1
 
     @torch.no_grad()
@@ -208,9 +257,10 @@ class EMA(L.Callback):
             return
         reshard(module)
         weights = self._weights()
-        # A copy, taken before any weight changes, and not an exchange: Ctrl-C at any point leaves both whole. It takes
-        # the memory of the gradients, which Lightning has freed by now, and lies beside the averages.
-        self._raw_weights = [w.to(a.device, copy=True) for w, a in zip(weights, self.ema_weights, strict=True)]
+        # Copied before any weight changes, not exchanged: an interrupt at any point leaves both sets complete. The copy
+        # is on the device of the EMA weights and needs no more memory than the gradients, which are freed by now.
+        pairs = zip(weights, self.ema_weights, strict=True)
+        self._raw_weights = [weight.to(average.device, copy=True) for weight, average in pairs]
         torch._foreach_copy_(weights, self.ema_weights)
 
     @torch.no_grad()
@@ -222,18 +272,30 @@ class EMA(L.Callback):
         self._raw_weights = None
 
     def _by_name(self, tensors: Sequence[Tensor], gather: bool, keep: bool) -> dict[str, Tensor]:
-        """The tensors under every name they have in a state_dict; all ranks call it, those that save keep them."""
-        named = {}
+        """Return the tensors under all their names in a state_dict; all ranks have to call it.
+
+        Args:
+            tensors: one per averaged parameter, the local shard where it is sharded.
+            gather: whether shards are gathered into full tensors on the CPU.
+            keep: whether this rank needs the result; else it is empty.
+        """
+        named: dict[str, Tensor] = {}
         for (parameter, names), tensor in zip(self._param_names.items(), tensors, strict=True):
             if isinstance(parameter, DTensor):
-                tensor = DTensor.from_local(
-                    tensor.to(parameter.device),
-                    parameter.device_mesh,
-                    parameter.placements,
-                    shape=parameter.shape,
-                    stride=parameter.stride(),
-                )
-                tensor = tensor.full_tensor().cpu() if gather else tensor
+                tensor = _as_dtensor(tensor, parameter)
+                if gather:
+                    tensor = tensor.full_tensor().cpu()
             if keep:
                 named.update(dict.fromkeys(names, tensor))
         return named
+
+
+def _as_dtensor(shard: Tensor, like: DTensor) -> DTensor:
+    """Return a local shard as a DTensor that is sharded as ``like`` is."""
+    return DTensor.from_local(
+        shard.to(like.device),
+        like.device_mesh,
+        like.placements,
+        shape=like.shape,
+        stride=like.stride(),
+    )
