@@ -120,7 +120,7 @@ def test_phase_is_a_function_of_progress(epoch, step, phase):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (list, "empty"),
         (lambda: [Phase("2 epochs")], "until is '2 epochs' in the last phase"),
@@ -133,8 +133,8 @@ def test_phase_is_a_function_of_progress(epoch, step, phase):
         (lambda: [Phase(train="layer(")], "not a regular expression"),
     ],
 )
-def test_mistakes_in_a_plan_are_told_in_a_line(make, said):
-    with pytest.raises(ValueError, match="^[^\n]*" + said.replace("(", r"\(")):
+def test_error_messages_of_a_plan(make, message):
+    with pytest.raises(ValueError, match="^[^\n]*" + message.replace("(", r"\(")):
         FineTuning(make())
 
 
@@ -185,7 +185,7 @@ def test_a_tied_parameter_counts_under_all_its_names():
     assert not any(module is net[0] for module in frozen_modules(net, matching_tensors(net, Phase(train="head"))))
 
 
-def test_the_table_tells_what_is_never_trained():
+def test_table_shows_what_is_never_trained():
     net = Net()
     net.stem[0].weight.requires_grad_(False)  # by the network's own will: neither trained nor forgotten
     rows = describe_plan(three_phases(), net, epochs=2)
@@ -334,10 +334,10 @@ def test_lbfgs_may_thaw_and_not_freeze():
         fit(FineTuning([Phase("1 epoch"), Phase(train="head")]), module=Module(optimizer=make))
 
 
-# what is refused, what is said
+# what is refused, what is message
 
 
-def test_a_run_too_short_for_the_plan_is_told():
+def test_run_too_short_for_the_plan_warns():
     with pytest.warns(UserWarning, match="run ends before phase 3 begins, so these are never trained: stem$"):
         fit(FineTuning(three_phases()), max_epochs=2)
 
@@ -360,7 +360,7 @@ def test_an_optimizer_without_the_layers_is_refused():
         def configure_optimizers(self):
             return torch.optim.SGD(self.net.fc.parameters(), 0.1)
 
-    with pytest.raises(ValueError, match="phase 2 of FineTuning trains stem, layer1, but no optimizer holds that"):
+    with pytest.raises(ValueError, match="phase 2 of FineTuning trains stem, layer1, but no optimizer holds them"):
         fit(FineTuning([Phase("1 epoch", "head"), Phase()]), module=HeadOnly())
 
 
@@ -368,7 +368,7 @@ def test_flattened_parameters_are_refused():
     callback = FineTuning(three_phases())
     trainer, module = fit(max_epochs=1)
     trainer._accelerator_connector.strategy = FSDPStrategy()
-    with pytest.raises(ValueError, match="FSDPStrategy flattens"):
+    with pytest.raises(ValueError, match="cannot freeze parameters that FSDPStrategy flattens"):
         callback._check_plan(trainer, module.net)
 
 
