@@ -149,7 +149,7 @@ def test_draws_follow_from_the_seed_and_disturb_no_others():
         (lambda: Chain([MixUp()], [0.0], [1.0])(images(), None, True), "MixUp mixes labels, and this data has none"),
         (lambda: Chain([v2.MixUp(num_classes=2)], [0.0], [1.0]), "needs labels; give MixUp alone"),
         (lambda: Normalize(std=[0.0]), "deviations must be above 0"),
-        (lambda: Normalize([0.5], [0.5])(images()), "1 means and 1 deviations for images of 3 channels"),
+        (lambda: Normalize([0.5], [0.5])(images()), "1 means and 1 standard deviations for images of 3 channels"),
     ],
 )  # fmt: skip
 def test_mistakes(make, message):

@@ -1,4 +1,4 @@
-"""Rotations and other affine maps, as torchvision.transforms.v2 names them, for whole batches."""
+"""Rotations and other affine transforms, named as in torchvision.transforms.v2, for whole batches."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 class RandomAffine(Augmentation):
-    """Rotate, shift, scale and shear each image about its centre; it keeps its size.
+    """Rotate, translate, scale and shear each image about its centre; it keeps its size.
 
     Args:
         degrees: the angle lies in ``[-degrees, degrees]``, or in a list of two.
-        translate: greatest shift across and down, as shares of width and height; null is none.
+        translate: greatest translation to the right and down, as fractions of width and height; null is none.
         scale: least and greatest factor; null is none.
-        shear: angle of the shear across, as ``degrees``, or a list of four with that downwards; null is none.
+        shear: angle of the horizontal shear, as ``degrees``, or a list of four with the vertical one; null is none.
         interpolation: ``nearest`` or ``bilinear``.
-        fill: grey value, 0 to 255, of what comes from outside the image.
+        fill: grey value, 0 to 255, of pixels from outside the image.
     """
 
     def __init__(
@@ -43,24 +43,39 @@ class RandomAffine(Augmentation):
             raise ValueError(f"{name}: translate is {translate}, but must be two shares in [0, 1]")
         if scale is not None and not 0 < scale[0] <= scale[1]:
             raise ValueError(f"{name}: scale is {scale}, but must be [low, high] above 0")
-        shears = shear if isinstance(shear, list) and len(shear) == 4 else [shear, None]
+        shear_x = shear
+        shear_y = None
         if isinstance(shear, list) and len(shear) == 4:
-            shears = [shear[:2], shear[2:]]
-        self.shears = [None if s is None else pair(f"{name}: shear", s, 0.0, -math.inf, math.inf) for s in shears]  # type: ignore[arg-type]
-        self.translate, self.scale = translate, scale
+            shear_x = shear[:2]
+            shear_y = shear[2:]
+        self.shears = [self._shear_range(angle) for angle in (shear_x, shear_y)]
+        self.translate = translate
+        self.scale = scale
         self.fill = fill
         self.interpolation: Interpolation = interpolation
         self.moves = interpolation == "nearest"
 
+    def _shear_range(self, angle: float | list[float] | None) -> tuple[float, float] | None:
+        if angle is None:
+            return None
+        return pair(f"{type(self).__name__}: shear", angle, 0.0, -math.inf, math.inf)
+
     def forward(self, x: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
-        angle, none = uniform(x, *self.degrees), torch.zeros(len(x), device=x.device)
-        shift = [none, none]
+        angle = uniform(x, *self.degrees)
+        zero = torch.zeros(len(x), device=x.device)
+        right = zero
+        down = zero
         if self.translate is not None:
-            most = [t * side for t, side in zip(self.translate, (x.shape[3], x.shape[2]), strict=True)]
-            shift = [uniform(x, -m, m).round_() for m in most]
-        scale = none + 1 if self.scale is None else uniform(x, *self.scale)
-        shear = [none if s is None else uniform(x, *s) for s in self.shears]
-        maps = inverse(angle, shift[0], shift[1], scale, shear[0], shear[1])
+            height, width = x.shape[2:]
+            most_right = self.translate[0] * width
+            most_down = self.translate[1] * height
+            right = uniform(x, -most_right, most_right).round_()
+            down = uniform(x, -most_down, most_down).round_()
+        scale = zero + 1
+        if self.scale is not None:
+            scale = uniform(x, *self.scale)
+        shear_x, shear_y = (zero if bounds is None else uniform(x, *bounds) for bounds in self.shears)
+        maps = inverse(angle, right, down, scale, shear_x, shear_y)
         return affine(x, maps, self.interpolation, self.fill)
 
 
@@ -70,22 +85,26 @@ class RandomRotation(RandomAffine):
     Args:
         degrees: the angle lies in ``[-degrees, degrees]``, or in a list of two.
         interpolation: ``nearest`` or ``bilinear``.
-        fill: grey value, 0 to 255, of what comes from outside the image.
+        fill: grey value, 0 to 255, of pixels from outside the image.
     """
 
     def __init__(
-        self, degrees: float | list[float], interpolation: Interpolation = "nearest", fill: float = 0.0
+        self,
+        degrees: float | list[float],
+        interpolation: Interpolation = "nearest",
+        fill: float = 0.0,
     ) -> None:
         super().__init__(degrees, interpolation=interpolation, fill=fill)
 
     def forward(self, x: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
-        return affine(x, rotation(uniform(x, *self.degrees)), self.interpolation, self.fill)
+        maps = rotation(uniform(x, *self.degrees))
+        return affine(x, maps, self.interpolation, self.fill)
 
 
 def rotation(degrees: Float[Tensor, " b"]) -> Float[Tensor, "b 2 3"]:
-    """The maps of output pixels to input pixels that rotate counter-clockwise, about the image's centre."""
-    none = torch.zeros_like(degrees)
-    return inverse(-degrees, none, none, none + 1, none, none)
+    """Return the matrices from output to input pixels that rotate counter-clockwise about the image's centre."""
+    zero = torch.zeros_like(degrees)
+    return inverse(-degrees, zero, zero, zero + 1, zero, zero)
 
 
 def inverse(
@@ -96,23 +115,29 @@ def inverse(
     shear_x: Float[Tensor, " b"],
     shear_y: Float[Tensor, " b"],
 ) -> Float[Tensor, "b 2 3"]:
-    """The maps of output pixels to input pixels, seen from the image's centre, of affine maps.
+    """Return the matrices from output to input pixels, both from the image's centre, of affine transforms.
 
     Args:
         angle: clockwise, in degrees.
-        right: shift in pixels.
-        down: shift in pixels.
+        right: translation in pixels.
+        down: translation in pixels.
         scale: factor.
         shear_x: angle in degrees.
         shear_y: angle in degrees.
     """
-    turn, sx, sy = angle.deg2rad(), shear_x.deg2rad(), shear_y.deg2rad()
-    # rotation by ``turn`` after the shears; its determinant is 1, so that its inverse needs no division
-    a, c = (turn - sy).cos() / sy.cos(), (turn - sy).sin() / sy.cos()
-    b, d = -(a * sx.tan() + turn.sin()), turn.cos() - c * sx.tan()
-    rows = torch.stack([torch.stack([d, -b], 1), torch.stack([-c, a], 1)], 1) / scale.view(-1, 1, 1)
-    shift = rows @ torch.stack([right, down], 1).unsqueeze(2)
-    return torch.cat([rows, -shift], 2)
+    turn = angle.deg2rad()
+    sx = shear_x.deg2rad()
+    sy = shear_y.deg2rad()
+    # Rotation by ``turn`` after the shears: [[a, b], [c, d]]. Its determinant is 1, so its inverse needs no division.
+    a = (turn - sy).cos() / sy.cos()
+    c = (turn - sy).sin() / sy.cos()
+    b = -(a * sx.tan() + turn.sin())
+    d = turn.cos() - c * sx.tan()
+    first_row = torch.stack([d, -b], 1)
+    second_row = torch.stack([-c, a], 1)
+    matrix = torch.stack([first_row, second_row], 1) / scale.view(-1, 1, 1)  # (b, 2, 2)
+    translation = matrix @ torch.stack([right, down], 1).unsqueeze(2)  # (b, 2, 1)
+    return torch.cat([matrix, -translation], 2)
 
 
 def affine(
@@ -121,25 +146,29 @@ def affine(
     interpolation: Interpolation = "nearest",
     fill: float = 0.0,
 ) -> Shaped[Tensor, "b c h w"]:
-    """Take each pixel from where its image's map says.
+    """Apply an affine transform to each image.
 
     Args:
         x: images.
-        maps: of output pixels ``(x, y, 1)`` to input pixels, both from the image's centre.
+        maps: matrices from output pixels ``(x, y, 1)`` to input pixels, both from the image's centre.
         interpolation: ``nearest`` or ``bilinear``.
-        fill: grey value, 0 to 255, of what comes from outside the image.
+        fill: grey value, 0 to 255, of pixels from outside the image.
     """
     h, w = x.shape[2:]
-    across = torch.arange(w, device=x.device) - (w - 1) / 2
-    down = (torch.arange(h, device=x.device) - (h - 1) / 2).unsqueeze(1)
+    across = torch.arange(w, device=x.device) - (w - 1) / 2  # (w,)
+    down = (torch.arange(h, device=x.device) - (h - 1) / 2).unsqueeze(1)  # (h, 1)
     grid = x.new_empty((len(x), h, w, 2), dtype=torch.float32)
-    for i, side in enumerate((w, h)):  # grid_sample counts from -1 to 1
-        m = maps[:, i].view(-1, 3, 1, 1) * (2 / side)
+    for i, side in enumerate((w, h)):
+        m = maps[:, i].view(-1, 3, 1, 1) * (2 / side)  # (b, 3, 1, 1), as grid_sample counts from -1 to 1
         torch.add(m[:, 0] * across, m[:, 1] * down + m[:, 2], out=grid[..., i])
-    pixels, ground = x.float(), level(fill, x)
+    pixels = x.float()
+    # grid_sample fills with 0, so another fill value is subtracted before and added after it.
+    ground = level(fill, x)
     if ground:
         pixels = pixels - ground
     out = F.grid_sample(pixels, grid, interpolation, "zeros", align_corners=False)
     if ground:
         out += ground
-    return out if x.is_floating_point() else out.round_().byte()
+    if x.is_floating_point():
+        return out
+    return out.round_().byte()

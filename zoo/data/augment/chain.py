@@ -1,4 +1,4 @@
-"""From a batch as it is stored to what a network takes: augmentation in training, the same size and scale always."""
+"""From a batch as it is stored to the input of a network: augmentation in training, normalisation always."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from zoo.data.augment.base import Augmentation, LabelMixing, as_float
+from zoo.data.augment.base import Augmentation, LabelMixing, as_float, to_bytes
 from zoo.data.augment.colour import Normalize
 from zoo.data.augment.crops import AlternatingFlip, RandomCrop, RandomResizedCrop
 
 
 class Chain(nn.Module):
-    """Apply augmentations in their order; other data than that for training is only cut to size and normalised.
+    """Apply augmentations in their order to training batches; others are only cropped to size and normalised.
 
     Bytes stay bytes while pixels are only moved, and become floats in [0, 1] for the rest. Transforms of torchvision
-    are applied image by image, so that each draws its own, and any other module to the batch of floats.
+    are applied image by image, so that each has random numbers of its own, and any other module to the batch of floats.
 
     Args:
         steps: augmentations, in order.
-        mean: of each channel, for ``Normalize`` where it has none.
-        std: likewise.
-        num_classes: of labels that are mixed.
+        mean: mean of each channel, for a ``Normalize`` that has none.
+        std: standard deviation of each channel, for a ``Normalize`` that has none.
+        num_classes: number of classes, for augmentations that mix labels.
     """
 
     def __init__(
-        self, steps: Sequence[nn.Module], mean: list[float], std: list[float], num_classes: int | None = None
+        self,
+        steps: Sequence[nn.Module],
+        mean: list[float],
+        std: list[float],
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if not any(isinstance(step, Normalize) for step in steps):
@@ -39,11 +43,16 @@ class Chain(nn.Module):
         self.num_classes = num_classes
 
     def forward(
-        self, x: Shaped[Tensor, "b c h w"], y: Any = None, training: bool = False, epoch: int = 0
+        self,
+        x: Shaped[Tensor, "b c h w"],
+        y: Any = None,
+        training: bool = False,
+        epoch: int = 0,
     ) -> tuple[Float[Tensor, "b c i j"], Any]:
         if not training:
             side = output_size(self.steps)
-            x = x if side is None else centre(x, side)
+            if side is not None:
+                x = centre(x, side)
         for step in self.steps:
             if training or isinstance(step, Normalize):
                 x, y = self._apply_step(step, x, y, epoch)
@@ -60,16 +69,19 @@ class Chain(nn.Module):
             return step(x), y
         if y is None or self.num_classes is None:
             raise ValueError(f"{type(step).__name__} mixes labels, and this data has none")
-        return step(x, y.float() if y.ndim > 1 else probabilities(y, self.num_classes))
+        if y.ndim == 1:
+            y = probabilities(y, self.num_classes)
+        return step(x, y.float())
 
 
 def probabilities(y: Shaped[Tensor, " b"], classes: int) -> Float[Tensor, "b k"]:
-    """Class numbers as rows of 0 and 1."""
-    return torch.zeros(len(y), classes, device=y.device).scatter_(1, y.unsqueeze(1), 1.0)
+    """Return class indices as one-hot rows."""
+    zeros = torch.zeros(len(y), classes, device=y.device)
+    return zeros.scatter_(1, y.unsqueeze(1), 1.0)
 
 
 def one_by_one(transform: nn.Module, x: Tensor) -> Tensor:
-    """Apply a transform to each image, so that each has draws of its own."""
+    """Apply a transform to each image, so that each has random numbers of its own."""
     images = [transform(image) for image in x]
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) != 1:
@@ -78,60 +90,73 @@ def one_by_one(transform: nn.Module, x: Tensor) -> Tensor:
 
 
 def output_size(steps: Sequence[nn.Module] | nn.ModuleList) -> int | None:
-    """The side of the images behind the last crop, or None where nothing changes their size."""
-    sizes = [step.size for step in steps if isinstance(step, (RandomCrop, RandomResizedCrop))]
-    return sizes[-1] if sizes else None
+    """Return height and width of the images after the last crop, or None where no step changes them."""
+    size = None
+    for step in steps:
+        if isinstance(step, (RandomCrop, RandomResizedCrop)):
+            size = step.size
+    return size
 
 
 def centre(x: Shaped[Tensor, "b c h w"], side: int) -> Shaped[Tensor, "b c s s"]:
-    """Cut the square in the middle of the images; enlarge those that are smaller."""
+    """Return the centre crop of the images, after enlarging those that are smaller."""
     if min(x.shape[2:]) < side:
         x = resize(x, side)
-    top, left = ((n - side) // 2 for n in x.shape[2:])
+    height, width = x.shape[2:]
+    top = (height - side) // 2
+    left = (width - side) // 2
     return x[:, :, top : top + side, left : left + side]
 
 
 def resize(x: Shaped[Tensor, "b c h w"], side: int) -> Shaped[Tensor, "b c i j"]:
-    """Resize images so that the shorter side has as many pixels; what kind they are stays."""
+    """Return images, of the same type, whose shorter side has this many pixels."""
     shorter = min(x.shape[2:])
     sides = [round(n * side / shorter) for n in x.shape[2:]]
     out = F.interpolate(x.float(), sides, mode="bilinear", antialias=True)
-    return out if x.is_floating_point() else out.round_().clamp_(0, 255).byte()
+    if x.is_floating_point():
+        return out
+    return to_bytes(out)
 
 
 class seeded:
-    """Let torch's and Python's random numbers follow from a seed, and go on as before afterwards.
+    """Seed the random number generators of torch and Python within a ``with`` block, and restore them after it.
 
     Args:
-        seed: decides what is drawn.
-        device: on which to draw, besides the CPU.
+        seed: of the generators.
+        device: whose generator is seeded, besides that of the CPU.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.cuda = seed, device if device.type == "cuda" else None
+        self.seed = seed
+        self.cuda = device if device.type == "cuda" else None
 
     def __enter__(self) -> None:
-        self.before = torch.get_rng_state(), random.getstate()
-        # torch.manual_seed also asks after every device there might be, which takes longer than a batch of digits
+        self.torch_state = torch.get_rng_state()
+        self.python_state = random.getstate()
+        # torch.manual_seed also asks after every device there might be, which takes longer than a batch of digits.
         torch.default_generator.manual_seed(self.seed)
         random.seed(self.seed)
         if self.cuda is not None:
-            self.on_device = torch.cuda.get_rng_state(self.cuda)
+            self.cuda_state = torch.cuda.get_rng_state(self.cuda)
             with torch.cuda.device(self.cuda):
                 torch.cuda.manual_seed(self.seed)
 
     def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.before[0])
-        random.setstate(self.before[1])
+        torch.set_rng_state(self.torch_state)
+        random.setstate(self.python_state)
         if self.cuda is not None:
-            torch.cuda.set_rng_state(self.on_device, self.cuda)
+            torch.cuda.set_rng_state(self.cuda_state, self.cuda)
 
 
 def _complete(step: nn.Module, mean: list[float], std: list[float]) -> nn.Module:
-    if type(step).__name__ in ("MixUp", "CutMix") and not isinstance(step, Augmentation):
-        raise ValueError(
-            f"{type(step).__module__}.{type(step).__name__} needs labels; give {type(step).__name__} alone"
-        )
+    """Return a step, with mean and standard deviation of the data where it is a ``Normalize`` without its own."""
+    name = type(step).__name__
+    if name in ("MixUp", "CutMix") and not isinstance(step, Augmentation):
+        raise ValueError(f"{type(step).__module__}.{name} needs labels; give {name} alone")
     if not isinstance(step, Normalize):
         return step
-    return Normalize(mean if step.mean is None else step.mean, std if step.std is None else step.std)
+    if step.mean is not None:
+        mean = step.mean
+    if step.std is not None:
+        std = step.std
+    return Normalize(mean, std)

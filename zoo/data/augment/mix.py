@@ -1,4 +1,4 @@
-"""Mixtures of two images and of their labels, for whole batches."""
+"""MixUp and CutMix: mixtures of two images and of their labels, for whole batches."""
 
 from __future__ import annotations
 
@@ -16,50 +16,59 @@ class MixUp(LabelMixing):
     Labels become probabilities ``(b, k)``; the loss must take these, as cross-entropy does.
 
     Args:
-        alpha: the share of the image itself follows Beta(alpha, alpha), drawn for each image.
-        p: probability of each image.
+        alpha: the share of the image itself is sampled from Beta(alpha, alpha) for each image.
+        p: probability for each image.
     """
 
     def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
         super().__init__()
-        self.alpha, self.p = _positive("MixUp", alpha), is_probability("MixUp", p)
+        self.alpha = _positive("MixUp", alpha)
+        self.p = is_probability("MixUp", p)
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b k"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-        return mixup(x, y, torch.where(chosen(x, self.p), beta(x, self.alpha), 1.0))
+        share = torch.where(chosen(x, self.p), beta(x, self.alpha), 1.0)
+        return mixup(x, y, share)
 
 
 class CutMix(LabelMixing):
-    """Put a rectangle of the next image of the batch into each image, and as much of its label into the label (Yun et
+    """Paste a rectangle of the next image of the batch into each image, and mix the labels by its area (Yun et
     al. 2019, https://arxiv.org/abs/1905.04899).
 
     Labels become probabilities ``(b, k)``; the loss must take these, as cross-entropy does.
 
     Args:
-        alpha: the share of the image itself follows Beta(alpha, alpha), drawn for each image.
-        p: probability of each image.
+        alpha: the share of the image itself is sampled from Beta(alpha, alpha) for each image.
+        p: probability for each image.
     """
 
     moves = True
 
     def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
         super().__init__()
-        self.alpha, self.p = _positive("CutMix", alpha), is_probability("CutMix", p)
+        self.alpha = _positive("CutMix", alpha)
+        self.p = is_probability("CutMix", p)
 
     def forward(  # type: ignore[override]
         self, x: Shaped[Tensor, "b c h w"], y: Float[Tensor, "b k"]
     ) -> tuple[Shaped[Tensor, "b c h w"], Float[Tensor, "b k"]]:
+        # Half of each side of the rectangle, as a share of the image's.
         half = 0.5 * (1 - beta(x, self.alpha)).sqrt() * chosen(x, self.p)
         bounds = []
         for side in x.shape[2:]:
-            centre, reach = place(x, side - 1), (half * side).long()
-            bounds += [(centre - reach).clamp(min=0), (centre + reach).clamp(max=side)]
-        return cutmix(x, y, *bounds)
+            centre = place(x, side - 1)
+            reach = (half * side).long()
+            bounds.append((centre - reach).clamp(min=0))
+            bounds.append((centre + reach).clamp(max=side))
+        top, bottom, left, right = bounds
+        return cutmix(x, y, top, bottom, left, right)
 
 
 def mixup(
-    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b k"], share: Float[Tensor, " b"]
+    x: Float[Tensor, "b c h w"],
+    y: Float[Tensor, "b k"],
+    share: Float[Tensor, " b"],
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
     """Blend each image with the one before it in the batch, the first with the last.
 
@@ -70,7 +79,8 @@ def mixup(
     """
     rest = 1 - share
     images = x * column(share) + x.roll(1, 0) * column(rest)
-    return images, y * share.unsqueeze(1) + y.roll(1, 0) * rest.unsqueeze(1)
+    labels = y * share.unsqueeze(1) + y.roll(1, 0) * rest.unsqueeze(1)
+    return images, labels
 
 
 def cutmix(
@@ -81,23 +91,26 @@ def cutmix(
     left: Int[Tensor, " b"],
     right: Int[Tensor, " b"],
 ) -> tuple[Shaped[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-    """Put a rectangle of the image before it in the batch into each image.
+    """Paste a rectangle of the image before it in the batch into each image.
 
     Args:
         x: images.
         y: their labels as probabilities.
         top: first row of each rectangle.
-        bottom: row behind its last.
+        bottom: row after its last.
         left: first column.
-        right: column behind its last.
+        right: column after its last.
     """
-    where = boxes(x, top, left, bottom - top, right - left)
-    rest = ((bottom - top) * (right - left) / (x.shape[2] * x.shape[3])).unsqueeze(1)
-    return torch.where(where, x.roll(1, 0), x), y * (1 - rest) + y.roll(1, 0) * rest
+    height = bottom - top
+    width = right - left
+    where = boxes(x, top, left, height, width)
+    images = torch.where(where, x.roll(1, 0), x)
+    rest = (height * width / (x.shape[2] * x.shape[3])).unsqueeze(1)  # (b, 1)
+    return images, y * (1 - rest) + y.roll(1, 0) * rest
 
 
 def beta(x: Tensor, alpha: float) -> Float[Tensor, " b"]:
-    """Draw a number of Beta(alpha, alpha) for each image."""
+    """Return a sample of Beta(alpha, alpha) for each image."""
     both = torch.full((len(x),), alpha)
     return to_device(torch.distributions.Beta(both, both, validate_args=False).sample(), x)
 
