@@ -1,4 +1,6 @@
-"""What a learning rate sweep saw: the curve, the rates read off it, a table and a picture."""
+"""Result of a learning rate range test: the loss curve, the suggested rates, a CSV file and a plot."""
+
+from __future__ import annotations
 
 import csv
 import math
@@ -14,7 +16,18 @@ Suggestion = Literal["steepest", "valley", "minimum/10"]
 
 @dataclass
 class Sweep:
-    """What a sweep saw: one entry a step, rates as the module's main `lr`. Without suggestions the loss never fell."""
+    """Losses of a learning rate sweep, one entry per step, and the rates suggested by them.
+
+    Args:
+        base: learning rate before the sweep.
+        mode: spacing of the rates.
+        lag: number of steps by which the smoothed loss lags behind the rates.
+        lrs: learning rate of each step, as the module's main ``lr``.
+        losses: loss of each step.
+        smoothed: bias-corrected exponential moving average of the losses.
+        suggestions: suggested rate by method; empty if the loss never fell.
+        chosen: the suggestion taken, or None.
+    """
 
     base: float
     mode: Mode = "exponential"
@@ -27,43 +40,77 @@ class Sweep:
 
     @property
     def curve(self) -> tuple[list[float], list[float]]:
-        """Rates and smoothed losses; a running mean tells of the rates some steps back, so it is moved back to them."""
+        """Rates and smoothed losses, shifted by the lag so that each loss is at the rate that it belongs to."""
+        # At least three points have to be left.
         lag = max(0, min(self.lag, len(self.lrs) - 3))
-        return self.lrs[: len(self.lrs) - lag], self.smoothed[lag:]
+        end = len(self.lrs) - lag
+        return self.lrs[:end], self.smoothed[lag:]
 
 
 def lr_grid(first: float, last: float, steps: int, mode: Mode) -> list[float]:
-    space = np.geomspace if mode == "exponential" else np.linspace
-    return space(first, last, steps).tolist()
+    """Return learning rates from ``first`` to ``last``, evenly spaced on a logarithmic or on a linear scale.
+
+    Args:
+        first: lowest rate.
+        last: highest rate.
+        steps: number of rates.
+        mode: ``exponential`` or ``linear``.
+    """
+    if mode == "exponential":
+        return np.geomspace(first, last, steps).tolist()
+    return np.linspace(first, last, steps).tolist()
 
 
 def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -> dict[str, float]:
-    """Three rates read off a (smoothed) curve over their logarithms, or, if linear, over themselves.
+    """Return the rates suggested by a loss curve; all of them are before its minimum.
 
-    All of them lie on the way down to the least loss.
+    Args:
+        lrs: learning rates in ascending order.
+        losses: (smoothed) loss at each of them.
+        mode: spacing of the rates, and the scale on which slopes and midpoints are computed.
+
+    Returns:
+        ``steepest`` (where the loss falls fastest), ``valley`` (midway between the rates at which 10 % and 90 % of the
+        fall are reached) and ``minimum/10`` (a tenth of the rate of the lowest loss).
     """
-    x, y = np.log(lrs) if mode == "exponential" else np.asarray(lrs), np.asarray(losses)
-    least = int(y.argmin())
-    down = slice(0, max(least, 1) + 1)
-    fallen = (y[0] - y[down]) / max(y[0] - y[least], 1e-12)
-    # from where on a tenth stays done: before it the curve may waver
-    start, end = np.flatnonzero(fallen < 0.1)[-1] + 1, int((fallen >= 0.9).argmax())
+    x = np.asarray(lrs)
+    if mode == "exponential":
+        x = np.log(lrs)
+    y = np.asarray(losses)
+    minimum = int(y.argmin())
+    descent = slice(0, max(minimum, 1) + 1)
+    total_fall = max(y[0] - y[minimum], 1e-12)
+    progress = (y[0] - y[descent]) / total_fall
+    # The last point below 10 %, not the first above: before it the curve may oscillate.
+    start = np.flatnonzero(progress < 0.1)[-1] + 1
+    end = int((progress >= 0.9).argmax())
     middle = float(x[start] + x[max(start, end)]) / 2
+    if mode == "exponential":
+        middle = math.exp(middle)
+    slopes = np.gradient(y, x)[descent]
     return {
-        "steepest": lrs[int(np.gradient(y, x)[down].argmin())],
-        "valley": math.exp(middle) if mode == "exponential" else middle,
-        "minimum/10": lrs[least] / 10,
+        "steepest": lrs[int(slopes.argmin())],
+        "valley": middle,
+        "minimum/10": lrs[minimum] / 10,
     }
 
 
 def loss_decreases(result: Sweep) -> bool:
-    """Whether the smoothed loss falls below where it began by more than the noise of single batches."""
-    start = np.mean(result.losses[: max(1, len(result.losses) // 10)])
-    noise = np.median(np.abs(np.subtract(result.losses, result.smoothed)))
+    """Return whether the smoothed loss falls below its start by more than twice the noise of single batches."""
+    num_first = max(1, len(result.losses) // 10)
+    start = np.mean(result.losses[:num_first])
+    residuals = np.subtract(result.losses, result.smoothed)
+    noise = np.median(np.abs(residuals))
     return bool(start - min(result.smoothed) > 2 * noise)
 
 
 def write_csv(result: Sweep, path: Path) -> None:
+    """Write the sweep to a CSV file with the columns ``factor`` (rate over base rate), ``lr``, ``loss``, ``smoothed``.
+
+    Args:
+        result: the sweep.
+        path: file to write.
+    """
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["factor", "lr", "loss", "smoothed"])
@@ -72,23 +119,30 @@ def write_csv(result: Sweep, path: Path) -> None:
 
 
 def plot_sweep(result: Sweep) -> Any:
-    """The curve as a matplotlib figure, suggestions marked."""
+    """Return a matplotlib figure of loss over learning rate, with the suggestions marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(result.lrs, result.losses, color="0.75", linewidth=1, label="loss")
-    axes.plot(*result.curve, color="tab:blue", linewidth=2, label="smoothed loss")
-    colors = ("tab:red", "tab:green", "tab:purple")
-    for (name, lr), color in zip(result.suggestions.items(), colors, strict=False):
-        height = float(np.interp(lr, *result.curve))
-        taken = " (chosen)" if lr == result.chosen else ""
-        axes.plot(lr, height, "o", color=color, markersize=8, label=f"{name}: {lr:.2g}{taken}")
-        axes.axvline(lr, color=color, linewidth=1, linestyle=":")
-    low, start = min(result.losses + result.smoothed), result.smoothed[0]
-    room = max(start - low, 1e-3 * abs(start), 1e-12)
-    # the diverging end would flatten all the rest
-    axes.set_ylim(low - 0.2 * room, start + 0.8 * room)
+    axes.plot(
+        result.lrs,
+        result.losses,
+        color="0.75",
+        linewidth=1,
+        label="loss",
+    )
+    axes.plot(
+        *result.curve,
+        color="tab:blue",
+        linewidth=2,
+        label="smoothed loss",
+    )
+    _mark_suggestions(axes, result)
+    low = min(result.losses + result.smoothed)
+    start = result.smoothed[0]
+    span = max(start - low, 1e-3 * abs(start), 1e-12)
+    # Without limits, the divergence at the end would flatten the rest of the curve.
+    axes.set_ylim(low - 0.2 * span, start + 0.8 * span)
     if result.mode == "exponential":
         axes.set_xscale("log")
     axes.set_xlabel("learning rate")
@@ -97,3 +151,21 @@ def plot_sweep(result: Sweep) -> Any:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     return figure
+
+
+def _mark_suggestions(axes: Any, result: Sweep) -> None:
+    colors = ("tab:red", "tab:green", "tab:purple")
+    for (name, lr), color in zip(result.suggestions.items(), colors, strict=False):
+        height = float(np.interp(lr, *result.curve))
+        label = f"{name}: {lr:.2g}"
+        if lr == result.chosen:
+            label += " (chosen)"
+        axes.plot(
+            lr,
+            height,
+            "o",
+            color=color,
+            markersize=8,
+            label=label,
+        )
+        axes.axvline(lr, color=color, linewidth=1, linestyle=":")
