@@ -164,7 +164,7 @@ def public_classes() -> dict[str, type]:
     return classes
 
 
-@pytest.mark.parametrize("name", renames.ARGUMENTS.keys() & public_classes().keys())
+@pytest.mark.parametrize("name", sorted(renames.ARGUMENTS.keys() & public_classes().keys()))
 def test_renamed_argument_exists_under_its_new_name_only(name):
     import inspect
 
