@@ -21,7 +21,9 @@ def progress_bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
-    is_hidden = not console.is_terminal or total < MIN_TOTAL
+    if not console.is_terminal or total < MIN_TOTAL:
+        yield lambda done: None  # a bar that is disabled prints an empty line in rich before 14.3
+        return
     columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         yield partial(bar.advance, bar.add_task(title, total=total))

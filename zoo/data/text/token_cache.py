@@ -154,9 +154,11 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal or total < SHOWN:
+        yield lambda done: None  # a bar that is disabled prints an empty line in rich before 14.3
+        return
     columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
-    quiet = not console.is_terminal or total < SHOWN
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield partial(bar.advance, task)
 
