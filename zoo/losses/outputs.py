@@ -43,7 +43,7 @@ class FocalLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Tensor:
+    def forward(self, logits: Float[Tensor, "*logits"], target: Shaped[Tensor, "*target"]) -> Tensor:
         """Return the loss.
 
         Args:
