@@ -119,7 +119,7 @@ def test_focal_mistakes():
         FocalLoss()(randn(4), torch.tensor([0, 1, 1, 0]))
     with pytest.raises(ValueError, match="alpha is 0"):
         FocalLoss(alpha=0.25)(randn(4, 3), torch.tensor([0, 1, 1, 0]))
-    with pytest.raises(ValueError, match=r"alpha is \[1.0, 2.0\], but must be one number, or one for each question"):
+    with pytest.raises(ValueError, match=r"alpha is \[1.0, 2.0\], but must be one number, or one for each column"):
         FocalLoss(alpha=[1.0, 2.0])(randn(4), torch.ones(4))
     with pytest.raises(ValueError, match=r"targets are \(4, 1\)"):
         FocalLoss()(randn(4), torch.ones(4, 1))

@@ -17,7 +17,7 @@ def attention(
     q: Float[Tensor, "b h t c"],
     k: Float[Tensor, "b g s c"],
     v: Float[Tensor, "b g s c"],
-    mask: Bool[Tensor, ...] | None = None,
+    mask: Bool[Tensor, "*mask"] | None = None,
     *,
     causal: bool = False,
     dropout: float = 0.0,

@@ -95,7 +95,7 @@ def report_weights(weights: Float[Tensor, "*b t s"]) -> None:
 def attention_weights(
     q: Float[Tensor, "b h t c"],
     k: Float[Tensor, "b g s c"],
-    mask: Bool[Tensor, ...] | None = None,
+    mask: Bool[Tensor, "*mask"] | None = None,
 ) -> Float[Tensor, "b h t s"]:
     """Return the softmax of scaled dot products, in float32 or better; where ``mask`` is false the weight is 0."""
     dtype = torch.promote_types(q.dtype, torch.float32)

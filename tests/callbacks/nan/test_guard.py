@@ -108,7 +108,7 @@ def weights_after(family, folder: Path, guard: NaNGuard | None, **kwargs: Any) -
     return {**task.state_dict(), "random": torch.get_rng_state()}
 
 
-@pytest.mark.parametrize("settings", [{}, {"always_on": True}, {"every": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"always_on": True}, {"every_n_batches": 2}], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_healthy_run_is_the_same_to_the_last_bit(family, settings, tmp_path):
     without = weights_after(family, tmp_path, None, accumulate_grad_batches=2)
