@@ -278,7 +278,7 @@ StepDecay, the learning rate of each group:
 
 40 steps, 20 batches an epoch
 
-Plateau: the rate times 0.1 after 11 epochs without a better val/accuracy (max)
+Plateau: multiplies the learning rate by 0.1 after 11 epochs without a better val/accuracy (max)
 """,
     ),
 }  # fmt: skip

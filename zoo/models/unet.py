@@ -103,7 +103,7 @@ class UNet(DiffusersNet):
         num_classes: number of classes to choose from, null for none; id ``num_classes`` means no choice.
         text_dim: width of the states of a text that attention reads; null for no text.
         groups: of the normalisations; divides every width.
-        dropout: share dropped in the blocks.
+        dropout: dropout probability in the residual blocks.
         linear_projection: keep the ends of the attention to text as linear layers (Stable Diffusion 2) or as
             convolutions of 1x1 (1).
     """
