@@ -21,7 +21,7 @@ def run(turns: int = 30) -> list[dict]:
     model = resnet50()
     ema = EMA(decay=0.999)
     ema._collect_params(model)
-    averages = [ema._shadow(weight) for weight in ema._weights()]
+    averages = [ema._ema_copy(weight) for weight in ema._weights()]
     timm = ModelEmaV3(model, decay=0.999)
     lightning = AveragedModel(model, avg_fn=get_ema_avg_fn(0.999), use_buffers=True)  # as the callback builds it
 

@@ -233,7 +233,7 @@ def test_sample_grid_draws_with_averages(tmp_path, monkeypatch):
         module, Digits(mean=[0.5], std=[0.5])
     )
     (drawn,) = seen
-    names = [names[0] for names in average._names.values()]
+    names = [names[0] for names in average._param_names.values()]
     assert all(torch.allclose(drawn[n], a) for n, a in zip(names, average.ema_weights, strict=True))
     assert not all(torch.equal(drawn[n], r) for n, r in zip(names, average._raw_weights, strict=True))
 
