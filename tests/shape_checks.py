@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
@@ -40,10 +41,12 @@ def checked(member: Any) -> Any:
 
 def with_checks(function: Any) -> Any:
     """Wrap a function; where it refuses the given shapes by an error of its own, that error is the one raised."""
-    strict = jaxtyped(typechecker=TYPECHECKER)(function)
+    strict = torch.compiler.disable(jaxtyped(typechecker=TYPECHECKER)(function))  # torch 2.9 cannot trace the checks
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         try:
             return strict(*args, **kwargs)
         except TypeCheckError as mismatch:
