@@ -147,7 +147,7 @@ def test_the_noise_is_that_of_stable_diffusion():
     ("given", "said"),
     [
         ((), "this model makes images of texts: give one"),
-        (("--prompt", "a", "--class", "cat"), "--class cat: this model knows no classes (condition: text)"),
+        (("--prompt", "a", "--class", "cat"), "--class cat: this model has no classes (condition: text)"),
         (("--prompt", "a", "--steps", 1001), "steps=1001: a sampler takes 1 to 1000 steps, as many as were trained"),
         (("--prompt", "a", "--ckpt_path", "x.safetensors"), "no checkpoint x.safetensors"),
     ],
@@ -183,7 +183,7 @@ def of_another_version(weights: Path, here: Path) -> list[object]:
         (without_text_encoder, "condition: text needs a text_encoder: a folder of diffusers that holds one"),
         (of_another_version, "xl.safetensors is a checkpoint of Stable Diffusion XL"),
         (lambda w, _: ["--model.weights", w, "--data.captions", "null"], "texts, as by --data.captions"),
-        (lambda w, _: ["--model.weights", w, "--data.captions", "a.csv"], "holds no a.csv, of which captions should"),
+        (lambda w, _: ["--model.weights", w, "--data.captions", "a.csv"], "has no a.csv to read captions from"),
         (lambda w, _: ["--model.weights", w, "--data.image_size", 17], "images of 17x17 are not divisible by"),
         (
             lambda w, _: ["--model.weights", w, "--model.prediction_type", "v_prediction"],

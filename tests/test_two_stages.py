@@ -49,7 +49,7 @@ def test_two_stages_and_samples_of_the_second_alone(zoo, here):
         ([], "this LatentDiffusion has none: give it one (--model.autoencoder), or take Digits itself as data"),
         (["--model.autoencoder", "nowhere.ckpt"], "no autoencoder nowhere.ckpt: a checkpoint or a folder"),
         (["--model.autoencoder", "nowhere"], "no autoencoder nowhere: a checkpoint or a folder"),
-        (["--model.autoencoder", "half.ckpt"], "half.ckpt is no whole checkpoint of an AutoencoderKLModule"),
+        (["--model.autoencoder", "half.ckpt"], "half.ckpt is not a whole checkpoint"),
         (["--model.autoencoder", "scaled.ckpt"], "was trained on images with mean [0.3] and std [0.4]"),
         (["--model.autoencoder", "A", "--data.data.image_size", 18], "the U-Net halves 9 positions to 1/2"),
         (["--model.autoencoder", "A", "--data.data.image_size", 17], "which images of 17x17 are not divisible by"),

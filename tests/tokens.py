@@ -35,7 +35,7 @@ class Tagger(Task):
     def __init__(self, **kwargs) -> None:
         super().__init__(net=nn.Sequential(nn.Embedding(11, 8), nn.Tanh(), nn.Linear(8, 11)), **kwargs)
 
-    def count(self, batch: tuple[Tensor, Tensor]) -> int:
+    def num_items(self, batch: tuple[Tensor, Tensor]) -> int:
         return int((batch[1] != PAD).sum())
 
     def step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:

@@ -263,7 +263,10 @@ MISTAKES = {
         "lr-find -c configs/mlp_iris.yaml --lr_finder.min_lr 1 --lr_finder.max_lr 0.1",
         ["min_lr=1.0", "max_lr=0.1"],
     ),
-    "lr-find, by hand": ("lr-find -c configs/scratch_mlp_quadrants.yaml", ["automatic optimisation", "manual optimisation"]),
+    "lr-find, by hand": (
+        "lr-find -c configs/scratch_mlp_quadrants.yaml",
+        ["automatic optimisation", "manual optimisation"],
+    ),
     "plan, missing config": ("plan -c configs/absent.yaml", ["no config configs/absent.yaml"]),
     "plan, unknown key": ("plan -c configs/mlp_iris.yaml --model.lrr 3", ["'lrr'", "did you mean lr"]),
     "plan, no data": ("plan --model MLPClassifier", ["needs input_dim"]),

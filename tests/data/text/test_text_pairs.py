@@ -197,6 +197,13 @@ def test_bert_learns_what_neither_text_tells_and_predicts_from_a_file(zoo, here)
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
+def read(**kwargs) -> None:
+    """Read everything that training and prediction need."""
+    data = TextClassification(**kwargs)
+    data.setup("fit")
+    data.predict_dataloader()
+
+
 def test_mistakes(tmp_path):
     path = write(tmp_path / "p.csv", days(30))
     (tmp_path / "new.txt").write_text("a\nb\n")
@@ -216,8 +223,7 @@ def test_mistakes(tmp_path):
         ({"tokenizer": "words"}, "pieces of words are needed"),
     ):
         with pytest.raises(ValueError, match=said):
-            TextClassification(**{"path": str(path), "text": "yesterday", "text_pair": "today",
-                                  "tokenizer": "wordpiece", **kwargs}).setup("fit")  # fmt: skip
+            read(**{"path": str(path), "text": "yesterday", "text_pair": "today", "tokenizer": "wordpiece", **kwargs})
     with pytest.raises(ValueError, match="needs path and tokenizer"):
         TextClassification(text_pair="today", tokenizer="wordpiece")
 
