@@ -92,7 +92,6 @@ def test_healthy_config_raises_no_alarm(config, here):
     report = run(*from_config(here / "configs" / config.name), overfit_steps=100)
     assert not alarms(report), str(report)
     assert not crashed(report), str(report)
-    assert report.seconds < 60
 
 
 @pytest.mark.parametrize(
