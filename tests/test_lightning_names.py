@@ -481,8 +481,13 @@ def test_why_the_fast_loop_is_not_used_is_said(zoo):
     assert "training loop: Lightning's own (accumulate_grad_batches 2)\n" in out
 
 
-def test_an_untested_jsonargparse_goes_on_with_its_own_resolver(zoo, monkeypatch, own_resolver):
-    ambiguous = (*FIT, "--model.optimizer", "SGD")
+def test_an_untested_jsonargparse_goes_on_with_its_own_resolver(zoo, here, monkeypatch, own_resolver):
+    config = (ROOT / "configs" / "mlp_digits.yaml").read_text()
+    assert "class_path: MLPClassifier" in config
+    # Its full path: another test file defines a class of that name, too.
+    (here / "mlp.yaml").write_text(config.replace("MLPClassifier", "zoo.models.MLPClassifier"))
+    fit = ("fit", "-c", "mlp.yaml", *FIT[3:])
+    ambiguous = (*fit, "--model.optimizer", "SGD")
     code, _, err = zoo(*ambiguous)
     assert (code, err) == (0, ""), "torch's, whatever else is imported"
     monkeypatch.setattr(_typehints, "resolve_class_path_by_name", own_resolver)
@@ -491,10 +496,10 @@ def test_an_untested_jsonargparse_goes_on_with_its_own_resolver(zoo, monkeypatch
         f"zoo: jsonargparse 4.99.0 is not among the tested versions, {_lightning.TESTED['jsonargparse']}: "
         "a class name that several packages have needs its full path\n"
     )
-    assert zoo(*FIT)[::2] == (0, line)
+    assert zoo(*fit)[::2] == (0, line)
     assert _typehints.resolve_class_path_by_name is own_resolver
     code, _, err = zoo(*ambiguous)
     assert code == 2
     assert err.startswith(line)
     assert "SGD is the name of several classes" in err.removeprefix(line)
-    assert zoo(*FIT, "--model.optimizer", "torch.optim.SGD")[0] == 0
+    assert zoo(*fit, "--model.optimizer", "torch.optim.SGD")[0] == 0

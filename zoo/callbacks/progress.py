@@ -120,11 +120,13 @@ class Progress(ProgressBar):
         self._close()
         if not (self._terminal and self._enabled):
             return
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         tail = (TimeRemainingColumn(), TextColumn("left  {task.fields[numbers]}"))
-        self._bar = Progress(*columns, *tail, transient=True)
+        # On a console of its own: rich draws nothing while another program's bar is open on the shared one.
+        self._bar = Progress(*columns, *tail, console=Console(), transient=True)
         self._bar.start()
         self._task = self._bar.add_task(what, total=total if math.isfinite(total) else None, numbers="")
 
