@@ -146,9 +146,9 @@ def test_the_noise_is_that_of_stable_diffusion():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "this model makes images of texts: give one"),
+        ((), "this model is conditioned on text: give a prompt"),
         (("--prompt", "a", "--class", "cat"), "--class cat: this model has no classes (condition: text)"),
-        (("--prompt", "a", "--steps", 1001), "steps=1001: a sampler takes 1 to 1000 steps, as many as were trained"),
+        (("--prompt", "a", "--steps", 1001), "steps must be 1 to 1000, the number of training timesteps, got 1001"),
         (("--prompt", "a", "--ckpt_path", "x.safetensors"), "no checkpoint x.safetensors"),
     ],
 )

@@ -143,7 +143,7 @@ def test_every_second_validation(judge, tmp_path, monkeypatch):
 
 def test_a_wish_that_cannot_be_met_is_told_before_training(judge, tmp_path):
     module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
-    with pytest.raises(ValueError, match="sampler='x': there are ddpm"):
+    with pytest.raises(ValueError, match=r"sampler must be one of ddpm, .* got 'x'"):
         trainer(tmp_path, GenerationMetrics(judge, every_n_validations=10, sampler="x")).fit(module, Digits())
     assert module.trainer.global_step == 0
     blind = ClassifierFeatures(torch.nn.Flatten(), [0.5], [0.5])

@@ -272,25 +272,31 @@ def test_second_order_goes_on_where_rounding_looks_at_a_time_twice():
     assert torch.allclose(once, sampler(perfect(schedule, "v_prediction"), x[:, None]), atol=0.05)
 
 
-def test_progress_is_told_after_each_step():
-    told = []
-    make_sampler("ddim", make_schedule("cosine"), "v_prediction", 4)(answer, start(), done=told.append)
-    assert told == [1, 2, 3, 4]
+def test_done_is_called_after_each_step():
+    calls = []
+    make_sampler("ddim", make_schedule("cosine"), "v_prediction", 4)(answer, start(), done=calls.append)
+    assert calls == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: make_sampler("plms", make_schedule("cosine"), "v_prediction"), "sampler='plms': there are ddpm, ddim"),
+        (
+            lambda: make_sampler("plms", make_schedule("cosine"), "v_prediction"),
+            "sampler must be one of ddpm, .* got 'plms'",
+        ),
         (
             lambda: make_sampler("ddim", make_schedule("cosine"), "v_prediction", 2000),
-            "steps=2000: a sampler takes 1 to 1000",
+            "steps must be 1 to 1000, the number of training timesteps, got 2000",
         ),
         (
             lambda: make_sampler("dpm++", make_schedule("linear"), "v_prediction", 1000, "leading"),
-            "leading .* at most 999",
+            "steps must be at most 999 for this sampler with spacing leading",
         ),
-        (lambda: make_sampler("ddim", make_schedule("cosine"), "v_prediction", eta=2.0), "eta is from 0 to 1"),
+        (
+            lambda: make_sampler("ddim", make_schedule("cosine"), "v_prediction", eta=2.0),
+            "eta must be from 0 to 1, got 2.0",
+        ),
         (
             lambda: make_sampler("ddim", make_schedule("cosine", zero_snr=True), "epsilon"),
             "prediction_type epsilon does not go with zero_snr",

@@ -163,11 +163,17 @@ def test_levels_between_steps_interpolate_the_ratio():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: make_schedule("quadratic"), "schedule=quadratic: there are linear, cosine, scaled_linear, flow"),
-        (lambda: make_schedule("cosine", beta_start=0.1), "schedule cosine has no beta_start"),
-        (lambda: linear_betas(10, 0.5, 0.1), "betas rise within"),
-        (lambda: make_schedule("linear").timesteps(1001, "trailing"), "steps=1001: a sampler takes 1 to 1000 steps"),
-        (lambda: FlowMatching().timesteps(10, "leading"), "spacing=leading: a flow begins at its noise"),
+        (
+            lambda: make_schedule("quadratic"),
+            "schedule must be one of linear, cosine, scaled_linear, flow, got quadratic",
+        ),
+        (lambda: make_schedule("cosine", beta_start=0.1), "beta_start and beta_end are for .*, got schedule cosine"),
+        (lambda: linear_betas(10, 0.5, 0.1), "betas must rise within"),
+        (lambda: make_schedule("linear").timesteps(1001, "trailing"), "steps must be 1 to 1000, .* got 1001"),
+        (
+            lambda: FlowMatching().timesteps(10, "leading"),
+            "spacing must be trailing or linspace with schedule flow, got leading",
+        ),
         (lambda: FlowMatching(shift=0), "shift must be above 0"),
     ],
 )

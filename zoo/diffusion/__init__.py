@@ -1,6 +1,7 @@
-"""Diffusion without networks: noise schedules, what a network may predict, and samplers from noise to data."""
+"""Diffusion processes, independent of the network: noise schedules, prediction types and samplers."""
 
 from zoo.diffusion.noise import Noise
+from zoo.diffusion.prediction import min_snr_weight, prediction_target, to_x0_eps
 from zoo.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler, classifier_free_guidance, make_sampler
 from zoo.diffusion.schedules import (
     DDPMSchedule,
@@ -9,10 +10,7 @@ from zoo.diffusion.schedules import (
     cosine_betas,
     linear_betas,
     make_schedule,
-    min_snr_weight,
-    prediction_target,
     scaled_linear_betas,
-    to_x0_eps,
     zero_terminal_snr,
 )
 

@@ -1,4 +1,4 @@
-"""Normal noise with a generator for each sample, so that a sample is the same in a batch of any size."""
+"""Standard normal noise with one generator per sample, so that a sample does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from torch import Tensor
 
 
 class Noise:
-    """Standard normal noise of samples with numbers: what one gets follows from the seed and its number alone.
+    """Standard normal noise for a batch of numbered samples, determined by the seed and each sample's number alone.
 
-    Drawn on the CPU, so that a GPU makes the same pictures.
+    It is generated on the CPU, so that images are the same on every device.
 
     Args:
-        seed: of all of them.
-        numbers: of the samples in a batch.
+        seed: seed shared by all samples.
+        numbers: number of each sample in the batch.
     """
 
     def __init__(self, seed: int, numbers: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(_mixed(seed, number)) for number in numbers]
+        self.generators = []
+        for number in numbers:
+            generator = torch.Generator().manual_seed(_combined_seed(seed, number))
+            self.generators.append(generator)
 
     def __call__(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """The next noise for a batch, of the shape, type and place of ``like``."""
-        drawn = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self.generators]
-        return torch.stack(drawn).to(like)
+        """Return the next noise for a batch, with the shape, dtype and device of ``like``."""
+        return self.normal(*like.shape[1:]).to(like)
 
     def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
-        """The next noise of a shape a sample, in float32 on the CPU."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
+        """Return the next noise of the given shape per sample, in float32 on the CPU."""
+        samples = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in self.generators]
+        return torch.stack(samples)  # (b, *shape)
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers, without the neighbours of one seed being those of the next."""
+def _combined_seed(*numbers: int) -> int:
+    """Hash several numbers to one seed: adjacent seeds must not share the noise of adjacent samples."""
     text = "/".join(map(str, numbers))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+    digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")

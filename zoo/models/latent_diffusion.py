@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.schedules import DDPMSchedule, NoiseSchedule, PredictionType, ScheduleName, make_schedule
+from zoo.diffusion.prediction import PredictionType
+from zoo.diffusion.schedules import DDPMSchedule, NoiseSchedule, ScheduleName, make_schedule
 from zoo.distributed import say
 from zoo.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_containing, states_equal

@@ -21,8 +21,9 @@ from zoo.diffusion import (
     prediction_target,
 )
 from zoo.diffusion.conditioning import broadcast, check_conditions, class_labels
+from zoo.diffusion.prediction import PredictionType
 from zoo.diffusion.samplers import SamplerName
-from zoo.diffusion.schedules import PredictionType, ScheduleName, Spacing
+from zoo.diffusion.schedules import ScheduleName, Spacing
 from zoo.losses.embeddings import at_least_float32
 from zoo.tasks.base import Task, require
 

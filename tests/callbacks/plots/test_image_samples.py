@@ -33,10 +33,10 @@ def fit(folder, module: L.LightningModule, *callbacks: L.Callback, **kwargs) -> 
 @pytest.mark.parametrize(
     ("options", "more", "message"),
     [
-        ({"sampler": "nonsense"}, {}, "sampler='nonsense': there are ddpm"),
-        ({"steps": 2000}, {}, "a sampler takes 1 to 1000 steps"),
-        ({"guidance_scale": 2.0}, {"condition": "none"}, "this model has no condition, so it cannot be guided"),
-        ({"texts": ["a"]}, {}, r"this model reads no texts \(condition: class\)"),
+        ({"sampler": "nonsense"}, {}, "sampler must be one of ddpm, .* got 'nonsense'"),
+        ({"steps": 2000}, {}, "steps must be 1 to 1000"),
+        ({"guidance_scale": 2.0}, {"condition": "none"}, "needs a conditional model, and this one has no condition"),
+        ({"texts": ["a"]}, {}, r"texts need a text-conditional model; this one has condition: class"),
     ],
 )
 def test_unsupported_options_fail_before_training(options, more, message, tmp_path):

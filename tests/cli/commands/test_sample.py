@@ -77,7 +77,7 @@ def test_averages_or_raw_weights(checkpoints, zoo, here):
     }
     name = "net.conv_out.weight"
     assert torch.equal(chosen["auto"][name], saved["ema_params"][name])
-    assert torch.equal(chosen["raw"][name], saved["state_dict"][name])
+    assert torch.equal(chosen["raw"][name], saved["raw_params"][name])
     assert not torch.equal(chosen["auto"][name], chosen["raw"][name])
 
 
@@ -150,8 +150,8 @@ def test_stable_diffusion_as_a_folder_and_as_a_single_file(zoo, here, monkeypatc
         ("--ckpt_path mlp_digits --out x", "holds a MLPClassifier, which is not a diffusion model"),
         ("--ckpt_path diffusion_digits --out x --class cat", "--class cat: no such class; there are 0, 1, 2"),
         ("--ckpt_path diffusion_digits --out x --class 10", "--class 10: no such class; did you mean"),
-        ("--ckpt_path diffusion_digits --out x --prompt cat", "this model reads no texts (condition: class)"),
-        ("--ckpt_path diffusion_digits --out x --steps 2000", "steps=2000: a sampler takes 1 to 1000 steps"),
+        ("--ckpt_path diffusion_digits --out x --prompt cat", "texts need a text-conditional model"),
+        ("--ckpt_path diffusion_digits --out x --steps 2000", "steps must be 1 to 1000"),
         ("--ckpt_path diffusion_digits --out x --sampler plms", "argument --sampler: invalid choice: 'plms'"),
         ("--ckpt_path diffusion_digits --out x --n 0", "--n must be at least 1, got 0"),
         ("--ckpt_path diffusion_digits --out x --eta 1", "eta is for the sampler ddim, got dpm++"),
