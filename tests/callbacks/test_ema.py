@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -19,7 +19,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from torchmetrics import SumMetric
 
+from zoo.callbacks import BestAndLast
 from zoo.callbacks.ema import EMA, ema_update
+from zoo.callbacks.weight_choice import WeightChoice
 from zoo.checkpoints import load_ema, with_ema
 
 Weights = dict[str, Tensor]
@@ -114,7 +116,7 @@ class History(L.Callback):
 
 
 def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
-    saving = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    saving = any(isinstance(callback, Checkpoint) for callback in callbacks)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "val_check_interval": 4, **quiet}
     return L.Trainer(callbacks=list(callbacks), enable_checkpointing=saving, **defaults | flags)
@@ -142,6 +144,14 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def raw_of(saved: dict[str, Any], names: Any) -> Weights:
+    """The trained weights in a checkpoint; where there are averages, `state_dict` holds them."""
+    state, averages = saved["state_dict"], saved.get("ema_params", {})
+    if "raw_params" in saved:
+        assert_equal(only(state, averages), {name: tensor.to(state[name].dtype) for name, tensor in averages.items()})
+    return only(state | saved.get("raw_params", {}), names)
+
+
 def only(weights: Weights, names: Any) -> Weights:
     return {name: weights[name] for name in names}
 
@@ -166,7 +176,7 @@ def test_save_mid_run(options, flags, tmp_path):
     assert len(list(tmp_path.iterdir())) == len(history)
     for step, raw in enumerate(history, 1):
         checkpoint, averages = load(tmp_path / f"step={step}.ckpt"), reference(history[:step], **options)
-        assert_equal(only(checkpoint["state_dict"], raw), raw)
+        assert_equal(raw_of(checkpoint, raw), raw)
         assert_equal(checkpoint.get("ema_params", {}), averages)
         if step in module.seen:
             assert_equal(module.seen[step], {n: w.to(raw[n].dtype) for n, w in (averages or raw).items()})
@@ -174,7 +184,7 @@ def test_save_mid_run(options, flags, tmp_path):
     assert_equal(weights_of(module), {n: w.to(raw[n].dtype) for n, w in averages.items()})
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     assert_equal(load(tmp_path / "after.ckpt")["ema_params"], averages)
-    assert_equal(only(load(tmp_path / "after.ckpt")["state_dict"], raw), raw)
+    assert_equal(raw_of(load(tmp_path / "after.ckpt"), raw), raw)
 
 
 @table
@@ -188,7 +198,7 @@ def test_resume(options, flags, tmp_path):
         again.save_checkpoint(tmp_path / "again.ckpt")
         saved = load(tmp_path / "again.ckpt")
         assert_equal(saved["ema_params"], reference(history, **options))
-        assert_equal(only(saved["state_dict"], history[-1]), history[-1])
+        assert_equal(raw_of(saved, history[-1]), history[-1])
         assert saved["callbacks"]["EMA"] == load(tmp_path / f"step={len(history)}.ckpt")["callbacks"]["EMA"]
 
 
@@ -213,7 +223,7 @@ def test_save_on_exception(options, flags, stage, tmp_path):
     assert_equal(weights_of(module), raw)
     saved = load(tmp_path / "x.ckpt")
     assert_equal(saved.get("ema_params", {}), reference(first.weights, **options))
-    assert_equal(only(saved["state_dict"], raw), raw)
+    assert_equal(raw_of(saved, raw), raw)
     again, _ = fit(EMA(decay=0.9, **options), second, ckpt_path=tmp_path / "x.ckpt", **flags)
     again.save_checkpoint(tmp_path / "again.ckpt")
     assert_equal(load(tmp_path / "again.ckpt")["ema_params"], reference(first.weights + second.weights, **options))
@@ -298,12 +308,12 @@ def test_two_processes(kind, processes):
         options = saved(f"options/step={step}").get("ema_params", {})
         assert_equal(options, reference(history[:step], start_step=1, every_n_steps=2))
         if kind != "sharded files":
-            assert_equal(only(saved(f"step={step}")["state_dict"], raw), raw)
+            assert_equal(raw_of(saved(f"step={step}"), raw), raw)
     averages = reference(history)
     for name in ("after", "again"):
         assert_equal(saved(name)["ema_params"], averages)
         if kind != "sharded files":
-            assert_equal(only(saved(name)["state_dict"], raw), raw)
+            assert_equal(raw_of(saved(name), raw), raw)
     for rank in ranks:
         assert_equal(rank["live"], [averages] * 3)
     if kind == "ddp":
@@ -353,7 +363,7 @@ def test_ctrl_c_while_validating(tmp_path):
         fit(EMA(decay=0.9), history, ModelCheckpoint(tmp_path, "x", save_on_exception=True), module=module)
     assert_equal(weights_of(module), history.weights[11])
     assert_equal(load(tmp_path / "x.ckpt")["ema_params"], reference(history.weights))
-    assert_equal(only(load(tmp_path / "x.ckpt")["state_dict"], history.weights[11]), history.weights[11])
+    assert_equal(raw_of(load(tmp_path / "x.ckpt"), history.weights[11]), history.weights[11])
 
 
 @pytest.mark.usefixtures("_keeps_sigint")
@@ -397,7 +407,7 @@ def test_saving_while_the_averages_are_live(tmp_path):
     for name, step in (("batch", 1), ("batch", 7), ("batch", 16), ("val", 8), ("val", 16)):
         saved = load(tmp_path / f"{name}{step}.ckpt")
         assert_equal(saved["ema_params"], reference(history[:step]))
-        assert_equal(only(saved["state_dict"], history[0]), history[step - 1])
+        assert_equal(raw_of(saved, history[0]), history[step - 1])
         assert saved["callbacks"]["EMA"] == {"updates": step}
 
 
@@ -406,7 +416,7 @@ def test_weights_only_files_hold_trained_weights(tmp_path):
     saver = ModelCheckpoint(tmp_path, "x", save_weights_only=True, every_n_train_steps=16)
     with pytest.warns(UserWarning, match="save_weights_only"):
         fit(EMA(decay=0.9), saver)
-    assert_equal(only(load(tmp_path / "x.ckpt")["state_dict"], history[-1]), history[-1])
+    assert_equal(raw_of(load(tmp_path / "x.ckpt"), history[-1]), history[-1])
 
 
 # starting, going on, starting anew
@@ -438,7 +448,7 @@ def test_resume_of_a_finished_run_gives_averages(tmp_path):
 def test_resume_without_the_callback_trains_the_raw_weights(tmp_path):
     history = plain_history()
     fit(EMA(decay=0.9), each_step(tmp_path))
-    _, module = fit(ckpt_path=tmp_path / "step=5.ckpt")
+    _, module = fit(BestAndLast(dirpath=str(tmp_path)), ckpt_path=tmp_path / "step=5.ckpt")
     assert_equal(weights_of(module), history[-1])
 
 
@@ -480,7 +490,7 @@ def test_tied_weights_once_buffers_and_metrics_untouched(tmp_path):
     tied = [saved["ema_params"][f"net.{name}.weight"] for name in ("first", "second")]
     assert tied[0].data_ptr() == tied[1].data_ptr()
     assert module.net.first.weight is module.net.second.weight
-    assert_equal(saved["state_dict"], load(tmp_path / "plain" / "step=16.ckpt")["state_dict"])
+    assert_equal(raw_of(saved, saved["state_dict"]), load(tmp_path / "plain" / "step=16.ckpt")["state_dict"])
     assert_equal(dict(module.named_buffers()), dict(plain.named_buffers()))
     assert module.net.norm.num_batches_tracked == 16
     assert module.batches.compute() == 16
@@ -519,18 +529,34 @@ def test_evaluation_of_a_checkpoint(tmp_path):
     trainer.test(fresh, DataLoader(range(1)), ckpt_path=tmp_path / "step=6.ckpt", verbose=False)
     assert_equal(weights_of(fresh), reference(history[:6]))
     make_trainer().test(fresh, DataLoader(range(1)), ckpt_path=tmp_path / "step=6.ckpt", verbose=False)
+    assert_equal(weights_of(fresh), reference(history[:6]))
+    make_trainer(WeightChoice("raw")).test(
+        fresh, DataLoader(range(1)), ckpt_path=tmp_path / "step=6.ckpt", verbose=False
+    )
     assert_equal(weights_of(fresh), history[5])
+    assert_equal(weights_of(Module.load_from_checkpoint(tmp_path / "step=6.ckpt")), reference(history[:6]))
+
+
+@pytest.mark.parametrize("other", [EMA(decay=0.5), EMAWeightAveraging()], ids=["EMA", "Lightning's"])
+def test_two_averages_of_the_weights_are_refused(other):
+    trainer = make_trainer()
+    trainer.callbacks += [EMA(decay=0.9), other]
+    with pytest.raises(ValueError, match="would both replace the weights for validation: give one of them"):
+        EMA().setup(trainer, Module(), "fit")
 
 
 def test_choice_of_weights(tmp_path):
     fit(EMA(decay=0.9, start_step=10), each_step(tmp_path))
     early, late = load(tmp_path / "step=10.ckpt"), load(tmp_path / "step=16.ckpt")
-    raw, averages = late["state_dict"], late["ema_params"]
+    raw, averages = late["state_dict"] | late["raw_params"], late["ema_params"]
     assert_equal(with_ema(late, "raw")["state_dict"], raw)
     assert_equal(with_ema(late, "ema")["state_dict"], raw | averages)
     assert_equal(with_ema(late)["state_dict"], raw | averages)
-    assert list(with_ema(late)) == [key for key in late if key != "ema_params"]
-    assert_equal(late["state_dict"], raw)
+    assert list(with_ema(late)) == [key for key in late if key not in ("ema_params", "raw_params")]
+    assert_equal(late["state_dict"], raw | averages)
+    old = {"state_dict": raw, "ema_params": averages}
+    assert_equal(with_ema(old, "raw")["state_dict"], raw)
+    assert_equal(with_ema(old)["state_dict"], raw | averages)
     assert_equal(with_ema(early)["state_dict"], early["state_dict"])
     with pytest.raises(ValueError, match="holds no EMA weights"):
         with_ema(early, "ema")
@@ -590,7 +616,7 @@ def test_ema_exception_while_validating(tmp_path):
     assert not torch.equal(averages["net.odd.weight"], raw["net.odd.weight"])
     live, saved, raw = run(EMA(decay=0.9), "ours")
     assert_equal(live, raw)
-    assert_equal(only(saved["state_dict"], raw), raw)
+    assert_equal(raw_of(saved, raw), raw)
 
 
 def test_ema_sharded_model(processes):

@@ -17,8 +17,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo._lightning import accumulates, end_restart, epoch_done, validates_next
 from zoo.callbacks.output_folder import output_folder
-from zoo.checkpoints import mark_format, upgrade
+from zoo.checkpoints import load_ema, mark_format, upgrade
 from zoo.optim.metric_mode import metric_mode, names
+
+# Names of the validation loss in modules that are not zoo's.
+USUAL_LOSSES = ("val/loss", "val_loss", "valid/loss", "valid_loss", "validation_loss")
 
 
 class BestAndLast(Checkpoint):
@@ -29,7 +32,7 @@ class BestAndLast(Checkpoint):
 
     Args:
         monitor: metric of the best checkpoint; null is the task's own (``val/accuracy`` of a classifier), or
-            ``val/loss``.
+            ``val/loss`` or ``val_loss``, whichever the module logs.
         mode: whether ``min`` or ``max`` is better; null knows by the metric's name.
         save_every: also save within epochs: ``500 steps``, ``5 min``, ``30 s``, ``1 h``; null saves at epoch ends.
         dirpath: folder of the files; null is ``checkpoints`` in the run folder.
@@ -104,6 +107,8 @@ class BestAndLast(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if not self._monitor_given and self.monitor not in trainer.callback_metrics:
+            self._take_usual_metric(list(trainer.callback_metrics))
         value = trainer.callback_metrics.get(self.monitor or "")
         if value is None:
             self._metric_missing(list(trainer.callback_metrics))
@@ -119,6 +124,14 @@ class BestAndLast(Checkpoint):
             self.save(trainer)
         if self.interrupted:
             raise KeyboardInterrupt
+
+    def _take_usual_metric(self, logged: list[str]) -> None:
+        """Take the validation loss under the name that it has in most modules that are not zoo's."""
+        for name in USUAL_LOSSES:
+            if name in logged:
+                self.monitor = name
+                self.mode = "min"
+                return
 
     def _metric_missing(self, logged: list[str]) -> None:
         """The metric of the best checkpoint is absent: refuse one that the user named, else say once what there is."""
@@ -183,6 +196,8 @@ class BestAndLast(Checkpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         upgrade(checkpoint, type(pl_module))
+        if trainer.state.fn == "fit":  # also where the run that is resumed had EMA and this one has not
+            load_ema(pl_module, checkpoint.get("raw_params", {}))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "monitor": self.monitor, "between_epochs": self._between_epochs}

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -56,8 +57,12 @@ def ema_update(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: flo
 class EMA(L.Callback):
     """Exponential moving average (EMA) of the weights, used for validation, test, prediction and the fitted module.
 
-    Parameters are averaged in at least float32, tied ones once; buffers are those of the model. In a checkpoint,
-    ``state_dict`` holds the trained weights and ``ema_params`` the EMA weights. Logs no metrics.
+    Parameters are averaged in at least float32, tied ones once; buffers are those of the model. Logs no metrics.
+
+    In a checkpoint ``state_dict`` holds the EMA weights, so that ``load_from_checkpoint`` of any module gives what
+    validation measured, and ``raw_params`` the trained ones: :func:`zoo.checkpoints.with_ema` chooses. A resumed fit
+    goes on from the trained weights. In the folder of a sharded model ``state_dict`` holds the trained weights, and
+    ``ema_params`` the EMA weights.
 
     Args:
         decay: weight of the old average in each update, in [0, 1); 0.999 averages over about 1,000 updates.
@@ -113,6 +118,10 @@ class EMA(L.Callback):
             raise ValueError(
                 f"EMA does not support weights that {name} shards: use ModelParallelStrategy with fully_shard"
             )
+        others = [callback for callback in trainer.callbacks if isinstance(callback, (EMA, WeightAveraging))]
+        if len(others) > 1:
+            names = " and ".join(type(callback).__name__ for callback in others)
+            raise ValueError(f"{names} would both replace the weights for validation: give one of them")
         weights_only = [getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks]
         if any(weights_only):
             rank_zero_warn("save_weights_only=True: checkpoints will hold the trained weights, not the EMA weights.")
@@ -163,16 +172,21 @@ class EMA(L.Callback):
             return
         checkpoint["callbacks"][self.state_key] = self.state_dict()
         is_main = trainer.is_global_zero
-        checkpoint["ema_params"] = self._by_name(self.ema_weights, gather=True, keep=is_main)
-        if self._raw_weights is None:
-            return
-        # The module holds the EMA weights at present: save the trained ones in their place.
+        averages = self._by_name(self.ema_weights, gather=True, keep=is_main)
+        checkpoint["ema_params"] = averages
         state = checkpoint["state_dict"]
-        sharded = any(isinstance(value, DTensor) for value in state.values())
-        raw = self._by_name(self._raw_weights, gather=not sharded, keep=sharded or is_main)
-        for name, tensor in raw.items():
-            if name in state:
-                state[name] = tensor
+        # The trained weights; the module holds the EMA weights during a validation.
+        weights = self._raw_weights
+        if weights is None:
+            weights = [weight.detach() for weight in self._weights()]
+        if any(isinstance(value, DTensor) for value in state.values()):
+            if self._raw_weights is not None:
+                state.update(only_known(self._by_name(weights, gather=False, keep=True), state))
+            return
+        raw = self._by_name(weights, gather=True, keep=is_main)
+        checkpoint["raw_params"] = only_known(raw, state)
+        for name, tensor in only_known(averages, state).items():
+            state[name] = tensor.to(state[name].dtype)  # of equal dtypes the same tensor, which a file holds once
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -183,6 +197,7 @@ class EMA(L.Callback):
                 load_ema(pl_module, averages or {})
             return
         self._step = checkpoint["global_step"]
+        load_ema(pl_module, checkpoint.get("raw_params", {}))
         if averages:
             self._collect_params(pl_module)
             self.ema_weights = self._load_averages(averages)
@@ -288,6 +303,11 @@ class EMA(L.Callback):
             if keep:
                 named.update(dict.fromkeys(names, tensor))
         return named
+
+
+def only_known(tensors: dict[str, Tensor], state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors whose names a ``state_dict`` has: a module may leave some out."""
+    return {name: tensor for name, tensor in tensors.items() if name in state}
 
 
 def _as_dtensor(shard: Tensor, like: DTensor) -> DTensor:

@@ -22,11 +22,13 @@ class WeightChoice(L.Callback):
         self.weights = weights
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Lightning has loaded the raw weights by now.
+        # Lightning has loaded the weights in `state_dict` by now.
         averages = checkpoint.get("ema_params", {})
         if self.weights == "ema" and not averages:
             raise ValueError("weights='ema', but this checkpoint holds no EMA weights")
-        if self.weights != "raw":
+        if self.weights == "raw":
+            load_ema(pl_module, checkpoint.get("raw_params", {}))
+        else:
             load_ema(pl_module, averages)
 
 

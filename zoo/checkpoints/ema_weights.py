@@ -1,4 +1,11 @@
-"""EMA or raw weights: a checkpoint's ``state_dict`` holds the trained weights, its ``ema_params`` their averages."""
+"""EMA or raw weights of a checkpoint.
+
+One rule for the modules of zoo and of others: ``state_dict`` holds what the model is used with, so after training with
+EMA the EMA weights, and ``raw_params`` the trained ones, from which a resumed run goes on. ``ema_params`` are the EMA
+weights in the precision in which they are averaged; where both have the same one, the file holds the tensors once.
+In files without ``raw_params``, of older versions of zoo and of sharded models, ``state_dict`` holds the trained
+weights.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,12 @@ Weights = Literal["auto", "ema", "raw"]
 
 
 def with_ema(checkpoint: Mapping[str, Any], weights: Weights = "auto") -> dict[str, Any]:
-    """Return a shallow copy of a checkpoint with the chosen weights in ``state_dict`` and without ``ema_params``.
+    """Return a shallow copy of a checkpoint with the chosen weights in ``state_dict``, and in no other place.
+
+    The public way to other weights than those that ``load_from_checkpoint`` gives, for any module::
+
+        checkpoint = torch.load("x.ckpt", weights_only=True)
+        module.load_state_dict(with_ema(checkpoint, "raw")["state_dict"])
 
     Args:
         checkpoint: content of a file; the metadata of a sharded one has no ``state_dict``.
@@ -26,10 +38,11 @@ def with_ema(checkpoint: Mapping[str, Any], weights: Weights = "auto") -> dict[s
         raise ValueError(
             "weights='ema', but this checkpoint holds no EMA weights: it was saved without EMA or too early"
         )
-    chosen = {key: value for key, value in checkpoint.items() if key != "ema_params"}
-    if weights != "raw" and averages and "state_dict" in checkpoint:
-        raw = checkpoint["state_dict"]
-        chosen["state_dict"] = {name: averages.get(name, tensor) for name, tensor in raw.items()}
+    chosen = {key: value for key, value in checkpoint.items() if key not in ("ema_params", "raw_params")}
+    if "state_dict" in checkpoint:
+        others = checkpoint.get("raw_params", {}) if weights == "raw" else averages
+        state = checkpoint["state_dict"]
+        chosen["state_dict"] = {name: others.get(name, tensor) for name, tensor in state.items()}
     return chosen
 
 
@@ -51,3 +64,9 @@ def use_ema(module: nn.Module, checkpoint: dict[str, Any]) -> None:
         return
     chosen = with_ema(checkpoint)
     checkpoint["state_dict"] = chosen["state_dict"]
+
+
+def use_raw(checkpoint: dict[str, Any]) -> None:
+    """Let a module that goes on training get the trained weights: call it in ``on_load_checkpoint``."""
+    if "state_dict" in checkpoint:
+        checkpoint["state_dict"] = with_ema(checkpoint, "raw")["state_dict"]

@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.callbacks import BestAndLast, DeterministicSteps, Progress
+from zoo.callbacks.load_in_double import LoadInDouble
 from zoo.callbacks.weight_choice import WeightChoice
 from zoo.checkpoints import Checkpoint, is_url
 from zoo.cli import validation
@@ -219,7 +220,7 @@ class ZooCLI(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if arguments.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
-        callbacks += [DeterministicSteps(), *self.extra_callbacks]
+        callbacks += [DeterministicSteps(), LoadInDouble(), *self.extra_callbacks]
         if self.config.get("weights") is not None:
             callbacks.append(WeightChoice(self.config.weights))
         if arguments.get("logger") is None:

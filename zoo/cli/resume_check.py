@@ -25,12 +25,13 @@ TRAINING_STATE = (
     "global_step",
     "state_dict",
     "ema_params",
+    "raw_params",
     "optimizer_states",
     "lr_schedulers",
     "train_running_mean",
     "callbacks",
 )
-MODEL_STATE = ("epoch", "global_step", "state_dict", "ema_params")
+MODEL_STATE = ("epoch", "global_step", "state_dict", "ema_params", "raw_params")
 DELAYS = (0.0, 0.002, 0.01, 0.03)  # seconds into a step, to kill at different moments of it
 
 

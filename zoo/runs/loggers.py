@@ -105,6 +105,9 @@ class MetricsCSV(Logger):
 def wandb_logger(folder: Path, name: str, run_id: str, config: dict[str, Any]) -> Logger:
     """Return a Weights & Biases logger; offline, with a line that says so, if there is no API key or no network.
 
+    What wandb's environment variables set (``WANDB_PROJECT``, ``WANDB_NAME``, ``WANDB_RUN_ID``, ``WANDB_ENTITY``,
+    ``WANDB_RUN_GROUP``, ``WANDB_TAGS``, ...) counts; the values here are for what they leave open.
+
     Args:
         folder: of the run.
         name: of the run.
@@ -119,9 +122,9 @@ def wandb_logger(folder: Path, name: str, run_id: str, config: dict[str, Any]) -
         say(f"wandb: {reason}, so the run is logged offline; `wandb sync` uploads it later")
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(
-        project="zoo",
-        name=name,
-        id=run_id,
+        project=os.environ.get("WANDB_PROJECT") or "zoo",
+        name=os.environ.get("WANDB_NAME") or name,
+        id=os.environ.get("WANDB_RUN_ID") or run_id,
         save_dir=str(folder),
         offline=reason is not None or mode == "offline",
         resume="allow",

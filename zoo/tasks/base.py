@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
 from zoo.callbacks.weight_choice import has_weight_choice
-from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema
+from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema, use_raw
+from zoo.class_paths import checked
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
@@ -253,7 +254,9 @@ class Task(L.LightningModule):
         upgrade(checkpoint, type(self))
         trainer = trainer_of(self)
         # Training goes on from the raw weights; everything else uses the EMA weights.
-        if trainer is None or (trainer.state.fn != "fit" and not has_weight_choice(trainer)):
+        if trainer is not None and trainer.state.fn == "fit":
+            use_raw(checkpoint)
+        elif trainer is None or not has_weight_choice(trainer):
             use_ema(self, checkpoint)
         if state := checkpoint.get("train_running_mean"):
             self._running_means["train"] = RunningMean(**state)

@@ -70,7 +70,8 @@ def plain(tmp_path_factory) -> Path:
 def weights_in(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The network's weights in a checkpoint: trained and averaged."""
     checkpoint = torch.load(path, weights_only=True)
-    raw = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
+    trained = checkpoint["state_dict"] | checkpoint["raw_params"]
+    raw = {k.removeprefix("net."): v for k, v in trained.items() if k.startswith("net.")}
     averages = {k.removeprefix("net."): v for k, v in checkpoint["ema_params"].items()}
     assert averages.keys() <= raw.keys()
     return {"raw": raw, "ema": raw | averages}

@@ -88,7 +88,8 @@ def test_averages_or_raw_weights(zoo, trained):
     assert texts["ema"] == texts["auto"] != texts["raw"]
     saved = torch.load(trained, weights_only=True)
     raw = text_generation.load_language_model(trained, "raw").state_dict()
-    assert all(torch.equal(raw[name], saved["state_dict"][name]) for name in raw)
+    trained_weights = saved["state_dict"] | saved["raw_params"]
+    assert all(torch.equal(raw[name], trained_weights[name]) for name in raw)
     averaged = text_generation.load_language_model(trained, "ema").state_dict()
     assert all(torch.equal(averaged[name], mean) for name, mean in saved["ema_params"].items())
 
