@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
 from zoo.callbacks.weight_choice import has_weight_choice
 from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema, use_raw
-from zoo.class_paths import checked
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
