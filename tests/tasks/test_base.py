@@ -177,7 +177,7 @@ def test_binary_metrics(tmp_path, width):
     expected = nn.functional.binary_cross_entropy_with_logits(logit, y.float())
     assert out["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert out["val/auroc"] == pytest.approx(roc_auc_score(y, logit), rel=1e-5)
-    assert out["val/f1"] == pytest.approx(f1_score(y, logit > 0), rel=1e-5)
+    assert out["val/f1"] == pytest.approx(f1_score(y, logit > 0, average="macro"), rel=1e-5)
     assert out["val/accuracy"] == pytest.approx(((logit > 0) == y).float().mean().item())
 
 

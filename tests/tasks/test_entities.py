@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -44,9 +45,10 @@ def test_by_hand(true, found, right, n_found, n_true):
     metric = scores(true, found)
     assert [int(part.sum()) for part in (metric.right, metric.found, metric.true)] == [right, n_found, n_true]
     values = metric.compute()
-    assert values["precision"] == pytest.approx(right / max(n_found, 1))
-    assert values["recall"] == pytest.approx(right / max(n_true, 1))
-    assert values["f1"] == pytest.approx(2 * right / max(n_found + n_true, 1))
+    for name, numerator, total in (("precision", right, n_found), ("recall", right, n_true),
+                                   ("f1", 2 * right, n_found + n_true)):  # fmt: skip
+        expected = numerator / total if total else math.nan
+        assert float(values[name]) == pytest.approx(expected, nan_ok=True)
 
 
 def spans(tags: list[str]) -> set[tuple[str, int, int]]:
@@ -84,3 +86,5 @@ def test_random_tags_against_a_loop():
 def test_of_each_type():
     metric = scores(["B-LOC O B-PER", "B-LOC O O"], ["B-LOC O O", "O O O"])
     assert metric.by_type() == pytest.approx({"LOC": 2 / 3, "PER": 0.0})
+    empty = scores(["B-LOC"], ["B-LOC"])
+    assert empty.by_type() == pytest.approx({"LOC": 1.0, "PER": math.nan}, nan_ok=True)

@@ -74,6 +74,19 @@ def test_predictions_are_columns():
     assert columns["e1"] == module(x)[:, 1].tolist()
 
 
+def test_an_outlier_makes_no_ties_of_its_neighbors():
+    """Two pairs close to each other, and a sample a thousand times as far away."""
+    x = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0], [1.1, 0.0], [3000.0, 0.0]])
+    ranks = nearest_match_ranks(x, torch.tensor([0, 0, 1, 1, 1]))
+    assert ranks[:4].tolist() == [1, 1, 1, 1]
+
+
+def test_recall_of_samples_that_are_alone_in_their_class_is_not_defined():
+    module = MetricLearner(nn.Identity())
+    module.metrics["val"].update(torch.randn(4, 3), torch.arange(4))
+    assert module.compute_metrics("val") == {}
+
+
 @pytest.mark.parametrize("ks", [[], [5], [0, 1]])
 def test_impossible_ks(ks):
     with pytest.raises(ValueError, match=r"recall@k must include 1"):

@@ -8,22 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryConfusionMatrix,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MultilabelAccuracy,
-    MultilabelAUROC,
-    MultilabelF1Score,
-)
+from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
 from zoo.losses import DistillationLoss, FocalLoss
 from zoo.losses.adapt import BinaryFromMulticlass, adapt_loss, loss_weight_sum
+from zoo.metrics.accumulation import defined
+from zoo.metrics.classification import MacroAUROC, MacroF1
 from zoo.tasks.base import Task, inputs_of, require
 
 ClassificationTask = Literal["multiclass", "binary", "multilabel"]
@@ -43,8 +33,12 @@ class Classifier(Task):
     A batch is ``(inputs, targets)``. Inputs are one tensor, or several as the network takes them, such as
     ``(x, lengths)``. Targets are class indices ``(b,)``, probabilities ``(b, k)`` as MixUp makes them, or 0 and 1 of
     shape ``(b, k)`` for multilabel. The network returns logits ``(b, k)``; for binary also ``(b,)`` or ``(b, 1)``.
-    Logs ``loss`` and ``accuracy``; in validation and test also ``f1`` (macro) and ``auroc``, and ``top5`` with more
-    than five classes.
+
+    Logs ``loss`` and ``accuracy``, the fraction of correct samples (of correct labels for multilabel); in validation
+    and test also ``f1`` and ``auroc``, and ``top5`` with more than five classes. ``f1`` and ``auroc`` are macro
+    averages for two classes as for many: means over all classes, each against the rest. A class for which they are not
+    defined, such as one that the split lacks, is left out; a metric that is defined for no class is not logged. Samples
+    whose label is the loss's ``ignore_index`` (-100) count for no metric.
 
     Args:
         num_classes: number of classes (of labels for multilabel); null takes it from the data.
@@ -79,12 +73,12 @@ class Classifier(Task):
         if self.loss is None:
             self.loss = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
         self.loss = adapt_loss(self.loss, task, classes)
-        metrics = build_metrics(task, classes)
-        self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: build_metrics(classes) for stage in ("val", "test")})
         if task == "multiclass":
             self.metrics["confusion"] = MulticlassConfusionMatrix(classes)
         elif task == "binary":
             self.metrics["confusion"] = BinaryConfusionMatrix()
+        self._confusion_matrix: Tensor | None = None
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
         logits = self.net(*inputs)
@@ -121,19 +115,37 @@ class Classifier(Task):
         scores = self._scores(logits)
         labels = self._hard_labels(y)
         loss = self._loss(scores, y)
-        if stage == "train":
-            correct = self._predicted_labels(scores.detach()) == labels
-            self.log_mean("train", len(y), accuracy=correct.mean(dtype=torch.float32))
-        else:
+        scores = scores.detach()
+        if stage != "train" or y.device.type == "cpu":
+            scores, labels = self._without_ignored(scores, labels)
+        correct = self._predicted_labels(scores) == labels
+        self.log_mean(stage, len(labels), accuracy=correct.mean(dtype=torch.float32))
+        if stage != "train":
             self._update_metrics(scores, labels, stage)
         return loss
 
+    def _without_ignored(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and labels of the samples that have a label."""
+        ignore_index = getattr(self.loss, "ignore_index", None)
+        if ignore_index is None or labels.ndim != 1:
+            return scores, labels
+        kept = labels != ignore_index
+        if kept.all():
+            return scores, labels
+        return scores[kept], labels[kept]
+
     def num_items(self, batch: Any) -> float | Tensor:
-        """Return the number of samples, or the sum of their class weights if the loss divides by that."""
-        weight = loss_weight_sum(self.loss, batch[1])
-        if weight is None:
+        """Return the number of samples with a label, or the sum of their class weights if the loss divides by that."""
+        y = batch[1]
+        weight = loss_weight_sum(self.loss, y)
+        if weight is not None:
+            return weight
+        ignore_index = getattr(self.loss, "ignore_index", None)
+        if ignore_index is None or y.is_floating_point():
             return super().num_items(batch)
-        return weight
+        n = (y != ignore_index).sum()
+        # Elsewhere a Python number would wait for the device.
+        return n.item() if y.device.type == "cpu" else n
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss takes: ``(b,)`` of the second class for binary, else ``(b, k)``."""
@@ -173,6 +185,10 @@ class Classifier(Task):
         return scores.sigmoid()
 
     def _update_metrics(self, scores: Tensor, labels: Tensor, stage: str) -> None:
+        if self.num_classes > 5 and self.task == "multiclass":
+            best = scores.topk(5, dim=1).indices  # (b, 5)
+            hits = (best == labels.unsqueeze(1)).any(1)
+            self.log_mean(stage, len(labels), top5=hits.mean(dtype=torch.float32))
         probabilities = self._probabilities(scores)
         self.metrics[stage].update(probabilities, labels)  # type: ignore[operator]
         if stage == "test" and "confusion" in self.metrics:
@@ -183,19 +199,18 @@ class Classifier(Task):
         self.metrics[stage].reset()  # type: ignore[operator]
         if stage == "test" and "confusion" in self.metrics:
             self.metrics["confusion"].reset()  # type: ignore[operator]
+            self._confusion_matrix = None
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        return self.metrics[stage].compute()  # type: ignore[operator]
+        if stage == "test" and "confusion" in self.metrics:
+            # Here all processes take part; the main process alone asks for it later.
+            self._confusion_matrix = self.metrics["confusion"].compute()  # type: ignore[operator]
+        return defined(self.metrics[stage].compute())  # type: ignore[operator]
 
     @property
     def confusion_matrix(self) -> Tensor | None:
         """Counts ``(true class, predicted class)`` of the last test, or None before a test."""
-        if "confusion" not in self.metrics:
-            return None
-        matrix = self.metrics["confusion"]
-        if not matrix.update_called:
-            return None
-        return matrix.compute()  # type: ignore[operator]
+        return self._confusion_matrix
 
     # Prediction -------------------------------------------------------------------------------------------------------
 
@@ -273,31 +288,7 @@ def binary_logit(logits: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     return logits[:, 1] - logits[:, 0]
 
 
-def build_metrics(task: ClassificationTask, num_classes: int) -> MetricCollection:
-    """Return accuracy, F1 and AUROC of a task, and top-5 accuracy with more than five classes."""
-    # Validating arguments reads values back from the GPU in every update.
-    fast: dict[str, Any] = {"validate_args": False}
-    if task == "binary":
-        return MetricCollection(
-            {
-                "accuracy": BinaryAccuracy(**fast),
-                "f1": BinaryF1Score(**fast),
-                "auroc": BinaryAUROC(**fast),
-            }
-        )
-    if task == "multilabel":
-        return MetricCollection(
-            {
-                "accuracy": MultilabelAccuracy(num_classes, **fast),
-                "f1": MultilabelF1Score(num_classes, **fast),
-                "auroc": MultilabelAUROC(num_classes, **fast),
-            }
-        )
-    metrics = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro", **fast),
-        "f1": MulticlassF1Score(num_classes, average="macro", **fast),
-        "auroc": MulticlassAUROC(num_classes, **fast),
-    }
-    if num_classes > 5:
-        metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", **fast)
-    return MetricCollection(metrics)
+def build_metrics(num_classes: int) -> MetricCollection:
+    """Return macro F1 and AUROC."""
+    # Compute groups are found by equal states in the first batch, which may be equal by chance.
+    return MetricCollection({"f1": MacroF1(num_classes), "auroc": MacroAUROC()}, compute_groups=False)

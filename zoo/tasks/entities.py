@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
+from zoo.metrics.accumulation import defined
 from zoo.tasks.base import inputs_of
 from zoo.tasks.tagging import Tagger
 
@@ -19,7 +19,8 @@ class EntityF1(Metric):
     """Micro-averaged precision, recall and F1 of entities, as conlleval and seqeval compute them.
 
     An entity is correct if both its boundaries and its type are. Tags are ``O``, ``B-PER``, ``I-PER``, ...; an ``I-``
-    that does not continue an entity of its type begins a new one.
+    that does not continue an entity of its type begins a new one. What has nothing to divide by is NaN: the precision
+    where no entity is predicted, the recall where there is none, F1 where both hold.
 
     Args:
         class_names: the tags, in the order of their class indices.
@@ -48,18 +49,18 @@ class EntityF1(Metric):
         self.right += torch.bincount(kind[correct], minlength=n)
 
     def compute(self) -> dict[str, Tensor]:
-        right = self.right.sum().float()
-        found = self.found.sum().float()
-        true = self.true.sum().float()
+        right = self.right.sum()
+        found = self.found.sum()
+        true = self.true.sum()
         return {
-            "precision": right / found.clamp(min=1),
-            "recall": right / true.clamp(min=1),
-            "f1": 2 * right / (found + true).clamp(min=1),
+            "precision": right / found,
+            "recall": right / true,
+            "f1": 2 * right / (found + true),
         }
 
     def by_type(self) -> dict[str, float]:
         """Return the F1 of each entity type."""
-        f1 = 2 * self.right / (self.found + self.true).clamp(min=1)
+        f1 = 2 * self.right / (self.found + self.true)
         return dict(zip(self.spans.types, f1.tolist(), strict=True))
 
 
@@ -107,8 +108,8 @@ class EntityTagger(Tagger):
     """Named entity tagger: any network that maps sentences to logits of a tag per word, such as ``B-PER``.
 
     A batch is that of ``Tagger``; targets are -100 in padding and in all but the first subword of a word. Logs ``loss``
-    and ``accuracy`` (of words), and in validation and test ``precision``, ``recall`` and ``f1`` of entities. Without
-    tags that begin with ``B-`` or ``I-`` it logs what ``Tagger`` does.
+    and ``accuracy`` (of words), and in validation and test ``precision``, ``recall`` and ``f1`` of entities, as far as
+    they are defined. Without tags that begin with ``B-`` or ``I-`` it logs what ``Tagger`` does.
     """
 
     monitor = "val/f1"
@@ -119,8 +120,7 @@ class EntityTagger(Tagger):
         self.entities = nn.ModuleDict()
         if any(name[:2] in ("B-", "I-") for name in self.class_names):
             for stage in ("val", "test"):
-                accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
-                self.metrics[stage] = MetricCollection({"accuracy": accuracy})
+                self.metrics[stage] = MetricCollection({})  # those of entities instead
                 self.entities[stage] = EntityF1(self.class_names)
 
     def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
@@ -136,7 +136,7 @@ class EntityTagger(Tagger):
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         metrics = super().compute_metrics(stage)
         if stage in self.entities:
-            metrics = {**metrics, **self.entities[stage].compute()}  # type: ignore[operator]
+            metrics |= defined(self.entities[stage].compute())  # type: ignore[operator]
         return metrics
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:

@@ -7,16 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import (
-    MeanAbsoluteError,
-    MeanSquaredError,
-    Metric,
-    MetricCollection,
-    SymmetricMeanAbsolutePercentageError,
-)
 
 from zoo.losses import PinballLoss
 from zoo.losses.adapt import adapt_loss
+from zoo.metrics.accumulation import widest_float
+from zoo.metrics.regression import ForecastErrors
 from zoo.tasks.base import Task, inputs_of, require
 from zoo.tasks.linear_forecast import LinearForecast
 
@@ -37,7 +32,9 @@ class Forecaster(Task):
     2006, https://doi.org/10.1016/j.ijforecast.2006.03.001) and ``smape`` (0 to 2); with quantiles ``pinball`` and
     ``coverage``, the fraction of targets between the lowest and the highest quantile. The test adds baselines:
     ``mae_naive`` of the last value, ``mae_seasonal_naive`` of the value one season before, ``mae_linear`` of ridge
-    regression on the training windows, and ``skill``, which is 1 - mae / mae_seasonal_naive.
+    regression on the training windows, and ``skill``, which is 1 - mae / mae_seasonal_naive. A metric that nothing
+    defines is not logged: ``mase`` where all errors have the denominator 0, ``skill`` where the seasonal forecast has
+    no error.
 
     Args:
         horizon: number of steps to forecast; null takes it from the data.
@@ -60,7 +57,7 @@ class Forecaster(Task):
         # stage -> forecast -> metrics
         self.metrics = nn.ModuleDict()
         for stage, forecasts in (("val", ["model"]), ("test", ["model", *BASELINES])):
-            self.metrics[stage] = nn.ModuleDict({forecast: _metrics() for forecast in forecasts})
+            self.metrics[stage] = nn.ModuleDict({forecast: ForecastErrors() for forecast in forecasts})
         self.linear: LinearForecast | None = None
         self.test_table: str | None = None
 
@@ -107,12 +104,13 @@ class Forecaster(Task):
         forecasts = {"model": ordered[:, :, self._median_index]}
         if stage == "test":
             forecasts |= self._baseline_forecasts(batch)
-        mean, std, error = _scaling(metadata, y)
+        dtype = widest_float(y)
+        mean, std, error = (values.to(dtype) for values in _scaling(metadata, y))
         target = (y * std + mean)[observed]
         unit = error.expand_as(y)[observed]
         for name, forecast in forecasts.items():
             values = (forecast * std + mean)[observed]
-            self.metrics[stage][name].update(values, target, unit=unit)  # type: ignore[index]
+            self.metrics[stage][name].update(values, target, unit)  # type: ignore[index]
         if self.quantiles:
             covered = (ordered[..., 0] <= y) & (y <= ordered[..., -1])
             coverage = covered[observed].float().mean()
@@ -172,25 +170,20 @@ class Forecaster(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         scores = {}
-        for forecast, metrics in self.metrics[stage].items():  # type: ignore[operator]
-            if metrics["mae"].update_called:
-                scores[forecast] = metrics.compute()
+        for forecast, errors in self.metrics[stage].items():  # type: ignore[operator]
+            if errors.update_called and (results := errors.compute()):
+                scores[forecast] = results
+        if "model" not in scores:  # no target is observed
+            return {}
         values = dict(scores["model"])
         if stage == "test":
             self.test_table = _table(scores)
             for baseline in BASELINES:
                 if baseline in scores:
                     values[f"mae_{baseline}"] = scores[baseline]["mae"]
-        if "seasonal_naive" in scores:
+        if "seasonal_naive" in scores and scores["seasonal_naive"]["mae"] > 0:
             values["skill"] = 1 - values["mae"] / scores["seasonal_naive"]["mae"]
         return values
-
-
-class MeanAbsoluteScaledError(MeanAbsoluteError):
-    """Mean absolute scaled error (MASE): absolute errors divided by a unit of their own."""
-
-    def update(self, preds: Tensor, target: Tensor, unit: Tensor) -> None:
-        super().update(preds / unit, target / unit)
 
 
 def metadata_of(batch: Any) -> dict[str, Any]:
@@ -216,23 +209,13 @@ def check_quantiles(quantiles: list[float] | None) -> list[float]:
 
 
 def _scaling(metadata: dict[str, Any], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, standard deviation and the denominator of MASE, each ``(b, 1)``."""
+    """Return mean, standard deviation and the denominator of MASE, 0 if there is none, each ``(b, 1)``."""
 
     def column(name: str, default: float) -> Tensor:
         values = metadata.get(name, y.new_full((len(y),), default))
         return values.to(y.dtype).unsqueeze(1)
 
-    return column("mean", 0), column("std", 1), column("error", 1)
-
-
-def _metrics() -> MetricCollection:
-    chosen: dict[str, Metric] = {
-        "mae": MeanAbsoluteError(),
-        "rmse": MeanSquaredError(squared=False),
-        "mase": MeanAbsoluteScaledError(),
-        "smape": SymmetricMeanAbsolutePercentageError(),
-    }
-    return MetricCollection(chosen, compute_groups=False)  # type: ignore[arg-type]
+    return column("mean", 0), column("std", 1), column("error", 0)
 
 
 def _table(scores: dict[str, dict[str, Tensor]]) -> str:

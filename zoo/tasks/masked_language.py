@@ -44,8 +44,12 @@ class MaskedLanguageModel(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         mean = self._running_means[stage]
-        nats = mean.compute(self.trainer)["cross_entropy"]
-        del mean.sums["cross_entropy"], mean.counts["cross_entropy"]
+        nats = mean.compute(self.trainer).get("cross_entropy")
+        # A process whose texts have no masked token has no sum either.
+        mean.sums.pop("cross_entropy", None)
+        mean.counts.pop("cross_entropy", None)
+        if nats is None:
+            return {}
         return {"perplexity": nats.exp()}
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:

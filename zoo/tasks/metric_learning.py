@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from zoo.losses import ContrastiveLoss
 from zoo.losses.adapt import adapt_loss
+from zoo.metrics.accumulation import defined
 from zoo.tasks.base import Task
 
 # Distances held in memory at a time: 16 MB in float32.
@@ -27,7 +28,8 @@ class MetricLearner(Task):
     triplets, torch's TripletMarginLoss and MarginRankingLoss. Pairs and triplets are formed within the batch of each
     process. Logs ``loss``; in validation and test also ``recall@k``: the fraction of samples with a sample of the same
     class among their k nearest neighbors in the whole split (Jégou et al. 2011,
-    https://doi.org/10.1109/TPAMI.2010.57).
+    https://doi.org/10.1109/TPAMI.2010.57). Samples that are the only one of their class are left out; a split of such
+    samples alone has no recall.
 
     Args:
         normalize: scale embeddings to unit length, which bounds distances by 2.
@@ -74,7 +76,7 @@ class MetricLearner(Task):
         self.metrics[stage].reset()  # type: ignore[operator]
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        return self.metrics[stage].compute()  # type: ignore[operator]
+        return defined(self.metrics[stage].compute())  # type: ignore[operator]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the embedding as columns ``e0``, ``e1``, ..."""
@@ -120,7 +122,7 @@ class RecallAtK(Metric):
 def recall_at_k(ranks: Int[Tensor, " n"], k: int) -> Float[Tensor, ""]:
     """Return the fraction of samples with a sample of the same class among their k nearest neighbors.
 
-    Samples that are the only one of their class are left out.
+    Samples that are the only one of their class are left out; NaN if all are.
 
     Args:
         ranks: from :func:`nearest_match_ranks`.
@@ -146,10 +148,11 @@ def nearest_match_ranks(
         max_distances: number of distances held in memory at a time.
     """
     # Centering reduces the rounding error of squared distances from a matrix product, which is 15 times faster than
-    # cdist; what error remains counts as a tie.
-    x = embeddings.float() - embeddings.float().mean(0)
+    # cdist; what error remains counts as a tie. It grows with the norms of the two samples, so that an outlier has no
+    # part in the ties of others, which it would have in a mean.
+    x = embeddings.float() - embeddings.float().median(0).values
     squared_norms = x.square().sum(1)
-    tolerance = 1e-6 * squared_norms.max()
+    tolerances = 1e-6 * squared_norms
     indices = torch.arange(len(x), device=x.device)
     chunk_size = max(1, max_distances // len(x))
     ranks = []
@@ -159,9 +162,10 @@ def nearest_match_ranks(
         same_class = labels[queries, None] == labels
         is_self = queries[:, None] == indices
         matches = same_class & ~is_self
-        nearest = distances.masked_fill(~matches, torch.inf).amin(1, keepdim=True)
+        # At most this far is the nearest match, and at least that far is another sample.
+        nearest = (distances + tolerances).masked_fill(~matches, torch.inf).amin(1, keepdim=True)
         # "Not farther" instead of "nearer", so that NaN is never a hit.
-        farther = distances > nearest + tolerance
+        farther = distances - tolerances > nearest + 2 * tolerances[queries, None]
         num_nearer = (~farther & ~same_class).sum(1)
         ranks.append(torch.where(matches.any(1), num_nearer + 1, 0))
     return torch.cat(ranks)

@@ -6,9 +6,11 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from zoo.losses.adapt import adapt_loss
+from zoo.losses.embeddings import at_least_float32
+from zoo.metrics.accumulation import widest_float
+from zoo.metrics.regression import RegressionErrors
 from zoo.tasks.base import Task, inputs_of
 
 
@@ -17,7 +19,8 @@ class Regressor(Task):
 
     A batch is ``(inputs, targets)`` with targets ``(b,)`` or ``(b, k)``. The network returns standardized predictions
     ``(b, k)`` or ``(b,)``, in units of ``target_std`` around ``target_mean``, and the loss is computed on that scale.
-    Predictions and the metrics ``mae``, ``rmse`` and ``r2`` are in the units of the targets.
+    Predictions and the metrics ``mae`` and ``rmse`` are in the units of the targets. ``r2`` is the mean over the
+    targets that vary within the split; where none does, as in a split of one sample, it is not logged.
 
     Args:
         target_mean: mean of the training targets; null takes it from the data, or 0.
@@ -39,7 +42,7 @@ class Regressor(Task):
         if self.loss is None:
             self.loss = nn.MSELoss()
         self.loss = adapt_loss(self.loss, "regression")
-        self.metrics = nn.ModuleDict({stage: build_metrics() for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: RegressionErrors() for stage in ("val", "test")})
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b k"]:
         """Return predictions in the units of the targets."""
@@ -52,36 +55,32 @@ class Regressor(Task):
         return prediction
 
     def _unstandardize(self, prediction: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-        return prediction * self.target_std + self.target_mean
+        # Half precision has three digits, and float16 ends at 65504.
+        return at_least_float32(prediction) * self.target_std + self.target_mean
 
     def step(self, batch: Any, stage: str) -> Tensor:
         _, y = batch
         prediction = self._standardized(*inputs_of(batch))
-        target = y.view(prediction.shape[0], -1).to(prediction.dtype)  # (b, k)
+        target = at_least_float32(y.view(prediction.shape[0], -1))  # (b, k)
         if target.shape != prediction.shape:
             raise ValueError(
                 f"the network predicts {prediction.shape[1]} numbers per sample, "
                 f"but the data has {target.shape[1]} targets"
             )
         if stage != "train":
-            # torchmetrics takes (b,) for a single target.
-            in_units = self._unstandardize(prediction.float()).squeeze(1)
-            self.metrics[stage].update(in_units, target.float().squeeze(1))  # type: ignore[operator]
+            in_units = self._unstandardize(prediction.detach().to(widest_float(prediction)))
+            self.metrics[stage].update(in_units, target)  # type: ignore[operator]
         assert self.loss is not None
-        return self.loss(prediction, (target - self.target_mean) / self.target_std)
+        # Standardized first: in half precision a target far from zero has no digits left to subtract from.
+        standardized = (target - self.target_mean) / self.target_std
+        return self.loss(prediction, standardized.to(prediction.dtype))
 
     def reset_metrics(self, stage: str) -> None:
         super().reset_metrics(stage)
         self.metrics[stage].reset()  # type: ignore[operator]
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
-        values = {}
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            if name == "r2" and metric.total < 2:
-                continue  # undefined for a single sample
-            # One value per target becomes their mean.
-            values[name] = metric.compute().mean()
-        return values
+        return self.metrics[stage].compute()  # type: ignore[operator]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the column ``prediction`` in the units of the targets: a number, or a list for several targets."""
@@ -89,13 +88,3 @@ class Regressor(Task):
         if prediction.shape[1] == 1:
             prediction = prediction[:, 0]
         return {"prediction": prediction.tolist()}
-
-
-def build_metrics() -> MetricCollection:
-    """Return mean absolute error, root mean squared error and R^2."""
-    metrics = {
-        "mae": MeanAbsoluteError(),
-        "rmse": MeanSquaredError(squared=False),
-        "r2": R2Score(),
-    }
-    return MetricCollection(metrics, compute_groups=False)

@@ -36,7 +36,7 @@ class Tagger(Classifier):
         self.update_sequence_metrics(logits.detach(), y, stage)
         # One index for logits and targets: each boolean mask would wait for the device.
         kept = (y.flatten() != self._ignore_index).nonzero().squeeze(1)
-        if not len(kept):
+        if stage == "train" and not len(kept):
             return logits.sum() * 0
         return self.loss_and_metrics(logits.flatten(0, 1)[kept], y.flatten()[kept], stage)
 

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.text import CHRFScore, SacreBLEUScore
 
 from zoo.layers.decoding import Generated
 from zoo.losses.adapt import adapt_loss
+from zoo.metrics.accumulation import defined
+from zoo.metrics.translation import CharacterF, SacreBLEU
 from zoo.tasks.base import Task, inputs_of, require
 from zoo.tasks.tokenized import IGNORE_INDEX, num_targets
 from zoo.text.tokenizer import Tokenizer
@@ -27,8 +28,9 @@ class Translator(Task):
     end-of-sequence, and -100 (the loss's ``ignore_index``) in the padding. The network returns logits ``(b, t, v)`` and
     has ``generate``, as ``Seq2Seq`` does. The loss is the mean over all target tokens. Logs ``loss`` and
     ``token_accuracy`` (teacher forcing). In validation and test the network generates translations: ``exact_match`` is
-    the fraction that equals the target, ``bleu`` is sacrebleu's (of characters for character tokens), and the test adds
-    ``chrf``, which takes long. Data without texts is compared by token ids.
+    the fraction that equals the target, ``bleu`` is the corpus BLEU of sacrebleu (of characters for character tokens),
+    smoothed as there, and the test adds ``chrf``, its chrF2; both from 0 to 1. Data without texts is compared by
+    token ids.
 
     Args:
         tgt_vocab_size: vocabulary size of the target; null takes it from the data.
@@ -185,7 +187,7 @@ class Translator(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         self._print_examples()
-        return self.metrics[stage].compute()  # type: ignore[operator]
+        return defined(self.metrics[stage].compute())  # type: ignore[operator]
 
     def _print_examples(self) -> None:
         """Print the examples on the main process, unless they are those printed last."""
@@ -224,9 +226,11 @@ class Translator(Task):
     def _set_tokenizers(self, tokenizers: tuple[Tokenizer, ...] | None) -> None:
         self.tokenizers = tokenizers
         unit = "char" if tokenizers is not None and tokenizers[1].level == "characters" else "13a"
-        bleu = SacreBLEUScore(tokenize=unit)
-        self.metrics["val"] = MetricCollection({"bleu": bleu})
-        self.metrics["test"] = MetricCollection({"bleu": bleu.clone(), "chrf": CHRFScore(n_word_order=0)})
+        self.metrics["val"] = MetricCollection({"bleu": SacreBLEU(tokenize=unit)})
+        self.metrics["test"] = MetricCollection(
+            {"bleu": SacreBLEU(tokenize=unit), "chrf": CharacterF()},
+            compute_groups=False,
+        )
 
     def _strip(self, numbers: list[int], end: bool = False) -> list[int]:
         """Return token ids up to the end-of-sequence or padding; ``end`` keeps the end-of-sequence."""

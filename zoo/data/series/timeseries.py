@@ -382,7 +382,7 @@ def _naive_error(series: Series, val: int, season: int) -> float:
     """Return the mean absolute error of the seasonal-naive forecast over the training part, the unit of MASE.
 
     See Hyndman and Koehler 2006, https://doi.org/10.1016/j.ijforecast.2006.03.001. Fall back to the naive forecast
-    where a season does not fit, or repeats exactly.
+    where a season does not fit, or repeats exactly; 0, which is no unit, for a constant series.
     """
     steps = _training_length(series, val)
     target = np.where(series.observed[:steps], series.values[:steps, 0], np.nan)
@@ -390,4 +390,4 @@ def _naive_error(series: Series, val: int, season: int) -> float:
         errors = np.abs(target[lag:] - target[:-lag])
         if (errors > 0).any():
             return float(np.nanmean(errors))
-    return 1.0
+    return 0.0
