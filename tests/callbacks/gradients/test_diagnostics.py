@@ -285,6 +285,21 @@ def test_hooks_go_when_training_fails(tmp_path):
     assert not any(p._backward_hooks for p in module.parameters())
 
 
+@pytest.mark.parametrize("place", ["measurement._is_measured", "measurement.norms", "diagnostics.heat_map"])
+def test_an_error_of_its_own_switches_it_off_and_training_continues(place, tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(f"zoo.callbacks.gradients.{place}", broken)
+    net = mlp()
+    diagnostics = GradientDiagnostics(every_n_steps=1)
+    with pytest.warns(UserWarning, match="GradientDiagnostics is off .* RuntimeError: out of luck"):
+        trainer = fit(Net(net), tmp_path, diagnostics)
+    assert trainer.global_step > 1
+    assert diagnostics.switched_off
+    assert not any(m._forward_hooks for m in net.modules())
+
+
 def test_resumed_run_goes_on_with_picture_and_means(tmp_path):
     spy = watch()
     options = dict(accumulate_grad_batches=2, max_epochs=-1)

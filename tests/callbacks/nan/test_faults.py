@@ -36,6 +36,7 @@ from tests.callbacks.families import (
     trainer_with,
 )
 from zoo.callbacks.nan.guard import NaNGuard
+from zoo.callbacks.nan.trace import Tracer
 
 SLOT_FAULTS: list[tuple[Callable[[], nn.Module], str, str, str, str]] = [
     (ExpOverflow, "net.slot", "activation", "forward", "overflow in exp"),
@@ -189,6 +190,20 @@ def test_structured_outputs_and_checkpointing(wrap, fault, tmp_path):
     kind = ("activation", "forward") if fault is ExpOverflow else ("gradient", "backward")
     assert named(report) == ("net.slot", *kind)
     assert torch.load(tmp_path / "nan_batch.pt", weights_only=True)["batch"]["x"].shape == (BATCH, DIM)
+
+
+def test_a_freed_output_is_not_taken_for_the_loss():
+    """Tensors are identified by address, and the loss may get the address of an output that was freed."""
+    net = MLP()
+    tracer = Tracer(net, None)
+    with tracer:
+        healthy = torch.ones(3)
+        tracer.leave(net.stem, (), healthy)
+        assert not tracer.is_only_output(healthy, "stem")
+        overflowed = healthy * float("inf")
+        tracer.leave(net.stem, (), overflowed)
+    assert tracer.is_only_output(overflowed, "stem")
+    assert not tracer.is_only_output(overflowed, "head")
 
 
 def test_names_the_call_of_a_shared_module(tmp_path):

@@ -1,6 +1,7 @@
 """What the guard leaves behind: nothing on healthy runs, and after a stop everything as it was."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.callbacks.families import (
     named,
     trainer_with,
 )
-from zoo.callbacks.nan.guard import NaNGuard
+from zoo.callbacks.nan.guard import NaNGuard, NonFiniteError
 
 
 def hook_count(module: nn.Module) -> int:
@@ -274,6 +275,58 @@ def test_two_processes_stop_together(tmp_path):
     assert "families" not in report["source"]
 
 
+@pytest.mark.parametrize("place", ["all_finite", "random_state", "BufferCopies", "check_output"])
+def test_an_error_of_its_own_switches_it_off_and_training_continues(place, tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("out of luck\nsecond line")
+
+    monkeypatch.setattr(f"zoo.callbacks.nan.guard.{place}", broken)
+    task = Task(MLP())
+    hooks = hook_count(task)
+    guard = NaNGuard(always_on=True)
+    trainer = trainer_with(guard, tmp_path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        trainer.fit(task, batches(task.net))
+    assert trainer.global_step == 5
+    lines = [str(w.message) for w in warned if "NaNGuard is off" in str(w.message)]
+    assert len(lines) == 1
+    assert lines[0].endswith("RuntimeError: out of luck")
+    assert guard.switched_off
+    assert hook_count(task) == hooks
+    monkeypatch.undo()
+    task.net.slot = Division()
+    assert caught(task, batches(task.net), tmp_path, guard=guard)["module"] == "net.slot"  # a new run begins anew
+
+
+def test_a_module_without_an_optimizer_and_a_loss_in_a_vector_are_fine(tmp_path):
+    class Unusual(Task):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx).view(1)
+
+        def configure_optimizers(self):
+            return None if self.optimizer == "none" else super().configure_optimizers()
+
+    for optimizer in ("none", "Adam"):
+        task = Unusual(MLP(), optimizer)
+        guard = NaNGuard()
+        trainer_with(guard, tmp_path).fit(task, batches(task.net))
+        assert not guard.switched_off
+        task.net.slot = Division()
+        assert caught(task, batches(task.net), tmp_path)["module"] == "net.slot"
+
+
+def test_a_report_that_fails_still_stops(tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no statistics")
+
+    monkeypatch.setattr("zoo.callbacks.nan.guard.format_report", broken)
+    net = MLP()
+    net.slot = Division()
+    with pytest.raises(NonFiniteError, match="Its report failed with RuntimeError: no statistics"):
+        trainer_with(NaNGuard(), tmp_path).fit(Task(net), batches(net))
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="action must be 'raise' or 'skip', got 'stop'"):
         NaNGuard(action="stop")  # pyright: ignore[reportArgumentType]
@@ -281,5 +334,5 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         NaNGuard(every_n_batches=0)
     task = Task(MLP())
     task.automatic_optimization = False
-    with pytest.raises(ValueError, match="automatic optimisation"):
+    with pytest.raises(ValueError, match="automatic optimization"):
         trainer_with(NaNGuard(), tmp_path).fit(task, batches(task.net))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zoo._lightning import accumulates, logged_step
+from zoo.callbacks.fail_safe import FailSafeCallback, fail_safe
 from zoo.callbacks.gradients.analysis import (
     GradientStats,
     find_problems,
@@ -30,7 +31,7 @@ Values = dict[str, dict[str, float]]
 """Measured values by kind and name, as ``StepMeasurement.read`` returns them."""
 
 
-class GradientDiagnostics(Callback):
+class GradientDiagnostics(FailSafeCallback, Callback):
     """Monitor gradients after unscaling and before clipping, and warn about vanishing, exploding and missing ones.
 
     Logs, where blocks are groups of modules (see ``group_into_blocks``):
@@ -48,7 +49,8 @@ class GradientDiagnostics(Callback):
 
     Each problem is warned about once, after two measurements in a row that show it; exploding gradients at once.
     Training is unchanged, bit for bit; a measured step needs memory for one more copy of the weights. With several
-    optimizers, the one that takes the measured step is monitored.
+    optimizers, the one that takes the measured step is monitored. An error of the diagnostics themselves switches them
+    off with a warning and does not end the training.
 
     Args:
         every_n_steps: optimizer steps between two measurements; the first step is measured.
@@ -92,9 +94,15 @@ class GradientDiagnostics(Callback):
     # --- hooks -----------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.switched_off = False
+        self._begin(trainer)
+
+    @fail_safe()
+    def _begin(self, trainer: Trainer) -> None:
         # log_dir is a collective call, so it must not be read in on_exception, where one rank may have failed.
         self._folder = output_folder(trainer, self.dirpath)
 
+    @fail_safe()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every_n_steps:
             return
@@ -102,10 +110,12 @@ class GradientDiagnostics(Callback):
             self._measurement = StepMeasurement(trainer, pl_module, batch)
         self._measurement.new_forward()
 
+    @fail_safe()
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._measurement is not None and not accumulates(trainer):
             self._measurement.after_backward()
 
+    @fail_safe()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             self._measurement.before_step(optimizer)
@@ -113,6 +123,7 @@ class GradientDiagnostics(Callback):
         if clips_norm and self._clip_probe is not None and self._clip_probe.grad is not None:
             self._before = self._clip_probe.grad.detach().clone()
 
+    @fail_safe()
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         # Clipping scales all gradients alike, so one small tensor shows it; another norm would cost a percent.
@@ -230,13 +241,18 @@ class GradientDiagnostics(Callback):
                 self._warned.add(kind)
         self._suspected = set(problems)
 
-    def _finish(self, trainer: Trainer) -> None:
+    def release(self) -> None:
+        """Remove the hooks and references to the weights."""
         if self._measurement is not None:
             self._measurement.close()
             self._measurement = None
         self._clip_probe = None
         self._before = None
         self._clipped = []
+
+    @fail_safe()
+    def _finish(self, trainer: Trainer) -> None:
+        self.release()
         if not self.heatmap or not self.history:
             return
         if trainer.is_global_zero:

@@ -32,6 +32,7 @@ class StepMeasurement:
         self.module = module
         self.num_parts = trainer.accumulate_grad_batches * trainer.world_size
         self.stepped = False
+        self.error: Exception | None = None
         self.names: list[str] = []
         self.params: list[Tensor] = []
         self.sizes: dict[str, dict[str, int]] = {"dead": {}, "saturated": {}}
@@ -44,9 +45,9 @@ class StepMeasurement:
         self._handles: list[Any] = []
         for name, part in module.named_modules():
             if isinstance(part, RELUS):
-                self._handles.append(part.register_forward_hook(self._relu_hook(name)))
+                self._handles.append(part.register_forward_hook(self._contained(self._relu_hook(name))))
             elif type(part) in SATURATING:
-                self._handles.append(part.register_forward_hook(self._saturation_hook(name)))
+                self._handles.append(part.register_forward_hook(self._contained(self._saturation_hook(name))))
         # The noise scale compares gradients of two batch sizes: it needs at least two micro-batches in a step.
         if self.num_parts > 1:
             self.samples = _batch_size(batch)
@@ -55,7 +56,23 @@ class StepMeasurement:
         if self.samples and not sharded:
             # These hooks see the gradient of one micro-batch on one rank, before it is accumulated.
             for param in trainable:
-                self._handles.append(param.register_hook(self._record_micro_norm))
+                self._handles.append(param.register_hook(self._contained(self._record_micro_norm)))
+
+    def _contained(self, hook: Any) -> Any:
+        """Return a hook whose errors do not end the forward or backward pass: ``check`` raises them later."""
+
+        def run(*args: Any) -> None:
+            try:
+                hook(*args)
+            except Exception as error:
+                self.error = error
+
+        return run
+
+    def check(self) -> None:
+        """Raise the last error of a hook."""
+        if self.error is not None:
+            raise self.error
 
     def _relu_hook(self, name: str) -> Any:
         @torch.no_grad()
@@ -98,12 +115,14 @@ class StepMeasurement:
 
     def after_backward(self) -> None:
         """Record the norm of the accumulated gradient before anything rescales it, as the micro-batch norms are."""
+        self.check()
         if self._micro_norms:
             grads = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._accumulated_norm = norms(grads).norm()
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Record gradients and weights of the parameters that the optimizer is about to update."""
+        self.check()
         updated: set[int] = set()
         for group in optimizer.param_groups:
             updated.update(id(p) for p in group["params"] if p.requires_grad)

@@ -53,7 +53,7 @@ def run(cli: Any) -> None:
     import time
 
     from zoo.callbacks import NonFiniteError
-    from zoo.callbacks.nan.trace import is_finite
+    from zoo.callbacks.nan.tensors import is_finite
     from zoo.cli.report import print_end_of_fit, print_trained_already, resume_command
 
     print_model(cli)
