@@ -33,15 +33,15 @@ def timm_reference() -> torch.nn.Module:
 def test_all_names_and_shapes_of_torchvision(size):
     net = on_meta(lambda: ConvNeXt(3, 1000, size.depths, size.dims))
     assert shapes(net) == shapes(on_meta(getattr(theirs, f"convnext_{size.name.lower()}")))
-    assert net.weights_enum == f"ConvNeXt_{size.name}_Weights"
-    assert hasattr(theirs, net.weights_enum)
+    assert net.weights_format.enum(net.arguments) == f"ConvNeXt_{size.name}_Weights"
+    assert hasattr(theirs, net.weights_format.enum(net.arguments))
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=lambda size: size.name)
 def test_sizes_are_those_of_timm(size):
     net = on_meta(lambda: ConvNeXt(3, 1000, size.depths, size.dims))
     other = on_meta(lambda: timm.create_model(f"convnext_{size.name.lower()}"))
-    converted = ConvNeXt.convert_state_dict(dict(other.state_dict()))
+    converted = ConvNeXt.weights_format.convert(dict(other.state_dict()))
     assert {k: tuple(v.shape) for k, v in converted.items()} == shapes(net)
 
 

@@ -29,7 +29,7 @@ def sizes(name: str) -> dict[str, int]:
 def test_all_names_and_shapes_of_torchvision(size, patch):
     net = on_meta(lambda: ViT(3, 1000, 224, patch, **sizes(size)))
     assert shapes(net) == shapes(on_meta(getattr(theirs, f"vit_{size.lower()}_{patch}")))
-    assert net.weights_enum == f"ViT_{size}_{patch}_Weights"
+    assert net.weights_format.enum(net.arguments) == f"ViT_{size}_{patch}_Weights"
 
 
 @pytest.mark.parametrize(("size", "name"), [("Ti", "tiny"), ("S", "small"), ("B", "base"), ("L", "large")])
@@ -119,7 +119,7 @@ def test_images_of_another_size_than_built_for():
     model = timm.models.VisionTransformer(32, 8, 3, 5, embed_dim=48, depth=3, num_heads=4, dynamic_img_size=True).eval()
     randomize(model)
     net = ViT(3, 5, 32, 8, **TINY).eval()
-    net.load_state_dict(ViT.convert_state_dict(model.state_dict()))
+    net.load_state_dict(ViT.weights_format.convert(model.state_dict()))
     assert torch.allclose(net(images(pixels=48)), model(images(pixels=48)), atol=1e-5)
 
 

@@ -194,11 +194,11 @@ def test_name_of_another_network_is_told_before_anything_is_fetched(hub):
 
 def test_names_of_all_published_weights_are_known_and_fit():
     for net in (ResNet, VGG, EfficientNet, ViT):
-        for group in net.weights_enums:
+        for group in net.weights_format.enums:
             if "Lite" not in group:
                 assert issubclass(getattr(theirs, group), theirs.WeightsEnum)
-    assert EfficientNet(3, 10, "lite0").weights_enum == "EfficientNet_Lite0_Weights"
-    assert VGG(3, 10, 11, batch_norm=True, pool=1, hidden=8).weights_enum == "VGG11_BN_Weights"
+    assert EfficientNet.weights_format.enum({"variant": "lite0"}) == "EfficientNet_Lite0_Weights"
+    assert VGG.weights_format.enum({"depth": 11, "batch_norm": True}) == "VGG11_BN_Weights"
 
 
 def test_features_without_a_classifier(hub, tmp_path, monkeypatch, capfd):

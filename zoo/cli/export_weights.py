@@ -117,7 +117,7 @@ def has_folder_format(cls: type) -> bool:
     """Return whether networks of a class are written as a folder that another library loads."""
     if issubclass(cls, (HuggingFaceNet, DiffusersNet)):
         return True
-    return issubclass(cls, PretrainedNet) and "huggingface" in cls.formats
+    return issubclass(cls, PretrainedNet) and "huggingface" in cls.weights_format.formats
 
 
 def names_with_folder_format() -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,9 +14,8 @@ from torchvision.ops import Permute, StochasticDepth
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.files import write
-from zoo.weights.pretrained import Format, PretrainedNet, infer_head
-from zoo.weights.renaming import invert, rename_keys
+from zoo.weights.formats.convnext import ConvNeXtFormat
+from zoo.weights.pretrained import PretrainedNet
 
 NUM_STAGES = 4
 NORM_EPS = 1e-6
@@ -92,10 +90,8 @@ class ConvNeXt(PretrainedNet):
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
     """
 
-    weights_enums = tuple(f"ConvNeXt_{size.name}_Weights" for size in SIZES.values())
-    input_conv = "features.0.0.weight"
+    weights_format = ConvNeXtFormat({size.name: (size.depths, size.dims) for size in SIZES.values()})
     classifier_names = ("classifier.2",)
-    formats = ("torchvision", "timm")
 
     def __init__(
         self,
@@ -151,56 +147,6 @@ class ConvNeXt(PretrainedNet):
         x = self.avgpool(x)  # (b, c, 1, 1)
         return self.classifier(x)
 
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @property
-    def weights_enum(self) -> str | None:
-        if self.arguments["patch_size"] != 4:
-            return None
-        for size in SIZES.values():
-            if list(size.depths) == self.arguments["depths"] and list(size.dims) == self.arguments["dims"]:
-                return f"ConvNeXt_{size.name}_Weights"
-        return None
-
-    @classmethod
-    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "stem.0.weight" not in state:
-            return state
-        state = rename_keys(state, timm_names())
-        for key in state:
-            if key.endswith(".layer_scale"):
-                state[key] = state[key].view(-1, 1, 1)  # timm stores (c,)
-        return state
-
-    @classmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        dim, in_channels, _, patch_size = state["features.0.0.weight"].shape
-        arguments: dict[str, Any] = {"in_channels": in_channels, "patch_size": patch_size}
-        depths = []
-        dims = [dim]
-        for stage in range(NUM_STAGES):
-            prefix = f"features.{2 * stage + 1}."
-            blocks = {key.split(".")[2] for key in state if key.startswith(prefix)}
-            depths.append(len(blocks))
-        for stage in range(1, NUM_STAGES):
-            kernel = state.get(f"features.{2 * stage}.1.weight")
-            if kernel is not None:
-                dims.append(len(kernel))
-        if all(depths) and len(dims) == NUM_STAGES:
-            arguments |= {"depths": depths, "dims": dims}
-        return arguments | infer_head(state, "classifier.2")
-
-    def save_in_format(self, path: Path, format: Format) -> None:
-        if format == "torchvision":
-            super().save_in_format(path, format)
-            return
-        state = self.state_dict()
-        for key in state:
-            if key.endswith(".layer_scale"):
-                state[key] = state[key].flatten()  # (c,)
-        state = rename_keys(state, invert(timm_names()))
-        write(path, state, arguments=self.arguments, preprocessing=self.preprocessing)
-
 
 def downsample(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return layer normalization and a strided convolution that halves height and width."""
@@ -208,28 +154,6 @@ def downsample(in_channels: int, out_channels: int) -> nn.Sequential:
         LayerNorm2d(in_channels, NORM_EPS),
         nn.Conv2d(in_channels, out_channels, 2, stride=2),
     )
-
-
-def timm_names() -> dict[str, str]:
-    """Return the table from timm's parameter names to torchvision's."""
-    table = {
-        "stem": "features.0",
-        "head.norm": "classifier.0",
-        "head.fc": "classifier.2",
-    }
-    for stage in range(NUM_STAGES):
-        block = f"features.{2 * stage + 1}.{{}}"
-        table |= {
-            f"stages.{stage}.downsample": f"features.{2 * stage}",
-            f"stages.{stage}.blocks.{{}}.gamma": f"{block}.layer_scale",
-            f"stages.{stage}.blocks.{{}}.conv_dw": f"{block}.block.0",
-            f"stages.{stage}.blocks.{{}}.norm": f"{block}.block.2",
-            f"stages.{stage}.blocks.{{}}.mlp.fc1": f"{block}.block.3",
-            f"stages.{stage}.blocks.{{}}.mlp.fc2": f"{block}.block.5",
-        }
-    # The first stage does not downsample, and features.0 is the stem.
-    del table["stages.0.downsample"]
-    return table
 
 
 class ConvNeXtClassifier(ImageClassifier):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -15,10 +13,11 @@ from torchvision.ops import SqueezeExcitation, StochasticDepth
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.formats import efficientnet as formats
-from zoo.weights.pretrained import Format, PretrainedNet, infer_head
+from zoo.weights.formats.efficientnet import TF_NORM_EPS, TORCH_NORM_EPS, EfficientNetFormat
+from zoo.weights.pretrained import PretrainedNet
 
 Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "lite0"]
+Padding = Literal["symmetric", "same"]
 
 
 class Scaling(NamedTuple):
@@ -80,6 +79,25 @@ def scale_depth(num_blocks: int, factor: float) -> int:
     return math.ceil(num_blocks * factor)
 
 
+def stage_shapes() -> dict[str, tuple[int, list[int]]]:
+    """Return the channels of the last stage and the number of blocks of each stage, by variant."""
+    shapes = {}
+    for variant, scaling in VARIANTS.items():
+        channels = scale_width(STAGES[-1].channels, scaling.width_mult)
+        num_blocks = [scale_depth(spec.num_blocks, scaling.depth_mult) for spec in STAGES]
+        shapes[variant] = (channels, num_blocks)
+    return shapes
+
+
+def default_style(variant: str) -> tuple[float, Padding]:
+    """Return epsilon of the batch normalizations and padding of a variant, as torchvision's weights have them."""
+    if variant == "lite0":  # ported from TensorFlow
+        return TF_NORM_EPS, "same"
+    if variant in ("b5", "b6", "b7"):
+        return TF_NORM_EPS, "symmetric"
+    return TORCH_NORM_EPS, "symmetric"
+
+
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding: output size ceil(size / stride), odd padding at right and bottom."""
 
@@ -106,8 +124,9 @@ class ConvNormAct(nn.Sequential):
         stride: stride of the convolution.
         groups: groups of the convolution; as many as channels for a depthwise convolution.
         act: apply the activation.
-        lite: ReLU6 instead of SiLU, with the padding and the batch normalization of TensorFlow.
-        tf_norm: epsilon and momentum of TensorFlow's batch normalization, which b5, b6 and b7 have too.
+        relu6: ReLU6 instead of SiLU.
+        padding: ``symmetric``, or ``same`` as in TensorFlow.
+        norm_eps: epsilon of the batch normalization.
     """
 
     def __init__(
@@ -118,22 +137,22 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         act: bool = True,
-        lite: bool = False,
-        tf_norm: bool = False,
+        relu6: bool = False,
+        padding: Padding = "symmetric",
+        norm_eps: float = TORCH_NORM_EPS,
     ) -> None:
         conv_type = nn.Conv2d
-        padding = kernel_size // 2
-        if lite and stride > 1:  # at stride 1 TensorFlow pads like torch
+        margin = kernel_size // 2
+        if padding == "same" and stride > 1:  # at stride 1 TensorFlow pads like torch
             conv_type = SameConv2d
-            padding = 0
-        conv = conv_type(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        norm = nn.BatchNorm2d(out_channels)
-        if lite or tf_norm:
-            norm.eps = 1e-3
+            margin = 0
+        conv = conv_type(in_channels, out_channels, kernel_size, stride, margin, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(out_channels, norm_eps)
+        if norm_eps == TF_NORM_EPS:
             norm.momentum = 0.01
         layers = [conv, norm]
         if act:
-            layers.append(nn.ReLU6(inplace=True) if lite else nn.SiLU(inplace=True))
+            layers.append(nn.ReLU6(inplace=True) if relu6 else nn.SiLU(inplace=True))
         super().__init__(*layers)
 
 
@@ -149,7 +168,7 @@ class MBConv(nn.Module):
         kernel_size: kernel size of the depthwise convolution.
         stride: stride of the depthwise convolution.
         drop: stochastic depth: probability of skipping the residual branch, per sample (Huang et al. 2016).
-        style: ``lite`` and ``tf_norm`` of ConvNormAct; ``lite`` omits squeeze-excitation.
+        style: ``relu6``, ``padding`` and ``norm_eps`` of ConvNormAct; with ``relu6`` there is no squeeze-excitation.
     """
 
     def __init__(
@@ -160,7 +179,7 @@ class MBConv(nn.Module):
         kernel_size: int,
         stride: int,
         drop: float,
-        **style: bool,
+        **style: Any,
     ) -> None:
         super().__init__()
         hidden = in_channels * expansion
@@ -168,7 +187,7 @@ class MBConv(nn.Module):
         if expansion > 1:
             layers.append(ConvNormAct(in_channels, hidden, 1, **style))
         layers.append(ConvNormAct(hidden, hidden, kernel_size, stride, groups=hidden, **style))
-        if not style["lite"]:
+        if not style["relu6"]:
             squeezed = max(1, in_channels // 4)
             layers.append(SqueezeExcitation(hidden, squeezed, activation=nn.SiLU))
         layers.append(ConvNormAct(hidden, out_channels, 1, act=False, **style))
@@ -197,12 +216,13 @@ class EfficientNet(PretrainedNet):
         dropout: dropout probability before the head; null takes the variant's.
         stochastic_depth: probability of skipping the last block; it increases linearly from 0 at the first block.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
+        norm_eps: epsilon of the batch normalizations; null takes the variant's, 1e-5 or 1e-3.
+        padding: of convolutions with stride 2: ``symmetric``, or ``same`` as in weights from TensorFlow (timm's
+            ``tf_efficientnet_*``); null takes the variant's.
     """
 
-    weights_enums = tuple(f"EfficientNet_{variant.capitalize()}_Weights" for variant in VARIANTS)
-    input_conv = "features.0.0.weight"
+    weights_format = EfficientNetFormat(stage_shapes(), default_style)
     classifier_names = ("classifier.1",)
-    formats = ("torchvision", "timm")
 
     def __init__(
         self,
@@ -214,18 +234,27 @@ class EfficientNet(PretrainedNet):
         dropout: float | None = None,
         stochastic_depth: float = 0.2,
         head: HeadKind = "linear",
+        norm_eps: float | None = None,
+        padding: Padding | None = None,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if variant not in VARIANTS:
             raise ValueError(f"variant of an EfficientNet must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        if padding not in (None, "symmetric", "same"):
+            raise ValueError(f"padding must be symmetric or same, got {padding!r}")
         scaling = VARIANTS[variant]
         width_mult = width_mult or scaling.width_mult
         depth_mult = depth_mult or scaling.depth_mult
         if dropout is None:
             dropout = scaling.dropout
         self.resolution = scaling.resolution
-        style = {"lite": variant == "lite0", "tf_norm": variant in ("b5", "b6", "b7")}
+        default_eps, default_padding = default_style(variant)
+        style = {
+            "relu6": variant == "lite0",
+            "padding": padding or default_padding,
+            "norm_eps": norm_eps or default_eps,
+        }
 
         channels = scale_width(STEM_CHANNELS, width_mult)
         features: list[nn.Module] = [ConvNormAct(in_channels, channels, 3, 2, **style)]
@@ -267,48 +296,6 @@ class EfficientNet(PretrainedNet):
         x = self.avgpool(x).flatten(1)  # (b, c)
         return self.classifier(x)
 
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @property
-    def weights_enum(self) -> str:
-        return f"EfficientNet_{self.arguments['variant'].capitalize()}_Weights"
-
-    @classmethod
-    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return formats.convert_state_dict(state)
-
-    @classmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        kernel = state["features.0.0.weight"]
-        arguments = {"in_channels": kernel.shape[1], **infer_head(state, "classifier.1")}
-        variant = infer_variant(state)
-        if variant is not None:
-            arguments["variant"] = variant
-        return arguments
-
-    def save_in_format(self, path: Path, format: Format) -> None:
-        if format == "timm":
-            metadata = {"arguments": self.arguments, "preprocessing": self.preprocessing}
-            formats.write_timm(path, self.state_dict(), **metadata)
-        else:
-            super().save_in_format(path, format)
-
-
-def infer_variant(state: Mapping[str, Tensor]) -> str | None:
-    """Return the variant that a state dict has by its width, its blocks and its squeeze-excitation, or None."""
-    num_blocks = []
-    for i in range(len(STAGES)):
-        blocks = {key.split(".")[2] for key in state if key.startswith(f"features.{i + 1}.")}
-        num_blocks.append(len(blocks))
-    last_channels = state["features.8.0.weight"].shape[1]
-    is_lite = not any(".fc1." in key for key in state)
-    for variant, scaling in VARIANTS.items():
-        scaled = [scale_depth(spec.num_blocks, scaling.depth_mult) for spec in STAGES]
-        same_width = last_channels == scale_width(STAGES[-1].channels, scaling.width_mult)
-        if is_lite == (variant == "lite0") and same_width and num_blocks == scaled:
-            return variant
-    return None
-
 
 class EfficientNetClassifier(ImageClassifier):
     """EfficientNet image classifier.
@@ -320,6 +307,9 @@ class EfficientNetClassifier(ImageClassifier):
         dropout: dropout probability before the head; null takes the variant's.
         stochastic_depth: probability of skipping the last block; it increases linearly from 0 at the first block.
         head: ``linear``, or ``mlp`` with a hidden layer of 256, ReLU and dropout 0.5.
+        norm_eps: epsilon of the batch normalizations; null takes the variant's, 1e-5 or 1e-3.
+        padding: of convolutions with stride 2: ``symmetric``, or ``same`` as in weights from TensorFlow (timm's
+            ``tf_efficientnet_*``); null takes the variant's.
         in_channels: channels of the images; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
     """
@@ -340,6 +330,8 @@ class EfficientNetClassifier(ImageClassifier):
         dropout: float | None = None,
         stochastic_depth: float = 0.2,
         head: HeadKind = "linear",
+        norm_eps: float | None = None,
+        padding: Padding | None = None,
         in_channels: int | None = None,
         num_classes: int | None = None,
         **kwargs: Any,
@@ -354,5 +346,7 @@ class EfficientNetClassifier(ImageClassifier):
             dropout=dropout,
             stochastic_depth=stochastic_depth,
             head=head,
+            norm_eps=norm_eps,
+            padding=padding,
         )
         super().__init__(net=net, num_classes=num_classes, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -12,7 +11,8 @@ from zoo.layers.head import HeadKind, classifier_head
 from zoo.layers.init import zero_init_residual as zero_last_norms
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.pretrained import PretrainedNet, infer_head
+from zoo.weights.formats.resnet import ResNetFormat
+from zoo.weights.pretrained import PretrainedNet
 
 # Number of blocks in each of the four stages. From 50 layers on, a block is a bottleneck.
 DEPTHS = {
@@ -118,10 +118,8 @@ class ResNet(PretrainedNet):
         zero_init_residual: initialize every residual branch to zero (Goyal et al. 2017).
     """
 
-    weights_enums = tuple(f"ResNet{depth}_Weights" for depth in DEPTHS)
-    input_conv = "conv1.weight"
+    weights_format = ResNetFormat(DEPTHS)
     classifier_names = ("fc",)
-    formats = ("torchvision", "timm")
 
     def __init__(
         self,
@@ -175,28 +173,6 @@ class ResNet(PretrainedNet):
         x = self.avgpool(x).flatten(1)  # (b, c)
         return self.fc(x)
 
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @property
-    def weights_enum(self) -> str | None:
-        if self.arguments["width"] != 64 or self.arguments["stem"] != "imagenet":
-            return None
-        return f"ResNet{self.arguments['depth']}_Weights"
-
-    @classmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        kernel = state["conv1.weight"]
-        arguments: dict[str, Any] = {
-            "in_channels": kernel.shape[1],
-            "width": kernel.shape[0],
-            "stem": "imagenet" if kernel.shape[-1] == 7 else "cifar",
-        }
-        arguments |= infer_head(state, "fc")
-        depth = infer_depth(state)
-        if depth is not None:
-            arguments["depth"] = depth
-        return arguments
-
 
 def make_stage(
     block: type[BasicBlock | Bottleneck],
@@ -210,20 +186,6 @@ def make_stage(
     for _ in range(num_blocks - 1):
         blocks.append(block(width * block.expansion, width))
     return nn.Sequential(*blocks)
-
-
-def infer_depth(state: Mapping[str, Tensor]) -> int | None:
-    """Return the depth that a state dict has by its blocks, or None if it is of no known ResNet."""
-    stages = []
-    for i in range(1, 5):
-        blocks = {key.split(".")[1] for key in state if key.startswith(f"layer{i}.")}
-        stages.append(len(blocks))
-    # 34 and 50 layers have the same number of blocks.
-    has_bottlenecks = "layer1.0.conv3.weight" in state
-    for depth, num_blocks in DEPTHS.items():
-        if tuple(stages) == num_blocks and has_bottlenecks == (depth >= 50):
-            return depth
-    return None
 
 
 class ResNetClassifier(ImageClassifier):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.pretrained import PretrainedNet, infer_head
+from zoo.weights.formats.vgg import VGGFormat
+from zoo.weights.pretrained import PretrainedNet
 
 # Number of convolutions in each of the five stages: columns A, B, D and E of the paper.
 DEPTHS = {
@@ -43,8 +43,7 @@ class VGG(PretrainedNet):
         head: last layer of the classifier: ``linear``, or ``mlp`` with one more hidden layer of 256.
     """
 
-    weights_enums = tuple(f"VGG{depth}{norm}_Weights" for depth in DEPTHS for norm in ("", "_BN"))
-    input_conv = "features.0.weight"
+    weights_format = VGGFormat(DEPTHS)
     # The classifier as a whole is replaced when its hidden size differs too.
     classifier_names = ("classifier.6", "classifier")
 
@@ -97,33 +96,6 @@ class VGG(PretrainedNet):
         x = self.features(x)
         x = self.avgpool(x).flatten(1)  # (b, c * pool * pool)
         return self.classifier(x)
-
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @property
-    def weights_enum(self) -> str:
-        norm = "_BN" if self.arguments["batch_norm"] else ""
-        return f"VGG{self.arguments['depth']}{norm}_Weights"
-
-    @classmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        width, in_channels, _, _ = state["features.0.weight"].shape
-        arguments: dict[str, Any] = {
-            "in_channels": in_channels,
-            "width": width,
-            "batch_norm": any(key.endswith("running_mean") for key in state),
-        }
-        kernels = [key for key, tensor in state.items() if key.startswith("features.") and tensor.ndim == 4]
-        for depth, stages in DEPTHS.items():
-            if sum(stages) == len(kernels):
-                arguments["depth"] = depth
-        first = state.get("classifier.0.weight")
-        if first is not None:
-            hidden, in_features = first.shape
-            positions = in_features // (WIDTH_FACTORS[-1] * width)
-            arguments["hidden"] = hidden
-            arguments["pool"] = math.isqrt(positions)
-        return arguments | infer_head(state, "classifier.6")
 
 
 def make_stage(in_channels: int, out_channels: int, num_convs: int, batch_norm: bool) -> list[nn.Module]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,8 +15,8 @@ from zoo.layers.attention import attention
 from zoo.layers.head import HeadKind, classifier_head
 from zoo.tasks.base import require
 from zoo.tasks.image_classification import ImageClassifier
-from zoo.weights.formats import vit as formats
-from zoo.weights.pretrained import Format, PretrainedNet, infer_head
+from zoo.weights.formats.vit import ViTFormat
+from zoo.weights.pretrained import PretrainedNet
 
 Pool = Literal["class", "mean"]
 
@@ -193,16 +191,8 @@ class ViT(PretrainedNet):
         norm_eps: epsilon of the layer normalizations; Hugging Face's models have 1e-12.
     """
 
-    weights_enums = (
-        "ViT_B_16_Weights",
-        "ViT_B_32_Weights",
-        "ViT_L_16_Weights",
-        "ViT_L_32_Weights",
-        "ViT_H_14_Weights",
-    )
-    input_conv = "conv_proj.weight"
+    weights_format = ViTFormat(SIZES, resample)
     classifier_names = ("heads.head",)
-    formats = ("torchvision", "timm", "huggingface")
 
     def __init__(
         self,
@@ -256,61 +246,6 @@ class ViT(PretrainedNet):
             x = torch.cat([class_token, x], 1)
         return self.heads(self.encoder(x, rows, columns))
 
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @property
-    def weights_enum(self) -> str | None:
-        own = Size(self.arguments["dim"], self.arguments["depth"], self.arguments["heads"])
-        for name, size in SIZES.items():
-            enum = f"ViT_{name}_{self.patch_size}_Weights"
-            if size == own and enum in self.weights_enums:
-                return enum
-        return None
-
-    @classmethod
-    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return formats.convert_state_dict(state)
-
-    @classmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        dim, channels, patch_size, _ = state["conv_proj.weight"].shape
-        blocks = {key.split(".")[2] for key in state if key.startswith("encoder.layers.")}
-        arguments = {
-            "in_channels": channels,
-            "patch_size": patch_size,
-            "dim": dim,
-            "depth": len(blocks),
-            "heads": config.get("num_attention_heads", usual_heads(dim)),
-            "pool": "class" if "class_token" in state else "mean",
-            "norm_eps": config.get("layer_norm_eps", 1e-6),
-        }
-        positions = state.get("encoder.pos_embedding")
-        if positions is not None:
-            # A class token does not make the square root larger.
-            arguments["image_size"] = patch_size * math.isqrt(positions.shape[1])
-        return arguments | infer_head(state, "heads.head")
-
-    def resize_to_image_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        key = "encoder.pos_embedding"
-        positions = state.get(key)
-        if positions is None:
-            return state
-        num_tokens = positions.shape[1]
-        num_extra = num_tokens - math.isqrt(num_tokens) ** 2
-        if num_extra != int(self.class_token is not None):
-            return state  # of another kind of pooling, which the comparison of shapes reports
-        grid = count_patches(self.arguments["image_size"], self.patch_size)
-        return {**state, key: resample(positions, grid, grid)}
-
-    def save_in_format(self, path: Path, format: Format) -> None:
-        metadata = {"arguments": self.arguments, "preprocessing": self.preprocessing}
-        if format == "timm":
-            formats.write_timm(path, self.state_dict(), **metadata)
-        elif format == "huggingface":
-            formats.write_huggingface(path, self.state_dict(), **metadata)
-        else:
-            super().save_in_format(path, format)
-
 
 def count_patches(image_size: int, patch_size: int) -> int:
     """Return the number of patches along a side of an image.
@@ -329,14 +264,6 @@ def count_patches(image_size: int, patch_size: int) -> int:
     if fitting:
         message += f", or a patch_size of {', '.join(map(str, fitting))}"
     raise ValueError(message)
-
-
-def usual_heads(dim: int) -> int:
-    """Return the number of heads that the published models of a dimension have, which no weights file states."""
-    for size in SIZES.values():
-        if size.dim == dim:
-            return size.heads
-    return max(1, dim // 64)
 
 
 class ViTClassifier(ImageClassifier):

@@ -16,9 +16,9 @@ from torch import Tensor
 from zoo.checkpoints.ema_weights import with_ema
 from zoo.checkpoints.renames import upgrade, upgrade_header
 from zoo.files import atomic_file
+from zoo.weights.preprocessing import huggingface_preprocessing, timm_preprocessing
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-_RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, in Hugging Face's files
 
 
 @dataclass
@@ -38,6 +38,14 @@ class Weights:
     arguments: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the first tensor of floating-point numbers; None if there is none."""
+        for tensor in self.state.values():
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return None
 
 
 def is_file_name(name: str) -> bool:
@@ -105,7 +113,7 @@ def _read_folder(folder: Path, device: str) -> Weights:
     weights.source, weights.config = str(folder), _json(folder / "config.json")
     if weights.preprocessing is None:
         processor = _json(folder / "preprocessor_config.json")
-        weights.preprocessing = _timm_preprocessing(weights.config) or _huggingface_preprocessing(processor)
+        weights.preprocessing = timm_preprocessing(weights.config) or huggingface_preprocessing(processor)
     return weights
 
 
@@ -114,23 +122,6 @@ def _json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
         raise ValueError(f"{path} is not JSON") from None
-
-
-def _timm_preprocessing(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    cfg = config.get("pretrained_cfg") or {}
-    if not {"input_size", "mean", "std"} <= cfg.keys():
-        return None
-    rest = {"interpolation": cfg.get("interpolation", "bicubic"), "crop_pct": cfg.get("crop_pct", 0.875)}
-    return {"image_size": cfg["input_size"][-1], "mean": list(cfg["mean"]), "std": list(cfg["std"]), **rest}
-
-
-def _huggingface_preprocessing(processor: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not {"size", "image_mean", "image_std"} <= processor.keys():
-        return None
-    size = processor["size"]
-    side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
-    rest = {"interpolation": _RESAMPLE.get(processor.get("resample", 2), "bilinear"), "crop_pct": 1.0}
-    return {"image_size": side, "mean": processor["image_mean"], "std": processor["image_std"], **rest}
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:

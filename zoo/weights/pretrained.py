@@ -1,4 +1,4 @@
-"""What networks with published weights have in common: reading them, fitting the ends to the task, writing them."""
+"""Networks with published weights: one protocol for all, and an adapter for the files of each architecture."""
 
 from __future__ import annotations
 
@@ -6,164 +6,201 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from zoo.distributed import say
-from zoo.weights.files import Weights, write
-from zoo.weights.published import load_by_name
-
-Format = Literal["torchvision", "timm", "huggingface"]
+from zoo.errors import UserError
+from zoo.weights.files import Weights
+from zoo.weights.sharded import materialize
 
 
-class PretrainedNet(nn.Module, ABC):
-    """A network that reads and writes published weights.
+class WeightsFormat(ABC):
+    """Adapter between a network and the files of its published weights: parameter names, config files, checks.
 
-    Its attribute ``preprocessing`` says what the images of its weights look like: ``image_size`` (pixels), ``mean`` and
-    ``std`` (by channel, of pixels from 0 to 1), ``interpolation`` and ``crop_pct`` (the share of the shorter side that
-    the central crop keeps), or None where nobody knows. ``arguments`` are those of its constructor, as plain values.
+    ``formats`` names the file formats that it writes; the first is the default. ``on_meta`` says whether files hold
+    every parameter, so that a network to be read is built without memory.
     """
 
-    weights_enums: ClassVar[tuple[str, ...]]  # groups of names, such as ResNet50_Weights
-    input_conv: ClassVar[str]
-    classifier_names: ClassVar[
-        tuple[str, ...]
-    ]  # what may be replaced where classes differ: the last layer, or more of the end
-    formats: ClassVar[tuple[Format, ...]] = ("torchvision",)
-    preprocessing: dict[str, Any] | None = None
-    arguments: dict[str, Any]
+    formats: tuple[str, ...]
+    on_meta: bool = True
 
-    # What a network says ----------------------------------------------------------------------------------------------
-
-    @property
     @abstractmethod
-    def weights_enum(self) -> str | None:
-        """The group of names that fits this network, or None."""
-
-    @classmethod
-    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Translate any of ``formats`` to the names used here."""
-        return state
-
-    @classmethod
-    @abstractmethod
-    def infer_config(cls, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the constructor's arguments off the shapes of a state (named as here) and a ``config.json``."""
-
-    def resize_to_image_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resample what depends on the size of the images."""
-        return state
-
-    def save_in_format(self, path: Path, format: Format) -> None:
-        """Write in one of ``formats``: here by the names used here, which are torchvision's."""
-        write(path, self.state_dict(), arguments=self.arguments, preprocessing=self.preprocessing)
-
-    # What they share --------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str, **arguments: Any) -> Self:
-        """Build the network that a file holds, in eval mode, with its weights.
+    def open(self, path: str | Path, net: PretrainedNet | None = None) -> Weights:
+        """Open a file or folder, or a published name.
 
         Args:
-            name_or_path: name (``ResNet50_Weights.IMAGENET1K_V2``), file or folder, see :func:`zoo.weights.read`.
-            arguments: of the constructor, where the file does not tell or something else is wanted, as ``num_classes``.
-        """
-        weights = load_by_name(str(name_or_path), cls.weights_enums)
-        known = inspect.signature(cls).parameters
-        state = cls.convert_state_dict(weights.state)
-        told = {k: v for k, v in weights.arguments.items() if k in known and v is not None}
-        sizes = cls.infer_config(state, weights.config) if cls.input_conv in state else {}
-        net = cls(**{**sizes, **told, **arguments})
-        net._load_weights(weights)
-        return net.eval()
-
-    def load_pretrained(self, name_or_path: str) -> Self:
-        """Load weights into this network; a head that does not fit stays fresh.
-
-        Args:
-            name_or_path: name (``ResNet50_Weights.IMAGENET1K_V2``, or ``IMAGENET1K_V2``), file or folder.
+            path: of the weights.
+            net: the network that they are for, which may complete a name; None where they decide on the network.
 
         Raises:
-            ValueError: they are of another architecture, or cannot be had.
+            UserError: there are no such weights, or the file is broken.
         """
-        own = self.weights_enum
-        self._load_weights(load_by_name(str(name_or_path), [own] if own else [], own))
-        return self
 
-    def save_pretrained(self, path: str | Path, format: Format = "torchvision") -> None:
-        """Write the weights for other libraries, whole or not at all.
+    @abstractmethod
+    def infer_arguments(self, weights: Weights, cls: type[PretrainedNet]) -> dict[str, Any]:
+        """Return the constructor's arguments that the weights state, by their config or by shapes.
+
+        Raises:
+            UserError: they are of another architecture, or compute something else than the network.
+        """
+
+    @abstractmethod
+    def load(self, net: PretrainedNet, weights: Weights) -> None:
+        """Copy weights into a network.
+
+        Raises:
+            UserError: they are of another architecture or size, or compute something else than the network.
+        """
+
+    @abstractmethod
+    def save(self, net: PretrainedNet, path: Path, format: str, **options: Any) -> None:
+        """Write a network's weights in one of ``formats``, whole or not at all."""
+
+
+class PretrainedNet(nn.Module):
+    """A network that reads and writes published weights.
+
+    ``weights_format`` is the adapter for its files. ``arguments`` are those of its constructor, as plain values;
+    ``config`` is the ``config.json`` that its weights came with. ``preprocessing`` says what images its weights were
+    trained on, as :mod:`zoo.weights.preprocessing` describes it, or is None if that is unknown. ``classifier_names``
+    are the parts that are replaced where the classes differ: the last layer, or larger parts of the end.
+    """
+
+    weights_format: ClassVar[Any]
+    classifier_names: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    arguments: dict[str, Any]
+    config: Mapping[str, Any] = {}
+    preprocessing: dict[str, Any] | None = None
+
+    @classmethod
+    def preset(cls, name: str, **arguments: Any) -> Self:
+        """Build a network of one of ``presets``; ``arguments`` add to its arguments or replace them."""
+        if name not in cls.presets:
+            raise UserError(f"there is no {cls.__name__} preset {name!r}: take {', '.join(cls.presets)}")
+        return cls(**{**cls.presets[name], **arguments})
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None, **arguments: Any) -> Self:
+        """Build a network with the weights of a file or folder, in eval mode.
 
         Args:
-            path: a ``.safetensors`` or ``.pth`` file; for ``huggingface`` a folder.
-            format: whose names: ``torchvision``, ``timm`` or ``huggingface``.
+            path: a published name such as ``ResNet50_Weights.IMAGENET1K_V2``, a file, or a folder.
+            dtype: of the parameters; null takes that of the file, for image classifiers float32.
+            arguments: of the constructor, which replace those of the weights, such as ``num_classes`` or ``dropout``.
+
+        Raises:
+            UserError: the weights cannot be read, or are of another architecture.
         """
-        if format not in self.formats:
-            raise ValueError(f"{type(self).__name__} is written as {' or '.join(self.formats)}, not as {format!r}")
-        self.save_in_format(Path(path), format)
-
-    def _load_weights(self, weights: Weights) -> None:
-        state = self.resize_to_image_size(
-            self._adapt_input_conv(self.convert_state_dict(weights.state), weights.source)
-        )
-        # torchvision's files for features alone hold NaN in the rest
-        state = {k: v for k, v in state.items() if not (v.is_floating_point() and v.isnan().any())}
-        own = self.state_dict()
-        # old files lack the counters of batches
-        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
-        state = {k: v for k, v in counters.items() if k.replace("num_batches_tracked", "running_mean") in state} | state
-        for head in ("", *self.classifier_names):
-            kept = {k: v for k, v in state.items() if not head or not _is_under(k, head)}
-            kept = {**{k: v for k, v in own.items() if head and _is_under(k, head)}, **kept}
-            if not _differences(own, kept):
-                break
+        adapter: WeightsFormat = cls.weights_format
+        weights = adapter.open(path)
+        found = {**adapter.infer_arguments(weights, cls), **arguments}
+        check_complete(cls, found, weights.source)
+        if adapter.on_meta:
+            net = build_empty(cls, found, dtype or weights.dtype)
         else:
-            raise ValueError(self._mismatch_message(weights, state, own))
-        if head:
-            old = [v for k, v in state.items() if _is_under(k, head) and v.ndim == 2]
-            was = f"its head of {len(old[-1])} classes" if old else "it has no head, so one"
-            new = len([v for k, v in own.items() if _is_under(k, head) and v.ndim == 2][-1])
-            said = f"{was} is replaced by a fresh one of {new}" if old else f"{was} of {new} classes starts fresh"
-            say(f"{weights.source}: {said}")
-        self.load_state_dict(kept)
-        self.preprocessing = weights.preprocessing
+            net = cls(**found)
+        adapter.load(net, weights)
+        if dtype is not None:
+            net.to(dtype)
+        return net.eval()
 
-    def _adapt_input_conv(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """A network for grey images takes the sum over red, green and blue, which is what it would see in grey ones."""
-        kernel, own = state.get(self.input_conv), self.state_dict()[self.input_conv]
-        if kernel is None or kernel.ndim != 4 or (kernel.shape[1], own.shape[1]) != (3, 1):
-            return state
-        say(f"{source}: its colour channels are summed, as the images have one")
-        return {**state, self.input_conv: kernel.sum(1, keepdim=True)}
+    @classmethod
+    def pretrained_arguments(cls, path: str | Path) -> dict[str, Any]:
+        """Return the constructor's arguments for the weights in a file or folder."""
+        adapter: WeightsFormat = cls.weights_format
+        return adapter.infer_arguments(adapter.open(path), cls)
 
-    def _mismatch_message(self, weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-        """One line: in which arguments the file differs, or else in which names and shapes."""
-        theirs = self.infer_config(state, weights.config) if self.input_conv in state else {}
-        unlike = [f"{k}={v} instead of {self.arguments[k]}" for k, v in theirs.items() if self.arguments.get(k, v) != v]
-        why = ", ".join(unlike[:3]) or "; ".join(_differences(own, state))
-        return f"{weights.source} does not fit this {type(self).__name__}: it has {why}"
+    def load_pretrained(self, path: str | Path) -> Self:
+        """Load weights into this network; a classifier for other classes is replaced by a fresh one.
+
+        Args:
+            path: a published name (of this network's own, such as ``IMAGENET1K_V2``, the end is enough), a file, or a
+                folder.
+
+        Raises:
+            UserError: they cannot be read, are of another architecture or size, or compute something else.
+        """
+        adapter: WeightsFormat = self.weights_format
+        adapter.load(self, adapter.open(path, self))
+        return self
+
+    def save_pretrained(self, path: str | Path, format: str | None = None, **options: Any) -> None:
+        """Write the weights for other libraries, whole or not at all.
+
+        Of a network sharded over processes (``fully_shard``) all have to call it; the first one writes.
+
+        Args:
+            path: a ``.safetensors`` or ``.pth`` file, or a folder for formats of transformers and diffusers.
+            format: one of the adapter's: ``torchvision`` and ``timm``, ``huggingface``, ``diffusers``, or ``zoo``, a
+                file of any network; null takes the first.
+            options: of the format: ``max_shard_size`` in bytes, and entries of ``config.json``, for ``huggingface``.
+        """
+        formats = self.weights_format.formats
+        chosen = format or formats[0]
+        if chosen not in formats:
+            raise UserError(f"{type(self).__name__} is written as {' or '.join(formats)}, not as {format!r}")
+        self.weights_format.save(self, Path(path), chosen, **options)
 
 
-def infer_head(state: Mapping[str, Tensor], head: str) -> dict[str, Any]:
-    """The kind of head and the number of classes, where the file has a head."""
-    for kind, last in (("linear", head), ("mlp", f"{head}.3")):
-        if f"{last}.weight" in state:
-            return {"head": kind, "num_classes": len(state[f"{last}.weight"])}
-    return {}
+def check_complete(cls: type, arguments: Mapping[str, Any], source: str) -> None:
+    """Raise UserError where the constructor's required arguments are not all known."""
+    missing = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and name not in arguments:
+            missing.append(name)
+    if missing:
+        raise UserError(f"{source} does not state {', '.join(missing)} of a {cls.__name__}: give it as an argument")
 
 
-def _is_under(name: str, head: str) -> bool:
-    return name.startswith(f"{head}.")
+def build_empty(cls: type[Any], arguments: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
+    """Build a network with memory for its parameters, but without their initialization."""
+    with torch.device("meta"):
+        net = cls(**arguments)
+    for name, buffer in list(net.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        kind = dtype if buffer.is_floating_point() else None
+        setattr(net.get_submodule(owner), leaf, torch.empty_like(buffer, device="cpu", dtype=kind))
+    materialize(net, dtype=dtype)
+    return net
 
 
-def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    wrong = {
-        "missing": [k for k in own if k not in state],
-        "unexpected": [k for k in state if k not in own],
-        "of another shape": [
-            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-            for k in own
-            if k in state and state[k].shape != own[k].shape
-        ],
-    }
-    return [f"{len(v)} {k} ({', '.join(v[:2])}{', ...' if len(v) > 2 else ''})" for k, v in wrong.items() if v]
+# Messages of the adapters ---------------------------------------------------------------------------------------------
+
+
+def differences_in_words(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3) -> str:
+    """Return in which arguments weights and network differ, such as ``depth=34 instead of 18``; empty if in none."""
+    words = []
+    for name, value in theirs.items():
+        if name in ours and _plain(value) != _plain(ours[name]):
+            words.append(f"{name}={_plain(value)} instead of {_plain(ours[name])}")
+    return ", ".join(words[:most])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def some_of(names: list[str], most: int = 2) -> str:
+    """Return the first of many names, as words."""
+    ending = ", ..." if len(names) > most else ""
+    return ", ".join(names[:most]) + ending
+
+
+def refuse_config(source: str, config: Mapping[str, Any], fixed: Mapping[str, Any], network: str) -> None:
+    """Raise UserError where a ``config.json`` asks for what a network does not compute.
+
+    Args:
+        source: of the weights.
+        config: its content.
+        fixed: the values that the network always has, or for each a tuple of those that mean the same; a key that the
+            config lacks has such a value.
+        network: name of its class.
+    """
+    for key, allowed in fixed.items():
+        values = allowed if isinstance(allowed, tuple) else (allowed,)
+        if key in config and config[key] not in values:
+            raise UserError(f"{source} has {key}={config[key]}, but zoo's {network} computes with {key}={values[0]}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.weights.fetch import fetch
 from zoo.weights.files import Weights, is_file_name, read
+from zoo.weights.preprocessing import torchvision_preprocessing
 
 # Ported from TensorFlow, so with its scaling of pixels to about [-1, 1].
 _TENSORFLOW = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "crop_pct": 0.875}
@@ -45,7 +46,7 @@ def load_by_name(name: str, groups: Iterable[str], own: str | None = None) -> We
         return Weights(full, read(Path(spec.origin).parent / file).state, preprocessing=dict(preprocessing))
     entry = _torchvision(full)
     weights = read(fetch(entry.url))
-    weights.source, weights.preprocessing = full, _preprocessing(entry)
+    weights.source, weights.preprocessing = full, torchvision_preprocessing(entry)
     return weights
 
 
@@ -54,7 +55,7 @@ def preprocessing_of(name: str, groups: Iterable[str] = (), own: str | None = No
     if is_file_name(name):
         return read(name, "meta").preprocessing
     full = _full(name, groups, own)
-    return dict(IN_PACKAGES[full][2]) if full in IN_PACKAGES else _preprocessing(_torchvision(full))
+    return dict(IN_PACKAGES[full][2]) if full in IN_PACKAGES else torchvision_preprocessing(_torchvision(full))
 
 
 def _full(name: str, groups: Iterable[str], own: str | None) -> str:
@@ -98,29 +99,3 @@ def _torchvision(full: str) -> Any:
     import torchvision.models
 
     return torchvision.models.get_weight(full)
-
-
-def _preprocessing(entry: Any) -> dict[str, Any]:
-    preset = entry.transforms()
-    return {
-        "image_size": preset.crop_size[0],
-        "mean": list(preset.mean),
-        "std": list(preset.std),
-        "interpolation": preset.interpolation.value,
-        "crop_pct": preset.crop_size[0] / preset.resize_size[0],
-    }
-
-
-def transform(preprocessing: dict[str, Any]) -> Any:
-    """The preprocessing of weights as a transform of torchvision, from a picture to ``(c, h, w)``."""
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms._presets import ImageClassification
-
-    size = preprocessing["image_size"]
-    return ImageClassification(
-        crop_size=size,
-        resize_size=round(size / preprocessing["crop_pct"]),
-        mean=tuple(preprocessing["mean"]),
-        std=tuple(preprocessing["std"]),
-        interpolation=InterpolationMode(preprocessing["interpolation"]),
-    )
