@@ -114,14 +114,14 @@ def test_no_label_is_the_class_behind_the_last():
 @pytest.mark.parametrize(
     ("arguments", "inputs", "said"),
     [
-        ({}, {"x": torch.zeros(1, 3, 9, 8)}, "divisible by 2, got 9x8"),
-        ({}, {"labels": torch.tensor([0])}, "knows no classes"),
-        ({}, {"text": torch.zeros(1, 2, 12)}, "reads no text"),
+        ({}, {"x": torch.zeros(1, 3, 9, 8)}, "divisible by 2 .* got 9x8"),
+        ({}, {"labels": torch.tensor([0])}, "not class-conditional"),
+        ({}, {"text": torch.zeros(1, 2, 12)}, "has no cross-attention"),
         ({"text_dim": 12}, {}, "got none"),
-        ({"groups": 3}, {}, "groups=3 does not divide the width 8"),
-        ({"head_dim": 5}, {}, "head_dim=5 does not divide the width 16"),
+        ({"groups": 3}, {}, "groups=3 does not divide the 8 channels"),
+        ({"head_dim": 5}, {}, "head_dim=5 does not divide the 16 channels"),
         ({"heads": 2, "head_dim": 4}, {}, "not both"),
-        ({"attention": (True,)}, {}, "a value for each of the 2 stages"),
+        ({"attention": (True,)}, {}, "attention needs 2 values, one per stage"),
     ],
 )
 def test_mistakes_give_one_line(arguments, inputs, said):

@@ -1,4 +1,4 @@
-"""How a U-Net reads a text: a transformer over its positions (Rombach et al. 2022, https://arxiv.org/abs/2112.10752)."""
+"""Spatial transformer: cross-attention from images to text (Rombach et al. 2022, https://arxiv.org/abs/2112.10752)."""
 
 from __future__ import annotations
 
@@ -19,29 +19,47 @@ class CrossAttention(nn.Module):
         dropout: dropout probability of the output.
     """
 
-    def __init__(self, dim: int, heads: int, text_dim: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        text_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.heads = heads
+        source_dim = text_dim or dim
         self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k, self.to_v = (nn.Linear(text_dim or dim, dim, bias=False) for _ in range(2))
+        self.to_k = nn.Linear(source_dim, dim, bias=False)
+        self.to_v = nn.Linear(source_dim, dim, bias=False)
+        # A Sequential because diffusers names this layer to_out.0.
         self.to_out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
+        # The residual branch starts at zero.
         nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"] | None = None) -> Float[Tensor, "b t d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        text: Float[Tensor, "b s e"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
         source = x if text is None else text
-        return self.to_out(attend(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+        q = self.to_q(x)
+        k = self.to_k(source)
+        v = self.to_v(source)
+        return self.to_out(attend(q, k, v, self.heads))
 
 
 class GEGLU(nn.Module):
-    """A linear layer gated by another (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+    """Linear layer gated by the GELU of another (Shazeer 2020, https://arxiv.org/abs/2002.05202).
 
     Args:
-        dim: width of the input.
-        hidden: width of the output.
+        dim: dimension of the input.
+        hidden: dimension of the output.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
+        # Both layers in one, values first, as in diffusers.
         self.proj = nn.Linear(dim, 2 * hidden)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
@@ -59,7 +77,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        hidden = 4 * dim
+        self.net = nn.Sequential(
+            GEGLU(dim, hidden),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, dim),
+        )
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         return self.net(x)
@@ -77,14 +100,18 @@ class SpatialTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim, dropout)
 
-    def forward(self, x: Float[Tensor, "b t d"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        text: Float[Tensor, "b s e"],
+    ) -> Float[Tensor, "b t d"]:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """Spatial transformer: a Transformer over image positions with cross-attention to a text, and a residual
+    """Spatial transformer: a Transformer block over image positions, with cross-attention to a text and a residual
     connection.
 
     Args:
@@ -96,18 +123,42 @@ class SpatialTransformer(nn.Module):
         dropout: dropout probability.
     """
 
-    def __init__(self, dim: int, heads: int, text_dim: int, groups: int, linear: bool, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        text_dim: int,
+        groups: int,
+        linear: bool,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.linear = linear
         self.norm = nn.GroupNorm(groups, dim, 1e-6)
-        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
-        self.transformer_blocks = nn.ModuleList([SpatialTransformerBlock(dim, heads, text_dim, dropout)])
-        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
-        nn.init.zeros_(self.proj_out.weight)
+        self.proj_in = self._projection(dim)
+        block = SpatialTransformerBlock(dim, heads, text_dim, dropout)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = self._projection(dim)
+        # The residual branch starts at zero.
+        nn.init.zeros_(self.proj_out.weight)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "b c h w"], text: Float[Tensor, "b s e"]) -> Float[Tensor, "b c h w"]:
+    def _projection(self, dim: int) -> nn.Module:
+        if self.linear:
+            return nn.Linear(dim, dim)
+        return nn.Conv2d(dim, dim, 1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        text: Float[Tensor, "b s e"],
+    ) -> Float[Tensor, "b c h w"]:
         h = self.norm(x)
-        tokens = self.proj_in(to_tokens(h)) if self.linear else to_tokens(self.proj_in(h))
+        if self.linear:
+            tokens = self.proj_in(to_tokens(h))  # (b, h * w, c)
+        else:
+            tokens = to_tokens(self.proj_in(h))
         for block in self.transformer_blocks:
             tokens = block(tokens, text)
-        return x + (to_image(self.proj_out(tokens), x) if self.linear else self.proj_out(to_image(tokens, x)))
+        if self.linear:
+            return x + to_image(self.proj_out(tokens), x)  # (b, c, h, w)
+        return x + self.proj_out(to_image(tokens, x))
