@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,9 +15,8 @@ from zoo.distributed import say
 from zoo.layers.recurrent import masked_mean
 from zoo.models.bert import BERT
 from zoo.text import Tokenizer
+from zoo.weights.formats.sentence_transformers import read_sentence_transformer
 from zoo.weights.packages import model_folder
-
-STEPS = ("Transformer", "Pooling", "Normalize")  # modules of sentence-transformers that this class implements
 
 
 class BERTEmbedder(nn.Module):
@@ -30,6 +28,8 @@ class BERTEmbedder(nn.Module):
         pooling: ``mean`` of the hidden states of all tokens, or ``cls``, that of the first.
         normalize: scale embeddings to length 1, so that their dot product is the cosine similarity.
         max_length: maximum number of tokens, after which a text is truncated; null for the number of positions.
+        lowercase: lowercase texts before they are tokenized, whatever the tokenizer does.
+        prompt: text that ``encode`` puts before every text.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class BERTEmbedder(nn.Module):
         pooling: Literal["mean", "cls"] = "mean",
         normalize: bool = True,
         max_length: int | None = None,
+        lowercase: bool = False,
+        prompt: str = "",
     ) -> None:
         super().__init__()
         if pooling not in ("mean", "cls"):
@@ -48,6 +50,8 @@ class BERTEmbedder(nn.Module):
         self.pooling = pooling
         self.normalize = normalize
         self.max_length = min(max_length or bert.max_length, bert.max_length)
+        self.lowercase = lowercase
+        self.prompt = prompt
 
     def forward(self, x: Int[Tensor, "b t"], lengths: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
         states = self.bert(x, lengths)  # (b, t, d)
@@ -94,7 +98,10 @@ class BERTEmbedder(nn.Module):
         rows = []
         longer = 0
         for text in texts:
-            row = tokenizer.encode(text, add_special_tokens=True)
+            prompted = self.prompt + text
+            if self.lowercase:
+                prompted = prompted.lower()
+            row = tokenizer.encode(prompted, add_special_tokens=True)
             if len(row) > self.max_length:
                 longer += 1
                 row = [*row[: self.max_length - 1], row[-1]]  # the last one is [SEP]
@@ -112,20 +119,5 @@ class BERTEmbedder(nn.Module):
             arguments: arguments of the constructor that replace those of the folder.
         """
         folder = Path(model_folder(str(path))).expanduser()
-        pooling = _json(folder / "1_Pooling" / "config.json")
-        steps = _json(folder / "modules.json")
-        if pooling and not (pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode_cls_token")):
-            raise ValueError(f"{folder} has a pooling that BERTEmbedder does not support: it supports mean and cls")
-        for step in steps:
-            if not step["type"].endswith(STEPS):
-                raise ValueError(f"{folder} has a module that BERTEmbedder does not support: {step['type']}")
-        saved = {
-            "pooling": "cls" if pooling.get("pooling_mode_cls_token") else "mean",
-            "normalize": not steps or any(step["type"].endswith("Normalize") for step in steps),
-            "max_length": _json(folder / "sentence_bert_config.json").get("max_seq_length"),
-        }
-        return cls(BERT.from_pretrained(folder), Tokenizer.load(folder), **{**saved, **arguments}).eval()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        encoder, saved = read_sentence_transformer(folder)
+        return cls(BERT.from_pretrained(encoder), Tokenizer.load(encoder), **{**saved, **arguments}).eval()
