@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import jsonargparse
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from packaging.specifiers import SpecifierSet
+from torch import Tensor
 
 # The versions for which zoo replaces private code: the training loop, and the resolver of short class names. With other
 # versions their own code runs.
@@ -74,6 +78,30 @@ def end_restart(trainer: Any) -> None:
     trainer.fit_loop._restarting = False
 
 
+def checks_at_epoch_end(callback: Any) -> bool:
+    """Return whether Lightning's ``EarlyStopping`` looks at its metric after training epochs, not after validations."""
+    return bool(callback._check_on_train_epoch_end)
+
+
+def cluster_environment(trainer: Any) -> Any:
+    """Return what Lightning knows of the cluster that a trainer runs on, such as a ``SLURMEnvironment``."""
+    return trainer._accelerator_connector.cluster_environment
+
+
+def restart_validation(checkpoint: dict[str, Any]) -> None:
+    """Make a fit that is resumed from a checkpoint begin with a whole validation.
+
+    Args:
+        checkpoint: that was saved in the middle of this validation.
+    """
+    counts = {"ready": 0, "completed": 0, "started": 0, "processed": 0}
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    # So Lightning recognises a validation that was left: a batch was started that was not processed.
+    progress["total"] = counts | {"ready": 1, "started": 1}
+    progress["current"] = counts
+    progress["is_last_batch"] = False
+
+
 def leave_fit() -> NoReturn:
     """End a fit from within a hook, with teardown and without an error, as Lightning's tuner does."""
     from lightning.pytorch.trainer.call import _TunerExitException
@@ -116,6 +144,46 @@ def trainer_of(module: L.LightningModule) -> Any:
         return module.trainer
     except RuntimeError:
         return None
+
+
+def log_global(module: L.LightningModule, name: str, value: Any, **options: Any) -> None:
+    """Log a value that all processes have alike, without Lightning's advice to average it. All names here are public.
+
+    Args:
+        module: that logs it.
+        name: of the value.
+        value: a number or a tensor ``()``.
+        options: of ``LightningModule.log``.
+    """
+    if module.trainer.world_size > 1:
+        warnings.filterwarnings("ignore", rf".*self\.log\({re.escape(repr(name))}, \.\.\., sync_dist=True\)")
+    module.log(name, value, batch_size=1, **options)
+
+
+def weigh_logged_means() -> bool:
+    """Make means that modules log with ``sync_dist=True`` exact where processes have unequal numbers of samples.
+
+    Lightning averages the whole-number sums of batch sizes over the processes, and rounds them.
+
+    Returns:
+        Whether Lightning still has the class that is changed.
+    """
+    from lightning.pytorch.trainer.connectors.logger_connector import result
+
+    metric = getattr(result, "_ResultMetric", None)
+    if metric is None or not hasattr(metric, "compute"):
+        return False
+    original = getattr(metric.compute, "__wrapped__", metric.compute)  # ours may be there already
+
+    @functools.wraps(original)
+    def compute(self: Any) -> Any:
+        count = getattr(self, "cumulated_batch_size", None)
+        if isinstance(count, Tensor) and not count.is_floating_point():
+            self.cumulated_batch_size = count.to(self.value.dtype)
+        return original(self)
+
+    metric.compute = compute
+    return True
 
 
 def forget_hyperparameter(owner: Any, name: str) -> None:
@@ -161,6 +229,43 @@ def set_name_resolver(resolve: Callable[[Callable[[Any, str], str], Any, str], s
 
     _typehints.resolve_class_path_by_name = resolver
     return True
+
+
+def set_import_gate(gate: Callable[[str], Any]) -> None:
+    """Ask a function for the object of each class path in a value before jsonargparse imports it.
+
+    jsonargparse's own list of allowed imports goes by package, and accepts functions.
+
+    Args:
+        gate: gets a dotted path and returns its object, raises an error, or returns None to leave it to jsonargparse.
+
+    Raises:
+        RuntimeError: this jsonargparse imports in another way, so that nothing would be checked.
+    """
+    from jsonargparse import _actions, _typehints
+
+    for module in (_typehints, _actions):
+        original = getattr(module, "import_object", None)
+        if original is None:
+            raise RuntimeError(f"jsonargparse {jsonargparse.__version__} imports in a way that zoo cannot check")
+        original = getattr(original, "__wrapped__", original)  # ours may be there already
+        setattr(module, "import_object", _gated(original, gate))  # noqa: B010
+
+
+def _gated(original: Callable[..., Any], gate: Callable[[str], Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def import_object(name: Any, check_path: bool = True) -> Any:
+        is_path = isinstance(name, str) and "." in name and all(part.isidentifier() for part in name.split("."))
+        if not check_path or not is_path:  # a path that stands in code, or none
+            return original(name, check_path)
+        found = gate(name)
+        if found is None:
+            return original(name, check_path)
+        if not isinstance(found, type):
+            original(name, check_path=False)  # which remembers the path of a function, to write it into a config
+        return found
+
+    return import_object
 
 
 def subclass_paths(base: Any) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,11 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.ema_weights import Weights, with_ema
+from zoo.checkpoints.hyperparameters import check_hyperparameters, without_places
+from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
+from zoo.checkpoints.sharded import check_sharded
+from zoo.class_paths import checked
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
 
 # In a sharded checkpoint, a folder, Lightning puts all but the weights and optimizer states into this file.
 SHARDED_METADATA = "meta.pt"
-
-# Packages whose classes a checkpoint may name. Of others only modules that are imported already: importing runs code.
-PACKAGES = {"zoo", "lightning", "torch", "torchvision", "torchmetrics"}
 
 
 class Checkpoint:
@@ -38,10 +38,13 @@ class Checkpoint:
         model: class of the model, for a checkpoint without its class path (saved outside of ``zoo fit``).
 
     Raises:
-        UserError: there is no such file, it is damaged, or it holds more than tensors and plain values.
+        UserError: there is no such file, it is damaged, it holds more than tensors and plain values, or its
+            hyperparameters are not such as zoo saves (see :mod:`zoo.checkpoints.hyperparameters`).
     """
 
     def __init__(self, path: str | Path, model: type | str | None = None) -> None:
+        if is_url(str(path)):
+            raise url_refused(str(path))
         self.path = Path(path)
         self._model_class = model
         if not self.path.exists():
@@ -49,17 +52,26 @@ class Checkpoint:
         if (self.path / "checkpoints").is_dir():
             raise UserError(f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/best.ckpt")
         self.is_sharded = self.path.is_dir()
+        if self.is_sharded:
+            check_sharded(self.path)
         self.metadata = self._read("meta")
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """Class path and arguments of the model and the data, as defaults of a parser: ``{"model": {...}, ...}``."""
+        """Class path and arguments of the model and the data, as defaults of a parser: ``{"model": {...}, ...}``.
+
+        Raises:
+            UserError: they name what a checkpoint may not name.
+        """
+        check_hyperparameters(self.metadata, self.path)
         sections = {}
         for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
             arguments = dict(self.metadata.get(key) or {})
             arguments.pop("_instantiator", None)
             if "_class_path" in arguments:
                 class_path = arguments.pop("_class_path")
+                if section == "data":
+                    arguments = without_places(arguments)
                 sections[section] = {"class_path": class_path, "init_args": arguments}
         return sections
 
@@ -158,15 +170,14 @@ class Checkpoint:
         from lightning.pytorch.cli import LightningArgumentParser
 
         saved = self.hyperparameters["model"]
-        for class_path in class_paths(saved):
-            require_importable(class_path, self.path)
         arguments = dict(saved["init_args"])
         arguments.pop("compile", None)  # compiling takes longer than it saves in a call or two
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
         config = {"model": {"class_path": saved["class_path"], "init_args": arguments}}
         try:
-            return parser.instantiate_classes(parser.parse_object(config))["model"]
+            with checked("checkpoint"):
+                return parser.instantiate_classes(parser.parse_object(config))["model"]
         except ArgumentError as error:
             raise ValueError(str(error)) from error
 
@@ -175,15 +186,23 @@ def is_url(path: str) -> bool:
     return re.match(r"\w+://", path) is not None
 
 
-def read_tensors(path: Path, device: str) -> Any:
+def read_tensors(path: Any, device: str) -> Any:
     """Read a file of ``torch.save`` that holds tensors and plain values only, mapped into memory.
 
     Args:
-        path: the file.
+        path: the file, or an open one, which is read from its beginning and left there.
         device: of the tensors; ``meta`` reads their names and shapes alone.
     """
+    is_open = hasattr(path, "seek")
+    if not is_open:
+        verify(path)
     try:
-        return torch.load(path, weights_only=True, map_location=device, mmap=True)
+        if is_open:
+            path.seek(0)
+        content = torch.load(path, weights_only=True, map_location=device, mmap=not is_open)
+        if is_open:
+            path.seek(0)
+        return content
     except Exception as error:  # torch, pickle and zipfile raise whatever a damaged file brings them to
         if "Weights only load failed" in str(error) or "weights_only" in str(error):
             raise UserError(f"{path} holds Python objects, which could run code; only plain tensors are read") from None
@@ -209,42 +228,41 @@ def state_differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     return texts
 
 
-def class_paths(value: Any) -> Iterator[str]:
-    """Yield all class paths in hyperparameters, at any depth."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("class_path"), str):
-            yield value["class_path"]
-        for item in value.values():
-            yield from class_paths(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from class_paths(item)
-
-
-def require_importable(class_path: str, source: Path) -> None:
-    """Raise a UserError for a class path whose import would run code that nobody has asked for."""
-    module = class_path.rpartition(".")[0]
-    package = class_path.partition(".")[0]
-    if package not in PACKAGES and module not in sys.modules:
-        raise UserError(f"{source} names the class {class_path}: import {module or package} first to allow it")
-
-
 def load_upgraded(path: Any, cls: type) -> Any:
-    """Return what Lightning's ``load_from_checkpoint`` may read in place of a checkpoint: itself, if it has the format.
+    """Return what Lightning's ``load_from_checkpoint`` may read in place of a checkpoint, once it was checked.
 
     Lightning reads hyperparameters before any hook of the module runs, so an older file is upgraded in memory.
 
     Args:
-        path: as ``load_from_checkpoint`` takes it; URLs and open files are returned as they are.
+        path: as ``load_from_checkpoint`` takes it: a file, or an open one.
         cls: the module or datamodule that is loaded.
+
+    Raises:
+        UserError: it is a URL, or not a checkpoint that may be built from.
     """
-    if not isinstance(path, (str, Path)) or is_url(str(path)) or not Path(path).is_file():
+    is_file = isinstance(path, (str, Path))
+    if is_file and is_url(str(path)):
+        raise url_refused(str(path))
+    if is_file and not Path(path).is_file():
+        raise UserError(f"no checkpoint {path}")
+    metadata = read_tensors(path, "meta")
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} holds a {type(metadata).__name__}, which is not a checkpoint")
+    is_current = metadata.get(FORMAT_KEY) == FORMAT
+    if not is_current:
+        upgrade(metadata, model=cls, data=cls)
+    with checked("checkpoint", cls):
+        check_hyperparameters(metadata, path, cls)
+    if is_current:
         return path
-    if read_tensors(Path(path), "meta").get(FORMAT_KEY) == FORMAT:
-        return path
-    content = read_tensors(Path(path), "cpu")
+    content = read_tensors(path, "cpu")
     upgrade(content, model=cls, data=cls)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     buffer.seek(0)
     return buffer
+
+
+def url_refused(url: str) -> UserError:
+    """Return the error for a URL in place of a file: what is fetched could be another file each time."""
+    return UserError(f"{url} is a URL: download the checkpoint, and give the file")

@@ -19,8 +19,6 @@ from zoo.cli.known_names import argument_names, class_names, option_names, secti
 from zoo.cli.suggestions import near_config, nearest
 from zoo.errors import UserError
 
-# Packages that class paths may name.
-ALLOWED = ("zoo", "lightning", "torch", "torchvision", "torchmetrics")
 # Lines of jsonargparse around a complaint, which say nothing themselves.
 FRAME = ("Does not validate against", "Subtypes:", "Errors:", "Given value", "Expected a path but")
 TYPES = {
@@ -250,14 +248,10 @@ def missing_argument(match: re.Match[str], complaint: Complaint) -> str:
 
 
 def forbidden_import(match: re.Match[str], complaint: Complaint) -> str:
-    path = match[1]
+    path, reason = match.groups()
     if path.startswith("typing."):  # the class of a section was not given
         return f"{complaint.prefix}give its class before its arguments: --{complaint.key} NAME"
-    package = path.partition(".")[0]
-    return (
-        f"{complaint.prefix}{path} is outside {', '.join(ALLOWED)} and this folder; "
-        f"allow it with --allow-import {package}"
-    )
+    return f"{complaint.prefix}{path} {reason}"
 
 
 def unknown_class(match: re.Match[str], complaint: Complaint) -> str:
@@ -329,7 +323,7 @@ ROWS = (
     # jsonargparse: options and keys
     Row(r"\Aunrecognized arguments: (\S+)", unknown_argument),
     Row(r"\AGroup '([\w.]+)' does not accept option '([\w.-]+)'", unknown_key_of_section),
-    Row(r"Importing '([\w.]+)' is not allowed", forbidden_import),
+    Row(r"Importing '([\w.]+)' is not allowed(?:: it|,) ([^\n]*?)(?:\. Got value:[^\n]*)?$", forbidden_import),
     Row(r"\AOption '([\w.-]+)' is not accepted", unknown_key),
     Row(r"\Athe following arguments are required: ([^\n]*)", missing_argument),
     # jsonargparse: classes and values

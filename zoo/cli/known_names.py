@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any
 
@@ -12,13 +11,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from zoo._torch import LOSS
-
-# Where an option of another section may belong: what every model and every dataset has.
-SECTIONS = {
-    "model": "zoo.tasks.base.Task",
-    "data": "zoo.data.base.DataModule",
-    "trainer": "lightning.Trainer",
-}
+from zoo.class_paths import resolve
 
 
 def class_names(key: str) -> set[str]:
@@ -71,11 +64,14 @@ def subclass_names(base: type) -> set[str]:
     return names
 
 
-def argument_names(class_path: str) -> list[str]:
-    """Return the names of the arguments that a class takes on the command line, those of its base classes too."""
-    module, _, name = class_path.rpartition(".")
+def argument_names(owner: str | type) -> list[str]:
+    """Return the names of the arguments that a class takes on the command line, those of its base classes too.
+
+    Args:
+        owner: the class, or its class path.
+    """
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = resolve(owner) if isinstance(owner, str) else owner
         return ArgumentParser(exit_on_error=False).add_class_arguments(cls, fail_untyped=False)
     except (ImportError, AttributeError, ValueError):
         return []
@@ -83,8 +79,13 @@ def argument_names(class_path: str) -> list[str]:
 
 def sections_with(option: str) -> list[str]:
     """Return the options of that name in other sections, such as ``--data.batch_size``."""
+    from zoo.data.base import DataModule
+    from zoo.tasks import Task
+
+    # What every model and every dataset has.
+    sections = {"model": Task, "data": DataModule, "trainer": L.Trainer}
     found = []
-    for section, owner in SECTIONS.items():
+    for section, owner in sections.items():
         if option in argument_names(owner):
             found.append(f"--{section}.{option}")
     return found

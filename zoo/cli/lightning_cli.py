@@ -20,10 +20,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from zoo.callbacks import BestAndLast, DeterministicSteps, Progress
 from zoo.callbacks.load_in_double import LoadInDouble
 from zoo.callbacks.weight_choice import WeightChoice
-from zoo.checkpoints import Checkpoint, is_url
-from zoo.cli import validation
+from zoo.checkpoints import Checkpoint
+from zoo.cli import no_effect, validation
 from zoo.cli.argv import option, options
+from zoo.cli.checkpoint_defaults import defaults_of
+from zoo.cli.fitted import restore_fitted, without_fitted
 from zoo.cli.parser import ZooParser, check_config
+from zoo.cli.signals import StopSignals
 from zoo.cli.slots import SLOTS
 from zoo.cli.trainer import ZooTrainer
 from zoo.data.base import DataModule, spec_of
@@ -56,6 +59,7 @@ class ZooCLI(LightningCLI):
         typed: the command line as the user typed it, for the record of the run; None is the command and ``argv``.
         resumed: folder of the run to continue; None begins a new run.
         callbacks: added to those of the trainer.
+        signals: handles the signals that end the command, while it is entered as a context.
 
     Raises:
         UserError: if the options are wrong, or do not fit together.
@@ -68,6 +72,7 @@ class ZooCLI(LightningCLI):
         typed: Sequence[str] | None = None,
         resumed: Path | None = None,
         callbacks: Sequence[L.Callback] = (),
+        signals: StopSignals | None = None,
     ) -> None:
         self.command = command
         self.argv = argv
@@ -78,6 +83,7 @@ class ZooCLI(LightningCLI):
         self.run_dir: Path | None = None
         self.record: record.RunRecord | None = None
         self.checkpoints: BestAndLast | None = None
+        self.signals = signals or StopSignals()
         super().__init__(
             args=argv,
             run=False,
@@ -99,11 +105,6 @@ class ZooCLI(LightningCLI):
     def run_name(self) -> str:
         """Name of the runs of this config, the folder under ``runs/``."""
         return record.name(option(self.argv, "-c", "--config"), self.model_name, self.datamodule)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C was pressed during the fit."""
-        return self.checkpoints is not None and self.checkpoints.interrupted
 
     # Options ----------------------------------------------------------------------------------------------------------
 
@@ -141,15 +142,19 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         checkpoint = option(self.argv, "--ckpt_path")
-        if checkpoint and not is_url(checkpoint):
+        if checkpoint:
             # Hyperparameters of the checkpoint are defaults: the config and the command line take precedence.
-            parser.set_defaults(Checkpoint(checkpoint).hyperparameters)
+            parser.set_defaults(defaults_of(Checkpoint(checkpoint)))
         for config in options(self.argv, "-c", "--config"):
             check_config(config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.config = parser.parse_args(args)
         validation.check_required(self.command.name, self.config)
+        self.replaced_data: dict[str, Any] = {}
+        if checkpoint:
+            kept = Checkpoint(checkpoint).hyperparameters.get("data")
+            self.replaced_data = restore_fitted(self.config, kept, self.argv)
 
     # Building ---------------------------------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class ZooCLI(LightningCLI):
                 rest[key] = value
         self.config_init = self.parser.instantiate_classes(rest)
         checkpoint = self.config.get("ckpt_path")
-        if checkpoint and not is_url(checkpoint):
+        if checkpoint:
             opened = Checkpoint(checkpoint)
             opened.check(self.model)
             opened.check_weights(self.config.get("weights") or "auto")
@@ -215,12 +220,13 @@ class ZooCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         validation.check(self.command.name, self.config, self.config_init, SLOTS)
+        no_effect.check_typed(self.command.name, self.typed, self.config)
         arguments = dict(self.config_init["trainer"])
         callbacks = arguments.pop("callbacks", None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if arguments.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
-        callbacks += [DeterministicSteps(), LoadInDouble(), *self.extra_callbacks]
+        callbacks += [DeterministicSteps(), LoadInDouble(), self.signals, *self.extra_callbacks]
         if self.config.get("weights") is not None:
             callbacks.append(WeightChoice(self.config.weights))
         if arguments.get("logger") is None:
@@ -246,7 +252,13 @@ class ZooCLI(LightningCLI):
         self.record = record.RunRecord(self.run_dir, config, shlex.join(["zoo", *self.typed]))
         next_step = None
         if resumed is not None:
-            next_step = Checkpoint(self.config.ckpt_path).steps_done
+            next_step = 0
+        if self.config.ckpt_path:
+            checkpoint = Checkpoint(self.config.ckpt_path)
+            if resumed is None:
+                no_effect.check_restored(checkpoint, config, no_effect.typed_names(self.typed))
+            else:
+                next_step = checkpoint.steps_done
         more = self.config_init["trainer"].get("logger")
         return record.loggers(self.run_dir, self.config.logger, more, self.dump_config, next_step)
 
@@ -267,4 +279,4 @@ class ZooCLI(LightningCLI):
         config = yaml.safe_load(text)
         for key in ("config", "ckpt_path", "resume", "run_dir"):
             config.pop(key, None)
-        return config
+        return without_fitted(config, self.replaced_data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,21 +15,12 @@ from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from zoo._lightning import set_name_resolver, subclass_paths, untested
-from zoo.checkpoints.checkpoint import PACKAGES
-from zoo.cli.error_messages import ALLOWED, one_line
+from zoo.class_paths import FRAMEWORKS, allow_in_process
+from zoo.cli.error_messages import one_line
 from zoo.cli.suggestions import near_config
 from zoo.distributed import is_main_process
 from zoo.errors import UserError
 
-# Parts of the allowed packages that download or build code.
-DENIED = (
-    "*",
-    "torch.hub",
-    "torch.utils.cpp_extension",
-    "torch.utils.model_zoo",
-    "torch.load",
-    "torch.package",
-)
 # A short name that several packages have means the class of the first of these.
 PREFERRED = ("zoo", "torch", "torchvision", "torchmetrics", "lightning")
 
@@ -71,51 +61,19 @@ register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=read_te
 
 
 def allow_imports(extra: Iterable[str] = ()) -> None:
-    """Allow class paths of zoo, the frameworks and the modules of the working directory, and of no other package.
+    """Let parsers accept the class paths that :mod:`zoo.class_paths` allows, and no others.
 
     Args:
-        extra: further packages; those in the environment variable ``ZOO_ALLOW_IMPORT`` are added.
+        extra: packages of ``--allow-import``.
     """
-    here = Path.cwd()
-    if str(here) not in sys.path:
-        sys.path.append(str(here))  # last: a file here must not hide an installed package
-    allowed = list(ALLOWED)
-    allowed += own_modules(here)
-    for name in (*extra, *os.environ.get("ZOO_ALLOW_IMPORT", "").split(",")):
-        if not name:
-            continue
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise UserError(f"--allow-import takes a package name such as my_package, got {name!r}")
-        allowed.append(name)
-    PACKAGES.update(name.partition(".")[0] for name in allowed)
+    allowed = allow_in_process(extra)
     resolve_short_names()
+    # The second lock: it goes by package, and holds for paths of modules, too.
     set_parsing_settings(
-        import_path_denylist=list(DENIED),
-        import_path_allowlist=allowed,
+        import_path_denylist=["*"],
+        import_path_allowlist=[*FRAMEWORKS, *allowed.own],
         instantiate_subclass_spec_in_any=False,
     )
-
-
-def own_modules(folder: Path) -> list[str]:
-    """Return the names of modules and packages in a folder that Python would import from there."""
-    names = [path.stem for path in folder.glob("*.py")]
-    names += [path.parent.name for path in folder.glob("*/*.py")]
-    found = []
-    for name in dict.fromkeys(names):
-        if name.isidentifier() and is_imported_from(name, folder):
-            found.append(name)
-    return found
-
-
-def is_imported_from(name: str, folder: Path) -> bool:
-    """Return whether Python would import a module from a folder."""
-    if name in sys.stdlib_module_names:
-        return False
-    spec = PathFinder.find_spec(name, [path for path in sys.path if path])
-    if spec is None:
-        return False
-    places = [spec.origin, *(spec.submodule_search_locations or [])]
-    return any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places if place)
 
 
 def resolve_short_names() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from zoo._lightning import weigh_logged_means
 from zoo.checkpoints import load_upgraded
+from zoo.class_paths import checked
 from zoo.data.loading import BatchTensorDataset as BatchTensorDataset
 from zoo.data.loading import batch_loader
 from zoo.data.sampler import (
@@ -38,6 +40,8 @@ class DataModule(L.LightningDataModule):
     """
 
     collate: Callable[[list], Any] = staticmethod(default_collate)
+    # Arguments that `fitted_hparams` fills in. With a checkpoint they are the checkpoint's, unless given as options.
+    fitted_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -93,6 +97,17 @@ class DataModule(L.LightningDataModule):
         """Return hyperparameters that were computed from the training data, such as a vocabulary, for checkpoints."""
         return {}
 
+    def predict_columns(self) -> dict[str, Sequence[Any]]:
+        """Return columns that identify the samples of ``predict``, in order; predictions are written beside them."""
+        names = getattr(self, "predict_names", None)
+        if names is None:
+            return {}
+        return {"file": names}
+
+    def predict_targets(self) -> Sequence[Any] | None:
+        """Return the true targets of the samples of ``predict``, in order; null where they are not known."""
+        return None
+
     def check_model(self, model: Any) -> None:
         """Raise ValueError where a model cannot take this data; called before a run folder is made."""
 
@@ -104,10 +119,12 @@ class DataModule(L.LightningDataModule):
 
     @property
     def datasets(self) -> dict[str, Dataset]:
-        """The splits, built when they are first needed."""
+        """The splits, built when they are first needed; ``predict`` is among them once new samples were read."""
         if self._datasets is None:
             self._datasets = self.build_datasets()
-        return self._datasets
+        if self._predict_dataset is None:
+            return self._datasets
+        return {**self._datasets, "predict": self._predict_dataset}
 
     def build_datasets(self) -> dict[str, Dataset]:
         """Return ``splits()``; the base of a kind of data may wrap them here."""
@@ -209,6 +226,7 @@ class DataModule(L.LightningDataModule):
         distributed = getattr(strategy, "distributed_sampler_kwargs", None)
         if not distributed:
             return {"rank": 0, "world": 1}
+        weigh_logged_means()  # the shards of validation and test may be uneven by a sample
         return {"rank": distributed["rank"], "world": distributed["num_replicas"]}
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
@@ -230,7 +248,8 @@ class DataModule(L.LightningDataModule):
     ) -> Self:
         """Load data as Lightning does, also from a checkpoint of an older zoo, whose names have changed since."""
         file = load_upgraded(checkpoint_path, cls)
-        return super().load_from_checkpoint(file, map_location, hparams_file, weights_only, **kwargs)
+        with checked("checkpoint", cls):
+            return super().load_from_checkpoint(file, map_location, hparams_file, weights_only, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of batches of the current epoch that were trained on: a resumed run continues there."""

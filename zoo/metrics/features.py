@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.checkpoints import load_upgraded
+from zoo.class_paths import checked
 
 
 class ClassifierFeatures(nn.Module):
@@ -130,7 +131,8 @@ def _load_from_checkpoint(kind: Any, path: str | Path, what: str) -> Any:
     """The module or the data that a checkpoint was made by; nothing that may be in the file is run."""
     try:
         file = load_upgraded(path, kind)
-        return kind.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+        with checked("checkpoint"):
+            return kind.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:240]
         raise ValueError(f"{path} is no checkpoint of a zoo classifier with its {what}: {reason}") from None

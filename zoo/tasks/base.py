@@ -14,9 +14,10 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, logged_step, trainer_of
+from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, log_global, logged_step, trainer_of
 from zoo.callbacks.weight_choice import has_weight_choice
 from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema, use_raw
+from zoo.class_paths import checked
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
@@ -242,7 +243,8 @@ class Task(L.LightningModule):
     ) -> Self:
         """Load a module as Lightning does, also from checkpoints of older versions of zoo with other names."""
         file = load_upgraded(checkpoint_path, cls)
-        return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
+        with checked("checkpoint", cls):
+            return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         mark_format(checkpoint)
@@ -280,13 +282,12 @@ class Task(L.LightningModule):
 
     def _log_running_means(self, stage: str, more: Mapping[str, Any] | None = None) -> None:
         values: dict[str, Any] = {}
-        mean = self._running_means.pop(stage, None)
-        if mean is not None:
-            values |= mean.compute(self.trainer)
+        mean = self._running_means.pop(stage, RunningMean())
+        values |= mean.compute(self.trainer)
         values |= more or {}
         in_progress_bar = {"loss", self.monitor.rpartition("/")[2]}
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in in_progress_bar, batch_size=1)
+            log_global(self, f"{stage}/{name}", value, prog_bar=name in in_progress_bar)
 
     def _total_steps(self) -> int:
         total = self.trainer.estimated_stepping_batches
