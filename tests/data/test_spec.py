@@ -92,7 +92,7 @@ def test_new_samples_are_predicted_without_the_training_data():
     data.setup("fit")
     assert data.read == ["new", "splits"]
     assert data.hparams["largest"] == 7
-    assert "predict" not in data.datasets
+    assert list(data.datasets) == ["train", "val", "test", "predict"]
     plain = Numbers()
     plain.setup("predict")
     assert (plain.read, plain.predict_split) == (["splits"], "test")
