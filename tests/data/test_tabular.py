@@ -71,7 +71,7 @@ def test_missing_numbers_outside_of_training_add_no_input():
 @pytest.mark.parametrize("value", ["5", "14.62", "0.1", "37.7", "-1e6", "0"])
 @pytest.mark.parametrize("n", [2, 3, 210, 300])
 def test_constant_column_becomes_zero(value, n):
-    """Also where the mean of equal numbers is off by a rounding, as it is for 14.62; another value keeps its distance."""
+    """Also where the mean of equal numbers is off by a rounding, as for 14.62; another value keeps its distance."""
     cells = [value] * n + [str(float(value) + 0.15)]
     block = encode(cells, list(range(n)))
     assert block[:n].abs().max() == 0

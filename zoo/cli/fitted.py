@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of its training data, such as vocabularies and means: it outlasts the configs given with it."""
+"""What a checkpoint keeps of its training data, such as vocabularies and means, beside the configs given with it."""
 
 from __future__ import annotations
 

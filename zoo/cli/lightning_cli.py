@@ -23,7 +23,6 @@ from zoo.callbacks.weight_choice import WeightChoice
 from zoo.checkpoints import Checkpoint
 from zoo.cli import no_effect, validation
 from zoo.cli.argv import option, options
-from zoo.cli.fitted import restore_fitted, without_fitted
 from zoo.cli.checkpoint_defaults import defaults_of
 from zoo.cli.fitted import restore_fitted, without_fitted
 from zoo.cli.parser import ZooParser, check_config

@@ -35,9 +35,7 @@ def is_day_first(cells: Sequence[str]) -> bool:
             continue
         first = int(match.group(1))
         second = int(match.group(3))
-        if match.group(2) == ".":  # only written with the day first
-            day_first = True
-        elif first > 12:
+        if match.group(2) == "." or first > 12:  # only written with the day first
             day_first = True
         elif second > 12:
             month_first = True

@@ -132,7 +132,7 @@ class Tabular(DataModule):
         )
 
     def override_spec(self, name: str, value: Any) -> bool:
-        """Take the number of inputs that a checkpoint without an encoding has, which laid some columns out otherwise."""
+        """Take the number of inputs of a checkpoint without an encoding, which laid some columns out otherwise."""
         if name in ("target_mean", "target_std"):
             return True  # the model standardizes targets, not the data
         if name != "input_dim" or self._kept is not None or self._encodes_as_before:
