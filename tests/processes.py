@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -80,3 +81,20 @@ class Fork:
                 raise TimeoutError(f"still running after {seconds} s; stderr: {self._streams[1].read_text()}")
             time.sleep(0.01)
         return Done(os.waitstatus_to_exitcode(ended[1]), *(path.read_text() for path in self._streams))
+
+
+TWO = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+
+
+def on_two(here: Path, *args: object) -> list[Done]:
+    """Run a command on two processes, as a launcher does that has started them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    forks = []
+    for rank in range(2):
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+        folder = here / f"rank{rank}"
+        folder.mkdir(exist_ok=True)
+        forks.append(Fork(*args, *TWO, folder=folder, env=env))
+    return [fork.wait() for fork in forks]

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 
+from tests.processes import on_two
 from tests.test_configs import SHORT, configs, fake_writer, teachers
 from zoo import models, tasks
 from zoo.cli import main
+from zoo.data import BatchTensorDataset, DataModule
 from zoo.optim import OneCycle, Plateau, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
@@ -103,6 +105,68 @@ def test_ddp_predictions_come_in_the_order_of_the_data(zoo_process, here):
     assert f"{len(one)} predictions in two.csv" in done.stdout
     assert [r["class"] for r in one] == [r["class"] for r in two]
     assert sorted(p.name for p in here.iterdir() if p.name.startswith(".")) == [], "no part is left"
+
+
+def test_a_test_of_a_classifier_prints_the_same_on_two_processes(zoo, here):
+    """The confusion matrix too, which only the main process prints, and no hint to log otherwise."""
+    fit = ["fit", "--model", "MLPClassifier", "--data", "Tabular", "--data.name", "iris", "--run_dir", "r"]
+    assert zoo(*fit, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu")[0] == 0
+    args = ["test", "--ckpt_path", here / "r/checkpoints/best.ckpt"]
+    one = zoo(*args, "--trainer.accelerator", "cpu")
+    main, other = on_two(here, *args)
+    assert (main.code, other.code) == (0, 0), main.err + other.err
+    assert one[1].count("setosa") == 2
+    assert main.out == one[1]
+    assert other.out == ""
+    assert "sync_dist" not in main.err
+
+
+class Logs(L.LightningModule):
+    """Somebody's module that logs means with ``sync_dist``."""
+
+    def validation_step(self, batch, batch_idx):
+        (x,) = batch
+        self.log("ones", x.mean() * 0 + 1, sync_dist=True, batch_size=len(x))
+        self.log("mean", x.mean(), sync_dist=True, batch_size=len(x))
+
+
+class Numbers(DataModule):
+    """Nine samples: five on one process, four on the other."""
+
+    def splits(self) -> dict[str, BatchTensorDataset]:
+        return {"val": BatchTensorDataset(torch.arange(9.0))}
+
+
+class Points(DataModule):
+    """Three samples: two on one process, and a single one, which has no r2, on the other."""
+
+    def splits(self) -> dict[str, BatchTensorDataset]:
+        return {"val": BatchTensorDataset(torch.arange(6.0).view(3, 2), torch.tensor([1e6, 1e6 + 1, 1e6 + 5]))}
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "values"),
+    [
+        (["tests.test_distributed.Logs"], "Numbers", {"ones": 1.0, "mean": 4.0}),
+        (
+            ["MLPRegressor", "--model.input_dim", "2", "--model.hidden", "[]", "--model.output_dim", "1"],
+            "Points",
+            {},
+        ),
+    ],
+    ids=["means of ones own module", "r2"],
+)
+def test_uneven_shards(zoo, here, model, data, values):
+    args = ["validate", "--allow-import", "tests", "--model", *model, "--data", f"tests.test_distributed.{data}",
+            "--data.eval_batch_size", "2", "--seed_everything", "0"]  # fmt: skip
+    code, out, err = zoo(*args, "--trainer.accelerator", "cpu")
+    assert code == 0, err
+    main, other = on_two(here, *args)
+    assert (main.code, other.code) == (0, 0), main.err + other.err
+    assert main.out == out
+    printed = dict(line.split() for line in out.splitlines())
+    assert {name: float(printed[name]) for name in values} == values
+    assert values or float(printed["val/rmse"]) > 0
 
 
 def without_chance(config) -> list[object]:

@@ -6,6 +6,8 @@ A failure here says what a new version has moved; ``zoo/_lightning.py`` and ``zo
 import inspect
 import sys
 import tomllib
+import warnings
+from types import SimpleNamespace
 
 import jsonargparse
 import lightning as L
@@ -13,6 +15,7 @@ import pytest
 import torch
 from jsonargparse import _typehints
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.trainer.connectors.logger_connector import result
 from lightning.pytorch.utilities import CombinedLoader
 from packaging.requirements import Requirement
 from torch import nn
@@ -202,6 +205,39 @@ def test_trainer_of():
     of_fabric = Module()
     L.Fabric(accelerator="cpu").setup(of_fabric)
     assert _lightning.trainer_of(of_fabric) is None
+
+
+def test_log_global(monkeypatch):
+    """The hint that is silenced is Lightning's, and only that of this name."""
+    source = inspect.getsource(result._ResultCollection._get_cache)
+    assert "It is recommended to use `self.log({result_metric.meta.name!r}, ..., sync_dist=True)`" in source
+    module = Module()
+    module._trainer = SimpleNamespace(world_size=2)
+    seen = []
+    monkeypatch.setattr(module, "log", lambda name, value, **options: seen.append((name, value, options)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _lightning.log_global(module, "val/f1", 0.5, prog_bar=True)
+        for name in ("val/f1", "val/f10"):
+            warnings.warn(f"It is recommended to use `self.log({name!r}, ..., sync_dist=True)` when", stacklevel=1)
+    assert seen == [("val/f1", 0.5, {"prog_bar": True, "batch_size": 1})]
+    assert len(caught) == 1
+    assert "'val/f10'" in str(caught[0].message)
+
+
+def test_weigh_logged_means():
+    """Two processes with 3 and 2 samples: Lightning's mean of the counts is 2, not 2.5."""
+    assert _lightning.weigh_logged_means()
+    assert _lightning.weigh_logged_means(), "again"
+    meta = result._Metadata("validation_step", "ones")
+
+    def average(value, **_):  # in place, as torch.distributed does: with a process of 2 samples of value 1
+        return value.copy_((value + 2) / 2)
+
+    meta.sync = result._Sync(fn=average, _should=True)
+    metric = result._ResultMetric(meta, is_tensor=True)
+    metric.update(torch.tensor(1.0), 3)
+    assert float(metric.compute()) == 1.0
 
 
 def test_forget_hyperparameter():

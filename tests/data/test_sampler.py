@@ -64,6 +64,15 @@ def test_shards_cover_the_data_in_order(world):
     assert [parts[i % world][i // world] for i in range(10)] == list(range(10))
 
 
+@pytest.mark.parametrize(("n", "size", "world"), product([3, 9, 10, 17], [1, 4, 8], [1, 2, 3]))
+def test_all_processes_have_the_same_number_of_batches(n, size, world):
+    parts = [drawn(ShardedBatchSampler(n, size, rank, world)) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    assert len(parts[0]) == len(ShardedBatchSampler(n, size, 0, world))
+    assert all(1 <= len(batch) <= size + 1 for part in parts for batch in part)
+    assert sorted(i for part in parts for batch in part for i in batch) == list(range(n))
+
+
 def test_too_few_samples():
     with pytest.raises(ValueError, match="3 samples cannot be shared among 4 processes"):
         ResumableBatchSampler(3, 1, world=4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.processes import on_two
 from zoo.losses import BatchTripletLoss, RankingLoss
 from zoo.models import MLP
 from zoo.tasks.metric_learning import MetricLearner, nearest_match_ranks, recall_at_k
@@ -106,17 +107,17 @@ def test_the_config_learns_and_its_checkpoint_predicts(zoo, here):
     assert len(lines) > 200
 
 
-def test_two_processes_report_the_recall_of_one(zoo_process, here):
+def test_two_processes_report_the_recall_of_one(zoo, here):
     """Of the 269 test samples one process holds 135, the other 134."""
-    fit = zoo_process("fit", "-c", "configs/metric_mlp_digits.yaml", "--trainer.max_epochs", "1", "--run_dir", "r")
-    assert fit.returncode == 0, fit.stderr
-    common = ["test", "--ckpt_path", "r/checkpoints/last.ckpt", "--data.eval_batch_size", "50"]
-    one = zoo_process(*common)
-    two = zoo_process(*common, "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    fit = zoo("fit", "-c", "configs/metric_mlp_digits.yaml", "--trainer.max_epochs", "1", "--run_dir", "r")
+    assert fit[0] == 0, fit[2]
+    common = ["test", "--ckpt_path", here / "r/checkpoints/last.ckpt", "--data.eval_batch_size", "50"]
+    one = zoo(*common)
+    main, other = on_two(here, *common)
+    assert (one[0], main.code, other.code) == (0, 0, 0), main.err + other.err
 
     def recalls(text: str) -> list[str]:
         return [line for line in text.splitlines() if "recall" in line]
 
-    assert len(recalls(one.stdout)) == 2
-    assert recalls(one.stdout) == recalls(two.stdout)
+    assert len(recalls(one[1])) == 2
+    assert recalls(one[1]) == recalls(main.out)

@@ -128,6 +128,9 @@ class SequentialBatchSampler(ResumableBatchSampler, SequentialSampler):
 class ShardedBatchSampler(DistributedSampler):
     """Yield every ``world``-th sample in batches, in order, for validation and prediction: no sample twice.
 
+    All processes have the same number of batches, as what they compute together needs; where one sample of this process
+    would be a batch more, it joins the batch before.
+
     Args:
         n: number of samples in the dataset.
         batch_size: samples per batch and process.
@@ -137,15 +140,18 @@ class ShardedBatchSampler(DistributedSampler):
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         check_enough_samples(n, world)
-        self.indices = torch.arange(n)[rank::world]
-        self.batch_size = batch_size
+        indices = torch.arange(n)[rank::world]
+        num_batches = -(-(n // world) // batch_size)
+        self.parts = list(indices.split(batch_size))
+        if len(self.parts) > num_batches:
+            self.parts[-2:] = [torch.cat(self.parts[-2:])]
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for part in self.indices.split(self.batch_size):
+        for part in self.parts:
             yield 0, part
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.losses.adapt import adapt_loss
 from zoo.losses.embeddings import at_least_float32
+from zoo.metrics.accumulation import defined
 from zoo.tasks.base import Task, inputs_of
 from zoo.tasks.tokenized import IGNORE_INDEX, num_targets
 
@@ -29,12 +30,13 @@ class MaskedLanguageModel(Task):
 
     def step(self, batch: Any, stage: str) -> Tensor:
         logits, y = self._masked_logits(batch)
-        if not len(y):
-            return logits.sum() * 0
+        # Without a masked token these are means of nothing, with weight 0; but all processes log the same names.
         hits = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
         self.log_mean(stage, len(y), accuracy=hits)
         if stage != "train":  # perplexity is that of cross-entropy, whatever loss is trained
             self.log_mean(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
+        if not len(y):
+            return logits.sum() * 0
         assert self.loss is not None
         return self.loss(logits, y)
 
@@ -44,13 +46,9 @@ class MaskedLanguageModel(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         mean = self._running_means[stage]
-        nats = mean.compute(self.trainer).get("cross_entropy")
-        # A process whose texts have no masked token has no sum either.
-        mean.sums.pop("cross_entropy", None)
-        mean.counts.pop("cross_entropy", None)
-        if nats is None:
-            return {}
-        return {"perplexity": nats.exp()}
+        nats = mean.compute(self.trainer)["cross_entropy"]
+        del mean.sums["cross_entropy"], mean.counts["cross_entropy"]
+        return defined({"perplexity": nats.exp()})
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list per text: ``hidden`` (true) tokens, the ``guess``, and its ``probability``."""

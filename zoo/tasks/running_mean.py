@@ -31,12 +31,12 @@ class RunningMean:
 
     def update(self, n: float | Tensor, values: Mapping[str, Tensor]) -> None:
         """Add means ``values`` over ``n`` items."""
-        if not isinstance(n, Tensor) and n == 0:
-            return
         for name, value in values.items():
             value = value.detach().to(widest_float(value)) * n
             if isinstance(n, Tensor):
                 value = torch.where(n == 0, 0, value)
+            elif n == 0:
+                value = torch.zeros_like(value)
             # Not in place: sums of a checkpoint are on the CPU, and one tensor n may be the count of several names.
             if name in self.sums:
                 self.sums[name] = self.sums[name] + value
