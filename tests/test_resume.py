@@ -161,5 +161,6 @@ def test_the_newest_run_is_the_one_that_saved_last(here):
     assert run_folder.find(None) == run_folder.find("a") == Path("runs/a/1")
     assert run_folder.find("b") == Path("runs/b/1")
     assert run_folder.find("a/3") == Path("runs/a/3"), "named, it is taken at the word"
-    with pytest.raises(ValueError, match="none has a checkpoint"):
-        run_folder.find("c")
+    assert run_folder.find("c") == Path("runs/c/1"), "it was killed before its first checkpoint"
+    with pytest.raises(ValueError, match="no run to resume under runs/d"):
+        run_folder.find(None, "d")

@@ -442,17 +442,33 @@ def test_a_users_own_module_and_data_from_the_working_directory(here):
 
 
 def test_a_module_that_logs_another_metric_is_told_of_it_once(zoo, here):
-    (here / "underlined.py").write_text(OWN.replace("val/loss", "val_loss"))
+    (here / "underlined.py").write_text(OWN.replace("val/loss", "val_error"))
     args = ["fit", "--model", "underlined.Line", "--data", "underlined.Points", "--trainer.max_epochs", 3]
     with pytest.warns(
-        UserWarning, match="no best.ckpt, as val/loss is not logged; there are fitness, val_loss"
+        UserWarning, match="no best.ckpt, as val/loss is not logged; there are fitness, val_error"
     ) as told:
         assert zoo(*args)[0] == 0
     (text,) = [str(warning.message) for warning in told]
     options = text[text.index("--") :]
-    assert options == "--checkpoint.monitor val_loss --checkpoint.mode min"
+    assert options == "--checkpoint.monitor val_error --checkpoint.mode min"
     assert zoo(*args, *options.split())[0] == 0
     assert [(checkpoints(n, "line_points") / "best.ckpt").exists() for n in (1, 2)] == [False, True]
+
+
+def test_a_module_that_logs_val_loss_gets_a_best_checkpoint(zoo, here):
+    (here / "usual.py").write_text(OWN.replace("val/loss", "val_loss"))
+    code, out, err = zoo("fit", "--model", "usual.Line", "--data", "usual.Points", "--trainer.max_epochs", 2)
+    assert (code, "best val_loss" in out) == (0, True), err
+    assert (checkpoints(1, "line_points") / "best.ckpt").exists()
+
+
+def test_the_next_command_works_with_data_that_save_no_hyperparameters(zoo, here):
+    (here / "unsaved.py").write_text(OWN)
+    code, out, err = zoo("fit", "--model", "unsaved.Line", "--data", "unsaved.Points", "--trainer.max_epochs", 1)
+    assert code == 0, err
+    (command,) = [line.partition("next")[2] for line in out.splitlines() if line.strip().startswith("next")]
+    code, out, err = zoo(*shlex.split(command)[1:])
+    assert (code, "tested" in out) == (0, True), err
 
 
 # Resuming -------------------------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from zoo._lightning import accumulates, end_restart, epoch_done, validates_next
+from zoo._lightning import accumulates, end_restart, epoch_done, restart_validation, validates_next
 from zoo.callbacks.output_folder import output_folder
 from zoo.checkpoints import load_ema, mark_format, upgrade
+from zoo.checkpoints.integrity import seal
+from zoo.files import one_line_for_disk_errors, temporary_path
 from zoo.optim.metric_mode import metric_mode, names
 
 # Names of the validation loss in modules that are not zoo's.
@@ -28,7 +30,8 @@ class BestAndLast(Checkpoint):
     """Keep ``best.ckpt`` (by a metric), ``last.ckpt``, and ``previous.ckpt``, the last before it.
 
     Each is written beside its place and renamed, so that a kill at any moment leaves whole files. They are taken only
-    where a resumed run can go on bit for bit: between epochs, or after a full accumulation window.
+    where a resumed run can go on bit for bit: between epochs, after a full accumulation window, or when the fit is
+    interrupted in a validation, which a resumed run begins again.
 
     Args:
         monitor: metric of the best checkpoint; null is the task's own (``val/accuracy`` of a classifier), or
@@ -45,7 +48,9 @@ class BestAndLast(Checkpoint):
         save_every: str | None = None,
         dirpath: str | None = None,
     ) -> None:
-        self.monitor, self.mode, self._monitor_given = monitor, mode, monitor is not None
+        self.monitor = monitor
+        self.mode = mode
+        self.monitor_given = monitor is not None
         self.every_steps, self.every_seconds = parse_interval(save_every)
         self.dirpath = Path(dirpath) if dirpath else None
         self.best: float | None = None
@@ -54,6 +59,12 @@ class BestAndLast(Checkpoint):
         self._saved_step, self._saved_time = 0, time.monotonic()
         self._improved = False
         self._between_epochs = False
+        # While a checkpoint is saved in the middle of a validation, which a resumed run begins again.
+        self._within_validation = False
+
+    def interrupt(self) -> None:
+        """Stop the fit after this step, with a checkpoint; also from a signal handler."""
+        self.interrupted = True
 
     @property
     def best_path(self) -> Path | None:
@@ -107,7 +118,7 @@ class BestAndLast(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if not self._monitor_given and self.monitor not in trainer.callback_metrics:
+        if not self.monitor_given and self.monitor not in trainer.callback_metrics:
             self._take_usual_metric(list(trainer.callback_metrics))
         value = trainer.callback_metrics.get(self.monitor or "")
         if value is None:
@@ -136,7 +147,7 @@ class BestAndLast(Checkpoint):
     def _metric_missing(self, logged: list[str]) -> None:
         """The metric of the best checkpoint is absent: refuse one that the user named, else say once what there is."""
         monitor, known = str(self.monitor), names(logged)
-        if self._monitor_given:
+        if self.monitor_given:
             raise ValueError(f"checkpoint.monitor is {monitor!r}, which is not logged; there are {known}")
         if logged and not self._warned:
             self._warned = True
@@ -144,9 +155,21 @@ class BestAndLast(Checkpoint):
             option = f"--checkpoint.monitor {near} --checkpoint.mode {metric_mode(near)}"
             rank_zero_warn(f"no best.ckpt, as {monitor} is not logged; there are {known}: name one, {option}")
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            end_restart(trainer)  # as in on_train_batch_start: a run that was stopped in a validation goes on here
+
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if self.interrupted and trainer.state.fn == "fit" and trainer.world_size == 1:
+        if not self.interrupted or trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking:
             raise KeyboardInterrupt
+        # Several processes finish the validation, to stop at the same step; half a gradient would be lost.
+        if trainer.world_size > 1 or accumulates(trainer):
+            return
+        self._within_validation = True
+        self.save(trainer)
+        raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._should_stop(trainer):
@@ -163,29 +186,45 @@ class BestAndLast(Checkpoint):
 
     def save(self, trainer: L.Trainer, between_epochs: bool = False, last: bool = True) -> None:
         """Write ``best.ckpt`` if this is the best, and ``last.ckpt``, of which the one before is ``previous.ckpt``."""
-        newest, new = self._folder / "last.ckpt", self._folder / "last.ckpt.new"
+        newest = self._folder / "last.ckpt"
         if last:
-            self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
-        improved, self._improved, self._between_epochs = self._improved, False, between_epochs
+            self._saved_step = trainer.global_step
+            self._saved_time = time.monotonic()
+        improved = self._improved
+        self._improved = False
+        self._between_epochs = between_epochs
+        # The processes write one file or folder together.
+        new = Path(trainer.strategy.broadcast(str(temporary_path(newest))))
         try:
-            trainer.save_checkpoint(new)
-        except OSError as error:
-            new.unlink(missing_ok=True)
-            raise ValueError(f"cannot write {newest}: {error.strerror or error}") from None
-        if trainer.is_global_zero:
-            if new.is_file():
-                _sync(new)
-            if improved:  # first: should the process die in between, the run goes on from before, and does this again
-                new_best = self._folder / "best.ckpt.new"
-                _copy(new, new_best)
-                _replace(new_best, self._folder / "best.ckpt")
-            if last and newest.exists():
-                _replace(newest, self._folder / "previous.ckpt")
-            if last:
-                _replace(new, newest)
-            else:
-                new.unlink()
+            with one_line_for_disk_errors(newest):
+                trainer.save_checkpoint(new)
+                if trainer.is_global_zero:
+                    self._put_in_place(new, improved, last)
+        finally:
+            if trainer.is_global_zero:
+                _remove(new)
+            self._within_validation = False
         trainer.strategy.barrier("checkpoint")
+
+    def _put_in_place(self, new: Path, improved: bool, last: bool) -> None:
+        """Rename a checkpoint that was just written to ``last.ckpt``, and link or copy it to ``best.ckpt``."""
+        newest = self._folder / "last.ckpt"
+        if new.is_file():
+            seal(new)
+            _sync(new)
+        if improved:  # first: should the process die in between, the run goes on from before, and does this again
+            best = self._folder / "best.ckpt"
+            new_best = temporary_path(best)
+            try:
+                _copy(new, new_best)
+                _replace(new_best, best)
+            finally:
+                _remove(new_best)
+        if not last:
+            return
+        if newest.exists():
+            _replace(newest, self._folder / "previous.ckpt")
+        _replace(new, newest)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         mark_format(checkpoint)
@@ -193,6 +232,8 @@ class BestAndLast(Checkpoint):
             for progress in ("total", "current"):
                 counts = checkpoint["loops"]["fit_loop"]["epoch_progress"][progress]
                 counts.update(dict.fromkeys(counts, counts["completed"]))
+        if self._within_validation:
+            restart_validation(checkpoint)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         upgrade(checkpoint, type(pl_module))
@@ -244,6 +285,13 @@ def _replace(source: Path, target: Path) -> None:
     if target.is_dir():  # a sharded checkpoint is a folder, which nothing can be renamed onto
         shutil.rmtree(target)
     os.replace(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.distributed import say
 from zoo.runs import run_folder
 
 RESUME = "--resume"
@@ -100,8 +101,17 @@ def expand_resume(argv: list[str]) -> Arguments:
     for config in (str(run / "config.yaml"), *changes):
         expanded += ["-c", config]
     expanded += without_option(others, "-c", "--config")
-    expanded += ["--ckpt_path", str(run_folder.newest_checkpoint(run))]
+    checkpoint = run_folder.newest_checkpoint(run)
+    if checkpoint is None:
+        say(f"{run} has no checkpoint yet: it begins again")
+    else:
+        expanded += ["--ckpt_path", str(checkpoint)]
     return Arguments(expanded, resumed=run)
+
+
+def has_option(argv: Sequence[str], name: str) -> bool:
+    """Return whether an option was given, with a value or without."""
+    return any(arg.partition("=")[0] == name for arg in argv)
 
 
 def _position_of_resume(argv: Sequence[str]) -> int | None:

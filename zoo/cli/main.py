@@ -1,7 +1,7 @@
 """The entry point of the command line: ``--help``, dispatch and exit codes. It imports no torch.
 
 Exit codes: 0 done; 1 a check failed; 2 a mistake of the user, in one line on stderr; 3 the training became non-finite;
-130 Ctrl-C; 141 the reader of the output has left.
+130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1; 141 the reader of the output has left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from zoo import __version__
 from zoo.cli.commands import all_commands, command_names, load_command
 from zoo.cli.suggestions import nearest
-from zoo.errors import UserError
+from zoo.errors import Stopped, UserError
 
 DONE = 0
 CHECK_FAILED = 1
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> in
         code = run_command(list(argv), callbacks)
         sys.stdout.flush()
         return code
+    except Stopped as stop:
+        return stop.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

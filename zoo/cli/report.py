@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.callbacks import BestAndLast, GenerationMetrics
+from zoo.callbacks import BestAndLast, EarlyStopping, GenerationMetrics
 from zoo.cli.argv import options
 from zoo.cli.tables import confusion_table, key_value_table
 
@@ -60,6 +60,12 @@ def print_trained_already(trainer: L.Trainer, command: str) -> None:
         reached.append("max_epochs")
     if 0 < trainer.max_steps <= steps:
         reached.append("max_steps")
+    if any(isinstance(callback, EarlyStopping) and callback.has_stopped for callback in trainer.callbacks):
+        print(
+            f"early stopping has ended this run ({epochs} epochs, {steps} steps), nothing to do; to train longer: "
+            f"{command} --early_stopping null"
+        )
+        return
     if not reached:
         reached.append("max_time")
     longer = " ".join(f"--trainer.{name} N" for name in reached)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo._lightning import drop_anonymous
 from zoo.distributed import is_main_process, say
-from zoo.files import atomic_file
+from zoo.files import atomic_file, one_line_for_disk_errors, open_without_links
 
 WANDB_HOST = "api.wandb.ai"
 
@@ -73,7 +73,10 @@ class MetricsCSV(Logger):
         if self._written == 0:
             self._rewrite()
             return
-        with open(self.path, "r+", newline="", encoding="utf-8") as file:
+        with (
+            one_line_for_disk_errors(self.path),
+            open_without_links(self.path, "r+", newline="", encoding="utf-8") as file,
+        ):
             file.seek(self._ends[self._written - 1])
             file.truncate()
             self._write(file)

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import lightning as L
 import yaml
 
+from zoo.distributed import is_main_process
 from zoo.files import write_text
 from zoo.runs import run_folder
+from zoo.runs.lock import lock
 from zoo.runs.loggers import MetricsCSV, tensorboard_logger, wandb_logger
 
 LoggerName = Literal["csv", "wandb", "tensorboard"]
@@ -48,10 +50,17 @@ def folder(name: str, run_dir: str | None, resumed: str | None) -> Path:
         name: of the run.
         run_dir: folder that the user asks for; None numbers one.
         resumed: folder of the run that is resumed; None for a new run.
+
+    Raises:
+        UserError: another process is training there.
     """
     if "ZOO_RUN_DIR" not in os.environ:
         os.environ["ZOO_RUN_DIR"] = str(resumed or run_folder.new_folder(name, run_dir))
-    return Path(os.environ["ZOO_RUN_DIR"])
+    folder = Path(os.environ["ZOO_RUN_DIR"])
+    if is_main_process():
+        lock(folder)
+        run_folder.remove_temporary(folder)
+    return folder
 
 
 def loggers(
@@ -102,6 +111,8 @@ class RunRecord(L.Callback):
         self.config = config
         self.command = command
         self.began = False
+        self._first_step = 0
+        self._trainer: Any = None
         self.changes: dict[str, list[Any]] = {}
         saved = folder / "config.yaml"
         self.resumed = saved.exists()
@@ -115,8 +126,15 @@ class RunRecord(L.Callback):
                     f"{json.dumps(old)}; a new run takes it: zoo fit -c {saved} --{key} ..."
                 )
 
+    @property
+    def trained(self) -> bool:
+        """Whether at least one step was taken, after the fit."""
+        return self.began and self._trainer.global_step > self._first_step
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = True
+        self._first_step = trainer.global_step
+        self._trainer = trainer
         if not trainer.is_global_zero:
             return
         devices = f"{trainer.world_size} x {type(trainer.accelerator).__name__}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +20,23 @@ from zoo.checkpoints import read_tensors
 from zoo.checkpoints.renames import upgrade_config
 from zoo.errors import UserError
 from zoo.files import write_json, write_text
+from zoo.runs.lock import NAME as LOCK
+from zoo.runs.lock import lock, unlock
 
 ROOT = Path("runs")
 LAST = ("last.ckpt", "previous.ckpt")  # checkpoints to resume from, in this order
+# What a run writes before its first checkpoint.
+BEFORE_FIRST_CHECKPOINT = {
+    LOCK,
+    "config.yaml",
+    "environment.json",
+    "lr_find.csv",
+    "lr_find.png",
+    "metrics.csv",
+    "tensorboard",
+    "wandb",
+    "wandb_id",
+}
 
 # New and abandoned runs -------------------------------------------------------------------------------------------
 
@@ -39,9 +55,14 @@ def new_folder(name: str, run_dir: str | None = None) -> Path:
         if run_dir is None:
             return _next_number(ROOT / name)
         folder = Path(run_dir)
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}")
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            if not is_without_progress(folder):
+                raise ValueError(
+                    f"--run_dir {run_dir} is not empty; choose another, or continue with --resume {run_dir}"
+                )
+            lock(folder)
+            clear(folder)
         return folder
     except OSError as error:
         where = run_dir or ROOT / name
@@ -60,10 +81,52 @@ def _next_number(parent: Path) -> Path:
             continue  # another run has just taken this number
 
 
+def is_without_progress(folder: Path) -> bool:
+    """Return whether a folder holds nothing but what a run writes before its first checkpoint."""
+    is_killed = (folder / LOCK).exists()
+    is_stopped = (folder / "config.yaml").exists() and (folder / "environment.json").exists()
+    if not is_killed and not is_stopped:
+        return False
+    for path in folder.iterdir():
+        if path.name == "checkpoints":
+            if any(not is_temporary(file.name) for file in path.iterdir()):
+                return False
+        elif path.name not in BEFORE_FIRST_CHECKPOINT and not is_temporary(path.name):
+            return False
+    return True
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file was being written when its process ended."""
+    return name.startswith(".") and ".new-" in name
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run that was killed before its first checkpoint has left, except for its lock."""
+    for path in folder.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove files that a run was writing when it was killed; the caller holds the lock of its folder."""
+    for place in (folder, folder / "checkpoints"):
+        for path in place.glob(".*.new-*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def discard(folder: Path) -> None:
     """Remove the folder of a run that failed before its first checkpoint, and its parents if they are left empty."""
     if any((folder / "checkpoints").glob("*.ckpt")):
         return
+    unlock(folder)
     shutil.rmtree(folder, ignore_errors=True)
     for parent in (folder.parent, folder.parent.parent):
         if parent != ROOT and ROOT not in parent.parents:
@@ -103,9 +166,10 @@ def find(which: str | None, name: str | None = None) -> Path:
 def _newest(name: str | None) -> Path:
     times = {}
     for config in ROOT.glob(f"{name or '*'}/*/config.yaml"):
-        times[config.parent] = saved(config.parent)
-    if not any(times.values()):
-        raise ValueError(f"no run to resume under {ROOT / (name or '')}: none has a checkpoint")
+        # Of runs that were killed before their first checkpoint, the one that began last.
+        times[config.parent] = (saved(config.parent), config.stat().st_mtime_ns)
+    if not times:
+        raise ValueError(f"no run to resume under {ROOT / (name or '')}")
     return max(times, key=lambda run: times[run])
 
 
@@ -118,12 +182,16 @@ def saved(folder: Path) -> int:
     return max(times)
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """Return the last checkpoint of a run that can be read; a damaged one is named, and the one before it taken.
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the last checkpoint of a run that is whole; a damaged one is named, and the one before it taken.
+
+    None is for a run that was killed before its first checkpoint.
 
     Raises:
-        ValueError: none of them can be read.
+        ValueError: it has checkpoints, but none of them is whole.
     """
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        return None
     for name in LAST:
         path = folder / "checkpoints" / name
         if path.is_dir():  # sharded
@@ -133,10 +201,65 @@ def newest_checkpoint(folder: Path) -> Path:
         try:
             read_tensors(path, "meta")
         except UserError as error:
-            print(f"zoo: warning: {error}; trying the one before", file=sys.stderr)
+            print(f"zoo: warning: {error}; trying the one before, {LAST[-1]}", file=sys.stderr)
             continue
         return path
     raise ValueError(f"no readable checkpoint in {folder / 'checkpoints'}")
+
+
+def of_job(command: str, run_dir: str | None) -> Path | None:
+    """Return the run that this SLURM job began by a command, to go on when the job is requeued; None if there is none.
+
+    Args:
+        command: the command line.
+        run_dir: folder of the run where the command names one.
+    """
+    job = slurm_job()
+    folders = [path.parent for path in ROOT.glob("*/*/environment.json")] if run_dir is None else [Path(run_dir)]
+    for folder in folders:
+        entry = read_environment(folder)
+        if job is not None and entry.get("slurm_job") == job and entry.get("command") == command:
+            return folder
+    return None
+
+
+def slurm_job() -> str | None:
+    """Return the id of the SLURM job that this process belongs to, as ``scontrol`` takes it; None outside of SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = os.environ.get("SLURM_JOB_ID")
+    if array and task:
+        job = f"{array}_{task}"
+    if job and re.fullmatch(r"[0-9_-]+", job):
+        return job
+    return None
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what ``environment.json`` of a run holds; nothing if there is none that can be read."""
+    try:
+        entry = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def of_checkpoint(checkpoint: Path) -> Path | None:
+    """Return the folder of the run whose checkpoint this is; None if it lies elsewhere."""
+    folder = checkpoint.absolute().parent
+    if folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file():
+        return folder.parent
+    return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return ``config.yaml`` of a run with the present names of classes and options."""
+    import yaml
+
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.yaml'} is not a config: it holds no keys with values")
+    return upgrade_config(config)
 
 
 def upgrade_saved_config(folder: Path) -> None:
@@ -165,6 +288,8 @@ def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
+        "directory": os.getcwd(),
+        "slurm_job": slurm_job(),
         "seed": seed,
         "devices": devices,
         "python": platform.python_version(),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.checkpoints.integrity import verify
 from zoo.losses.adapt import loss_weight_sum
 from zoo.text import Tokenizer
 
@@ -28,6 +29,7 @@ def find_tokenizer(weights: str | Path) -> Tokenizer | None:
         return Tokenizer.load(path)
     if path.suffix != ".ckpt":
         return None
+    verify(path)
     plain = torch.load(path, "meta", weights_only=True, mmap=zipfile.is_zipfile(path)).get("tokenizer")
     return Tokenizer.from_plain(plain) if plain else None
 

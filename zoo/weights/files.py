@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.ema_weights import with_ema
+from zoo.checkpoints.integrity import SEALED_KEY, placeholder, seal, verify
 from zoo.checkpoints.renames import upgrade, upgrade_header
 from zoo.files import atomic_file
 from zoo.weights.preprocessing import huggingface_preprocessing, timm_preprocessing
@@ -69,6 +70,7 @@ def read(path: str | Path, device: str = "cpu") -> Weights:
         return _read_folder(path, device)
     if not path.is_file():
         raise ValueError(f"weights: there is no file {path}")
+    verify(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path, device)
     try:
@@ -149,9 +151,11 @@ def write(path: str | Path, state: Mapping[str, Tensor], **metadata: Any) -> Non
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(state, new, {"format": "pt", "zoo": json.dumps(metadata)})
+            own = json.dumps({SEALED_KEY: 1, **metadata})
+            save_file(state, new, {"format": "pt", "zoo": own, **placeholder()})
         else:
             torch.save(state, new)
+        seal(new)
 
     with atomic_file(path) as new:
         save(new)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import upgrade_header
 from zoo.weights.files import Weights, read
 
@@ -126,6 +127,7 @@ def _open_zoo(path: Path) -> Weights:
 
 def open_file(path: Path) -> Any:
     """Map one file into memory, without reading its tensors."""
+    verify(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 

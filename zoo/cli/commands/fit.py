@@ -26,6 +26,7 @@ def add_arguments(parser: Any) -> None:
 def trainer_arguments(cli: Any) -> dict[str, Any]:
     """Return the callbacks of the slots, and open the folder of the run unless this is a ``fast_dev_run``."""
     from zoo.callbacks import BestAndLast
+    from zoo.cli.no_effect import NoEffect
     from zoo.cli.slots import SLOTS
 
     callbacks = []
@@ -35,6 +36,7 @@ def trainer_arguments(cli: Any) -> dict[str, Any]:
             callbacks.append(callback)
     cli.checkpoints = cli.config_init.get("checkpoint") or BestAndLast()
     callbacks.append(cli.checkpoints)
+    callbacks.append(NoEffect())
     if cli.config.trainer.get("fast_dev_run"):
         return {"callbacks": callbacks}
     loggers = cli.open_run()
@@ -49,17 +51,17 @@ def trainer_arguments(cli: Any) -> dict[str, Any]:
 
 def run(cli: Any) -> None:
     """Train, print a table at the end, and raise NonFiniteError if the weights are not finite."""
-    import signal
     import time
 
     from zoo.callbacks import NonFiniteError
     from zoo.callbacks.nan.tensors import is_finite
     from zoo.cli.report import print_end_of_fit, print_trained_already, resume_command
+    from zoo.errors import Stopped
 
     print_model(cli)
     cli.trainer.use_fast_loop()
     began = time.monotonic()
-    previous = signal.signal(signal.SIGINT, lambda *_: interrupt(cli))
+    cli.signals.save = cli.checkpoints.interrupt
     try:
         cli.trainer.fit(
             cli.model,
@@ -68,10 +70,10 @@ def run(cli: Any) -> None:
             weights_only=True,
         )
     finally:
-        signal.signal(signal.SIGINT, previous)
-    if cli.interrupted:
-        raise KeyboardInterrupt
-    if cli.record is not None and cli.record.resumed and not cli.record.began:
+        cli.signals.save = None
+    if cli.signals.received is not None:
+        raise Stopped(cli.signals.received)
+    if cli.record is not None and cli.record.resumed and not cli.record.trained:
         print_trained_already(cli.trainer, resume_command(cli.record.folder, cli.typed))
     else:
         print_end_of_fit(cli.trainer, cli.run_dir, cli.checkpoints, time.monotonic() - began)
@@ -94,16 +96,3 @@ def print_model(cli: Any) -> None:
     if cli.run_dir:
         text += f", run {cli.run_dir}"
     print(text)
-
-
-def interrupt(cli: Any) -> None:
-    """Handle Ctrl-C: stop after this step with a checkpoint; at once the second time."""
-    import sys
-
-    from zoo.distributed import is_main_process
-
-    if cli.interrupted:
-        raise KeyboardInterrupt
-    cli.checkpoints.interrupted = True
-    if is_main_process():
-        print("\nCtrl-C: finishing this step and saving a checkpoint; press again to stop at once", file=sys.stderr)
