@@ -184,7 +184,7 @@ def of_another_version(weights: Path, here: Path) -> list[object]:
         (of_another_version, "xl.safetensors is a checkpoint of Stable Diffusion XL"),
         (lambda w, _: ["--model.weights", w, "--data.captions", "null"], "texts, as by --data.captions"),
         (lambda w, _: ["--model.weights", w, "--data.captions", "a.csv"], "has no a.csv to read captions from"),
-        (lambda w, _: ["--model.weights", w, "--data.image_size", 17], "images of 17x17 are not divisible by"),
+        (lambda w, _: ["--model.weights", w, "--data.image_size", 17], "got images of 17x17"),
         (
             lambda w, _: ["--model.weights", w, "--model.prediction_type", "v_prediction"],
             "was trained for epsilon: that is --model.prediction_type",

@@ -52,7 +52,7 @@ def test_two_stages_and_samples_of_the_second_alone(zoo, here):
         (["--model.autoencoder", "half.ckpt"], "half.ckpt is not a whole checkpoint"),
         (["--model.autoencoder", "scaled.ckpt"], "was trained on images with mean [0.3] and std [0.4]"),
         (["--model.autoencoder", "A", "--data.data.image_size", 18], "the U-Net halves 9 positions to 1/2"),
-        (["--model.autoencoder", "A", "--data.data.image_size", 17], "which images of 17x17 are not divisible by"),
+        (["--model.autoencoder", "A", "--data.data.image_size", 17], "for this autoencoder, got images of 17x17"),
         (["--model.autoencoder", "A", "--data.data.channels", 3], "is of images of 1 channels, and these have 3"),
         (["--model.autoencoder", "A", "--data.data.mean", "[0.3]"], "diffusion takes images in [-1, 1]"),
         (["--model.autoencoder", "A", "--data.data.augment", "[RandomHorizontalFlip]"], "take augment (RandomHor"),

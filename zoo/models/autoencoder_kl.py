@@ -1,4 +1,4 @@
-"""Autoencoder with Gaussian latent images (Kingma and Welling 2013, https://arxiv.org/abs/1312.6114)."""
+"""Autoencoder with Gaussian latent images, a VAE (Kingma and Welling 2013, https://arxiv.org/abs/1312.6114)."""
 
 from __future__ import annotations
 
@@ -19,101 +19,148 @@ from zoo.weights.folders import RenamedTensors
 from zoo.weights.formats.diffusers import DiffusersNet
 from zoo.weights.formats.diffusers_configs import parse_vae_config, vae_config
 
-# By name: small images of 8 to 32 pixels, halved once; larger ones, halved twice; Stable Diffusion 1.x and 2.x.
+# For images of 8 to 32 pixels (latents of half the size), for larger ones (a quarter), and Stable Diffusion 1 and 2.
 PRESETS: dict[str, dict[str, Any]] = {
     "small-2": {"channels": (32, 64), "blocks": 1, "latent_channels": 4, "groups": 16},
     "small-4": {"channels": (64, 128, 128), "blocks": 1, "latent_channels": 4, "groups": 32},
     "sd": {"in_channels": 3, "channels": (128, 256, 512, 512), "blocks": 2, "latent_channels": 4, "scale": 0.18215},
 }
+# Epsilon of all group normalizations.
+EPS = 1e-6
+# Names of the attention's layers in old files of diffusers, and today's.
+RENAMED_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass
 class DiagonalGaussian:
-    """Normal distributions, one for each number of the latent images.
+    """Diagonal Gaussian distribution of latent images.
 
     Args:
-        mean: ``(b, c, h, w)``.
-        logvar: logarithms of the variances, of the same shape.
+        mean: mean of each latent value, ``(b, c, h, w)``.
+        logvar: log-variance of each latent value, ``(b, c, h, w)``.
     """
 
     mean: Tensor
     logvar: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c h w"]:
-        """Draw latents; differentiable in mean and variance."""
-        kind = {"device": self.mean.device, "dtype": self.mean.dtype}
-        return self.mean + torch.exp(0.5 * self.logvar) * torch.randn(self.mean.shape, generator=generator, **kind)
+        """Sample latents, differentiably in mean and variance (the reparameterization trick)."""
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Float[Tensor, " b"]:
-        """The divergence from the standard normal distribution, summed over each latent image."""
-        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
+        """Return the KL divergence from the standard normal distribution, summed over each latent image, in nats."""
+        divergence = self.mean.square() + self.logvar.exp() - 1 - self.logvar  # (b, c, h, w)
+        return 0.5 * divergence.flatten(1).sum(1)
 
 
 class Coder(nn.Module):
-    """What encoder and decoder share: a convolution, stages and a middle, a normalisation and a convolution."""
+    """Base class of encoder and decoder, with their first and last layers.
 
-    mid_block: Stage
+    Args:
+        in_channels: channels of the input.
+        first: channels after the first convolution.
+        last: channels before the last convolution.
+        out_channels: channels of the output.
+        groups: groups of the group normalizations.
+    """
 
-    def ends(self, in_channels: int, first: int, last: int, out_channels: int, groups: int) -> None:
+    def __init__(self, in_channels: int, first: int, last: int, out_channels: int, groups: int) -> None:
+        super().__init__()
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
-        self.conv_norm_out = GroupNormSiLU(groups, last, 1e-6)
+        self.conv_norm_out = GroupNormSiLU(groups, last, EPS)
         self.conv_out = nn.Conv2d(last, out_channels, 3, padding=1)
 
-    def middle(self, width: int, groups: int) -> Stage:
-        blocks: list[nn.Module] = [ResBlock(width, width, None, groups, 1e-6) for _ in range(2)]
-        return Stage(blocks, [SpatialSelfAttention(width, 1, groups, 1e-6)])
+
+def residual_blocks(in_channels: int, out_channels: int, n: int, groups: int) -> list[nn.Module]:
+    """Return ``n`` residual blocks without time embedding, the first of which changes the number of channels."""
+    blocks: list[nn.Module] = []
+    for _ in range(n):
+        blocks.append(ResBlock(in_channels, out_channels, None, groups, EPS))
+        in_channels = out_channels
+    return blocks
+
+
+def middle_stage(channels: int, groups: int) -> Stage:
+    """Return the stage at the lowest resolution: residual block, self-attention, residual block."""
+    blocks = residual_blocks(channels, channels, 2, groups)
+    return Stage(blocks, [SpatialSelfAttention(channels, 1, groups, EPS)])
 
 
 class Encoder(Coder):
-    """From images to means and variances.
+    """Encoder: images to the parameters of the latent distribution.
 
     Args:
         in_channels: channels of the images.
-        channels: channels by stage; the image is halved between stages.
-        blocks: residual blocks in each stage.
+        channels: channels by stage; the resolution is halved between stages.
+        blocks: residual blocks per stage.
         out_channels: channels of the output.
-        groups: of the normalisations.
+        groups: groups of the group normalizations.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
-        super().__init__()
-        self.ends(in_channels, channels[0], channels[-1], out_channels, groups)
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        blocks: int,
+        out_channels: int,
+        groups: int,
+    ) -> None:
+        super().__init__(in_channels, channels[0], channels[-1], out_channels, groups)
         self.down_blocks = nn.ModuleList()
-        before = [channels[0], *channels]
-        for i, width in enumerate(channels):
-            resnets = [ResBlock(before[i] if j == 0 else width, width, None, groups, 1e-6) for j in range(blocks)]
-            resize = {"downsamplers": Downsample(width, symmetric=False)} if i < len(channels) - 1 else {}
+        width = channels[0]
+        for i, out in enumerate(channels):
+            resnets = residual_blocks(width, out, blocks, groups)
+            resize = {}
+            if i < len(channels) - 1:
+                resize["downsamplers"] = Downsample(out, symmetric=False)
             self.down_blocks.append(Stage(resnets, [], **resize))
-        self.mid_block = self.middle(channels[-1], groups)
+            width = out
+        self.mid_block = middle_stage(channels[-1], groups)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         x = self.conv_in(x)
         for stage in self.down_blocks:
             x = stage(x)
-        return self.conv_out(self.conv_norm_out(self.mid_block(x)))
+        x = self.mid_block(x)
+        return self.conv_out(self.conv_norm_out(x))
 
 
 class Decoder(Coder):
-    """From latents to images.
+    """Decoder: latents to images.
 
     Args:
         in_channels: channels of the latents.
-        channels: channels by stage, as in the encoder: the last is where the decoder begins.
-        blocks: residual blocks in each stage (one more than in the encoder's).
+        channels: channels by stage of the encoder, which the decoder has in reverse order.
+        blocks: residual blocks per stage of the encoder; the decoder has one more.
         out_channels: channels of the images.
-        groups: of the normalisations.
+        groups: groups of the group normalizations.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], blocks: int, out_channels: int, groups: int) -> None:
-        super().__init__()
-        self.ends(in_channels, channels[-1], channels[0], out_channels, groups)
-        self.mid_block = self.middle(channels[-1], groups)
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        blocks: int,
+        out_channels: int,
+        groups: int,
+    ) -> None:
+        super().__init__(in_channels, channels[-1], channels[0], out_channels, groups)
+        self.mid_block = middle_stage(channels[-1], groups)
         self.up_blocks = nn.ModuleList()
-        upward = [channels[-1], *reversed(channels)]
-        for i, width in enumerate(upward[1:]):
-            resnets = [ResBlock(upward[i] if j == 0 else width, width, None, groups, 1e-6) for j in range(blocks + 1)]
-            resize = {"upsamplers": Upsample(width)} if i < len(channels) - 1 else {}
+        width = channels[-1]
+        for i, out in enumerate(reversed(channels)):
+            resnets = residual_blocks(width, out, blocks + 1, groups)
+            resize = {}
+            if i < len(channels) - 1:
+                resize["upsamplers"] = Upsample(out)
             self.up_blocks.append(Stage(resnets, [], **resize))
+            width = out
 
     def forward(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         z = self.mid_block(self.conv_in(z))
@@ -123,21 +170,22 @@ class Decoder(Coder):
 
 
 class AutoencoderKL(DiffusersNet):
-    """Images to smaller latent images and back.
+    """Convolutional variational autoencoder (VAE) with latent images, as of latent diffusion.
 
-    Parameters are named as in diffusers. ``scale``, saved with them, is what latents are multiplied by to have a
-    deviation of about 1; ``encode`` and ``decode`` leave it to the caller.
+    Parameters are named as in diffusers. The buffer ``scale`` is the factor that gives latents a standard deviation of
+    about 1; ``encode`` and ``decode`` leave it to the caller.
 
     Args:
         in_channels: channels of the images.
-        channels: channels by stage; the image is halved between stages, so 4 stages make latents of an eighth.
-        blocks: residual blocks in each stage (one more in the decoder's).
+        channels: channels by stage; the resolution is halved between stages, so 4 stages give latents of an eighth.
+        blocks: residual blocks per stage of the encoder; the decoder has one more.
         latent_channels: channels of the latents.
-        groups: of the normalisations; divides every width.
-        scale: what latents are multiplied by; measured at the end of training.
+        groups: groups of the group normalizations; divides all numbers of channels.
+        scale: factor for the latents; measured in training.
     """
 
-    part, presets = "vae", PRESETS
+    part = "vae"
+    presets = PRESETS
     scale: Tensor
 
     def __init__(
@@ -151,9 +199,13 @@ class AutoencoderKL(DiffusersNet):
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if bad := [w for w in channels if w % groups]:
-            raise ValueError(f"groups={groups} does not divide the width {bad[0]}")
-        self.factor, self.upcast = 2 ** (len(channels) - 1), False
+        for width in channels:
+            if width % groups:
+                raise ValueError(f"groups={groups} does not divide the {width} channels of a stage")
+        self.factor = 2 ** (len(channels) - 1)
+        # Whether the decoder has been converted to float32, because it overflowed in float16.
+        self.upcast = False
+        # The encoder's output is mean and log-variance.
         self.encoder = Encoder(in_channels, channels, blocks, 2 * latent_channels, groups)
         self.decoder = Decoder(latent_channels, channels, blocks, in_channels, groups)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
@@ -168,30 +220,34 @@ class AutoencoderKL(DiffusersNet):
         return vae_config(self.arguments, float(self.scale))
 
     def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
-        if any(".query." in name for name in weights.state):  # as diffusers had them before 2023
-            return RenamedTensors(weights.state, {_today(name): name for name in weights.state})
-        return weights.state
+        if not any(".query." in name for name in weights.state):
+            return weights.state
+        # The attention's names in files that diffusers wrote before 2023.
+        return RenamedTensors(weights.state, {present_name(name): name for name in weights.state})
 
     def check(self, height: int, width: int) -> None:
-        """Say so where images of this size cannot be halved as often as need be."""
+        """Raise a ValueError for an image size that cannot be halved as often as the encoder does."""
         if height % self.factor or width % self.factor:
-            sides = f"{height}x{width}"
-            raise ValueError(f"the autoencoder halves to 1/{self.factor}, which images of {sides} are not divisible by")
+            raise ValueError(
+                f"height and width must be divisible by {self.factor} for this autoencoder, got images of "
+                f"{height}x{width}"
+            )
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> DiagonalGaussian:
-        """The distribution of an image's latents."""
+        """Return the distribution of the latents of images."""
         self.check(*x.shape[2:])
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, 1)
+        moments = self.quant_conv(self.encoder(x))  # (b, 2 * latent_channels, h / factor, w / factor)
+        mean, logvar = moments.chunk(2, 1)
         return DiagonalGaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """The image of latents."""
+        """Return the images of latents; a decoder that overflows in float16 is converted to float32 for good."""
         if not self.upcast:
             x = self.decoder(self.post_quant_conv(z))
             if x.dtype != torch.float16 or torch.is_grad_enabled() or x.isfinite().all():
                 return x
-            # Some decoders' activations are larger than float16 can say: from here on this one works in float32.
-            say("the decoder overflowed in float16: it goes on in float32")
+            # The activations of some published decoders exceed the range of float16.
+            say("the decoder overflowed in float16: it continues in float32")
             self.upcast = True
             self.decoder.float()
             self.post_quant_conv.float()
@@ -199,27 +255,31 @@ class AutoencoderKL(DiffusersNet):
             return self.decoder(self.post_quant_conv(z.float()))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], sample: bool = False
+        self,
+        x: Float[Tensor, "b c h w"],
+        sample: bool = False,
     ) -> tuple[Float[Tensor, "b c h w"], DiagonalGaussian]:
-        """The image again, from the mean of its latents or a sample of them, and their distribution."""
+        """Return the reconstruction of images, from the mean or a sample of their latents, and the distribution."""
         latents = self.encode(x)
-        return self.decode(latents.sample() if sample else latents.mean), latents
+        z = latents.sample() if sample else latents.mean
+        return self.decode(z), latents
 
 
-def _today(name: str) -> str:
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+def present_name(name: str) -> str:
+    """Return the present name of a tensor in a file that diffusers wrote before 2023."""
+    for old, new in RENAMED_LAYERS.items():
         name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
     return name
 
 
 class AutoencoderKLModule(Autoencoder):
-    """An autoencoder with Gaussian latents, the first of the two stages of latent diffusion.
+    """Variational autoencoder (VAE) with latent images, the first stage of latent diffusion.
 
     Args:
-        channels: channels by stage; the image is halved between stages, so 2 stages make latents of half its size.
-        blocks: residual blocks in each stage (one more in the decoder's).
+        channels: channels by stage; the resolution is halved between stages, so 2 stages give latents of half the size.
+        blocks: residual blocks per stage of the encoder; the decoder has one more.
         latent_channels: channels of the latents.
-        groups: of the normalisations; divides every width.
+        groups: groups of the group normalizations; divides all numbers of channels.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels; null takes it from the data.
     """
@@ -244,6 +304,6 @@ class AutoencoderKLModule(Autoencoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How zoo's data should normalise images: to [-1, 1], as diffusion takes them."""
+        """Mean and standard deviation that normalize images to [-1, 1], as diffusion models take them."""
         channels = self.net.arguments["in_channels"]  # type: ignore[index]
         return {"mean": [0.5] * channels, "std": [0.5] * channels}
