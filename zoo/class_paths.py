@@ -192,16 +192,21 @@ def allow_in_process(extra: Iterable[str] = ()) -> Allowed:
     here = Path.cwd()
     if str(here) not in sys.path:
         sys.path.append(str(here))  # last: a file here must not hide an installed package
-    own = modules_in(here)
+    _of_process = Allowed((*modules_in(here), *_packages(extra)))
+    _install_gate()
+    return _of_process
+
+
+def _packages(extra: Iterable[str] = ()) -> list[str]:
+    """Return packages that an option or the environment allows."""
+    names = []
     for name in (*extra, *os.environ.get("ZOO_ALLOW_IMPORT", "").split(",")):
         if not name:
             continue
         if not all(part.isidentifier() for part in name.split(".")):
             raise UserError(f"--allow-import takes a package name such as my_package, got {name!r}")
-        own.append(name)
-    _of_process = Allowed(tuple(own))
-    _install_gate()
-    return _of_process
+        names.append(name)
+    return names
 
 
 @contextmanager
@@ -215,8 +220,7 @@ def checked(origin: Origin, *classes: type) -> Iterator[None]:
     _install_gate()
     own = tuple(cls.__module__.partition(".")[0] for cls in classes)
     own = tuple(name for name in own if name not in FRAMEWORKS)
-    if _of_process is not None:
-        own += _of_process.own
+    own += current().own
     token = _of_call.set((Allowed(own), origin))
     try:
         yield
@@ -275,7 +279,7 @@ def current() -> Allowed:
     of_call = _of_call.get()
     if of_call is not None:
         return of_call[0]
-    return _of_process or Allowed()
+    return _of_process or Allowed(tuple(_packages()))
 
 
 def _in_framework(path: str, module: str, name: str) -> Any:
@@ -412,7 +416,10 @@ def plugin_packages() -> frozenset[str]:
 
 
 def _outside(package: str) -> str:
-    return f"outside {', '.join(FRAMEWORKS)} and this folder; allow it with --allow-import {package}"
+    frameworks = ", ".join(FRAMEWORKS)
+    if _of_process is None:
+        return f"outside {frameworks} and your imported modules; allow it with the variable ZOO_ALLOW_IMPORT={package}"
+    return f"outside {frameworks} and this folder; allow it with --allow-import {package}"
 
 
 def _not_in_room(path: str) -> str:

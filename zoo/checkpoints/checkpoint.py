@@ -14,18 +14,15 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.ema_weights import Weights, with_ema
-from zoo.checkpoints.hyperparameters import check_hyperparameters, without_places
+from zoo.checkpoints.hyperparameters import check_hyperparameters, drop_choices_of_user
 from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
-from zoo.checkpoints.sharded import check_sharded
+from zoo.checkpoints.sharded import OTHER_VALUES, check_sharded
 from zoo.class_paths import checked
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     import lightning as L
-
-# In a sharded checkpoint, a folder, Lightning puts all but the weights and optimizer states into this file.
-SHARDED_METADATA = "meta.pt"
 
 
 class Checkpoint:
@@ -64,14 +61,13 @@ class Checkpoint:
             UserError: they name what a checkpoint may not name.
         """
         check_hyperparameters(self.metadata, self.path)
+        drop_choices_of_user(self.metadata)
         sections = {}
         for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
             arguments = dict(self.metadata.get(key) or {})
             arguments.pop("_instantiator", None)
             if "_class_path" in arguments:
                 class_path = arguments.pop("_class_path")
-                if section == "data":
-                    arguments = without_places(arguments)
                 sections[section] = {"class_path": class_path, "init_args": arguments}
         return sections
 
@@ -149,7 +145,7 @@ class Checkpoint:
     # Helpers --------------------------------------------------------------------------------------------------------
 
     def _read(self, device: str) -> dict[str, Any]:
-        file = self.path / SHARDED_METADATA if self.is_sharded else self.path
+        file = self.path / OTHER_VALUES if self.is_sharded else self.path
         if self.is_sharded and not file.exists():
             return {}
         content = read_tensors(file, device)
@@ -253,10 +249,11 @@ def load_upgraded(path: Any, cls: type) -> Any:
         upgrade(metadata, model=cls, data=cls)
     with checked("checkpoint", cls):
         check_hyperparameters(metadata, path, cls)
-    if is_current:
+    if is_current and not drop_choices_of_user(metadata):
         return path
     content = read_tensors(path, "cpu")
     upgrade(content, model=cls, data=cls)
+    drop_choices_of_user(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     buffer.seek(0)

@@ -25,6 +25,9 @@ NEVER_SAVED = ("optimizer", "lr_scheduler", "param_groups", "init", "weights")
 SAVED_AS_SIZES = ("autoencoder", "text_encoder")
 # Arguments of the data that name a place to write to, or fetch files: those are the user's to give.
 NOT_TAKEN_OVER = {"cache_dir": None, "download": False}
+# A second checkpoint is the user's to give, too. Its name stays, behind this mark, for the error of who needs the file.
+SECOND_CHECKPOINT = "teacher_checkpoint"
+NOT_READ = "named by a checkpoint, not read: "
 
 
 def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, expected: type | None = None) -> None:
@@ -64,13 +67,34 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, exp
                 _resolve(text, source, where, allowed)
 
 
-def without_places(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of the data without those that are the user's to give, which take their defaults."""
+def drop_choices_of_user(checkpoint: dict[str, Any]) -> bool:
+    """Remove from the hyperparameters, in place, what a checkpoint may not choose; return whether there was something.
+
+    Args:
+        checkpoint: its content, whose hyperparameters were checked.
+    """
+    changed = False
+    for key in SECTIONS:
+        arguments = checkpoint.get(key)
+        if not isinstance(arguments, Mapping):
+            continue
+        kept = _without_choices(arguments)
+        if kept != arguments:
+            checkpoint[key] = kept
+            changed = True
+    return changed
+
+
+def _without_choices(arguments: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for name, value in arguments.items():
-        if isinstance(value, Mapping) and isinstance(value.get("init_args"), Mapping):
-            value = {**value, "init_args": without_places(value["init_args"])}
-        kept[name] = NOT_TAKEN_OVER.get(name, value)
+        if isinstance(value, Mapping):
+            value = _without_choices(value)
+        if name in NOT_TAKEN_OVER and isinstance(value, (str, bool)):
+            value = NOT_TAKEN_OVER[name]
+        if name == SECOND_CHECKPOINT and isinstance(value, str) and not value.startswith(NOT_READ):
+            value = NOT_READ + value
+        kept[name] = value
     return kept
 
 

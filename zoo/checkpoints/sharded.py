@@ -16,6 +16,7 @@ import torch
 from zoo.errors import UserError
 
 INDEX = ".metadata"
+OTHER_VALUES = "meta.pt"  # where Lightning puts all but the weights and optimizer states
 MAX_INDEX_SIZE = 512 * 2**20  # bytes
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -46,6 +47,8 @@ def check_sharded(folder: Path) -> None:
     """
     index = folder / INDEX
     if not index.is_file():
+        if (folder / OTHER_VALUES).is_file():  # nothing to unpickle: this one is read as plain tensors
+            return
         raise UserError(f"{folder} is a folder without {INDEX}, so it is no sharded checkpoint")
     if index.stat().st_size > MAX_INDEX_SIZE:
         raise UserError(f"{index} has more than {MAX_INDEX_SIZE // 2**20} MiB, so it is no index of a checkpoint")

@@ -111,7 +111,8 @@ def _layer_class(name: str) -> type[nn.Module]:
 
 
 def _is_layer(value: Any) -> TypeGuard[type[nn.Module]]:
-    return inspect.isclass(value) and issubclass(value, nn.Module)
+    # Not DataParallel, which stands among the layers, but starts threads on devices.
+    return inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__.startswith("torch.nn.modules.")
 
 
 def _largest_group_count(channels: int) -> int:

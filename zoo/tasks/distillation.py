@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checkpoints import Checkpoint
+from zoo.checkpoints.hyperparameters import NOT_READ
+from zoo.errors import UserError
 from zoo.losses import DistillationLoss
 from zoo.tasks.classification import Classifier
 
@@ -104,6 +106,11 @@ def load_teacher(path: str, teacher: nn.Module | None = None) -> nn.Module:
     Raises:
         ValueError: there is no such file, it does not name its module, or it does not fit ``teacher``.
     """
+    if path.startswith(NOT_READ):
+        raise UserError(
+            "a checkpoint may not name a second one: give --model.teacher_checkpoint FILE; "
+            f"this one was trained with {path.removeprefix(NOT_READ)}"
+        )
     if not Path(path).is_file():
         raise ValueError(f"teacher_checkpoint: there is no file {path}; train the teacher first")
     checkpoint = Checkpoint(path)
