@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -20,6 +19,7 @@ from zoo.checkpoints import read_tensors
 from zoo.checkpoints.renames import upgrade_config
 from zoo.errors import UserError
 from zoo.files import write_json, write_text
+from zoo.runs import git
 from zoo.runs.lock import NAME as LOCK
 from zoo.runs.lock import lock, unlock
 
@@ -284,7 +284,11 @@ def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
     versions = {"zoo": __version__, "torch": torch.__version__}
     for package in packages:
         versions[package] = version(package)
-    uncommitted = _git("status", "--porcelain")
+    repository = git.find(Path.cwd())
+    commit = None if repository is None else git.commit(repository)
+    changed = None
+    if repository is not None and commit is not None:
+        changed = git.has_changes(repository, commit)
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
@@ -295,8 +299,8 @@ def environment(command: str, seed: int | None, devices: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if uncommitted is None else bool(uncommitted),
+        "git_commit": commit,
+        "git_dirty": changed,
     }
 
 
@@ -320,13 +324,3 @@ def changes(old: Any, new: Any, key: str = "") -> dict[str, list[Any]]:
     for name in old | new:
         different |= changes(old.get(name), new.get(name), f"{key}.{name}")
     return different
-
-
-def _git(*args: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *args], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
-        return None
-    return done.stdout.strip()
