@@ -180,14 +180,14 @@ def of_another_version(weights: Path, here: Path) -> list[object]:
     [
         (lambda w, _: [], "weights: there is no file or folder stable-diffusion-v1-5"),
         (lambda w, _: ["--model.weights", w, "--data.root", "none"], "none does not exist: --data.root names a folder"),
-        (without_text_encoder, "condition: text needs a text_encoder: a folder of diffusers that holds one"),
+        (without_text_encoder, "condition: text needs a text_encoder: a diffusers folder"),
         (of_another_version, "xl.safetensors is a checkpoint of Stable Diffusion XL"),
-        (lambda w, _: ["--model.weights", w, "--data.captions", "null"], "texts, as by --data.captions"),
+        (lambda w, _: ["--model.weights", w, "--data.captions", "null"], "images and texts: set --data.captions"),
         (lambda w, _: ["--model.weights", w, "--data.captions", "a.csv"], "has no a.csv to read captions from"),
         (lambda w, _: ["--model.weights", w, "--data.image_size", 17], "got images of 17x17"),
         (
             lambda w, _: ["--model.weights", w, "--model.prediction_type", "v_prediction"],
-            "was trained for epsilon: that is --model.prediction_type",
+            "was trained for epsilon: use --model.prediction_type",
         ),
         (
             lambda w, _: ["--model.weights", w, "--model.channels", "[32, 32]"],

@@ -17,12 +17,11 @@ from zoo.diffusion.schedules import linear_betas, scaled_linear_betas
 from zoo.errors import UserError
 from zoo.files import atomic_folder, write_json
 from zoo.models import LatentDiffusion
-from zoo.models.latent_diffusion import PREDICTION_TYPES, SCHEDULES
+from zoo.models.pretrained_noise import PREDICTION_TYPES, SCHEDULES
 from zoo.tasks.tokenized import TextTask
 from zoo.text.save import save_tokenizer
 from zoo.weights.files import write
 from zoo.weights.formats.diffusers import SCHEDULER, DiffusersNet, save_pipeline
-from zoo.weights.formats.huggingface import HuggingFaceNet
 from zoo.weights.pretrained import PretrainedNet
 
 # Errors of the writers that name another way to write the same net; the command line names its own.
@@ -93,7 +92,7 @@ def export_folder(
             f"{path} holds a {type(model).__name__}, which has no folder format (there is one for "
             f"{', '.join(names_with_folder_format())}): --out FILE.safetensors writes it for zoo"
         )
-    if max_shard_size is not None and not isinstance(net, HuggingFaceNet):
+    if max_shard_size is not None and not writes_shards(net):
         raise UserError(f"--max_shard_size: the folder of a {type(net).__name__} has one file")
     if dtype is not None:
         net.to(dtype)
@@ -101,7 +100,7 @@ def export_folder(
         with atomic_folder(out) as folder:
             if isinstance(model, LatentDiffusion):
                 write_diffusion(model, folder, dtype)
-            elif isinstance(net, HuggingFaceNet):
+            elif writes_shards(net):
                 write_text_model(model, net, folder, max_shard_size)
             elif isinstance(net, PretrainedNet):
                 net.save_pretrained(folder, format="huggingface")
@@ -115,9 +114,9 @@ def export_folder(
 
 def has_folder_format(cls: type) -> bool:
     """Return whether networks of a class are written as a folder that another library loads."""
-    if issubclass(cls, (HuggingFaceNet, DiffusersNet)):
-        return True
-    return issubclass(cls, PretrainedNet) and "huggingface" in cls.weights_format.formats
+    if not issubclass(cls, PretrainedNet):
+        return False
+    return bool({"huggingface", "diffusers"} & set(cls.weights_format.formats))
 
 
 def names_with_folder_format() -> list[str]:
@@ -130,7 +129,7 @@ def names_with_folder_format() -> list[str]:
     return names
 
 
-def write_text_model(model: L.LightningModule, net: HuggingFaceNet, folder: Path, max_shard_size: int | None) -> None:
+def write_text_model(model: L.LightningModule, net: Any, folder: Path, max_shard_size: int | None) -> None:
     """Write weights, special tokens and the tokenizer for transformers' AutoModel and AutoTokenizer."""
     options: dict[str, Any] = {}
     if max_shard_size is not None:

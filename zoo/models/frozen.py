@@ -1,4 +1,4 @@
-"""Networks that latent diffusion uses and does not train: where they come from, and whether two are the same."""
+"""Frozen networks of latent diffusion: reading them from checkpoints and pipelines, and comparing their weights."""
 
 from __future__ import annotations
 
@@ -16,59 +16,85 @@ from zoo.weights.folders import open_file
 from zoo.weights.formats.diffusers import Part
 from zoo.weights.formats.ldm import PREFIXES
 
+# Arguments of an AutoencoderKLModule that are those of its network.
+AUTOENCODER_ARGUMENTS = ("in_channels", "channels", "blocks", "latent_channels", "groups")
+
 
 def open_autoencoder(source: str | dict[str, Any]) -> AutoencoderKL:
-    """An autoencoder that is not trained any more.
+    """Return a frozen autoencoder, in eval mode.
 
     Args:
-        source: a checkpoint, a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
+        source: a zoo checkpoint, a diffusers folder or a single-file checkpoint of Stable Diffusion; or, where weights
+            are still to be loaded, the arguments of the autoencoder.
+
+    Raises:
+        ValueError: there is no such file, or it holds no autoencoder for images in [-1, 1].
     """
     if isinstance(source, dict):
-        found = AutoencoderKL(**source)
-    elif not Path(source).expanduser().exists():
-        raise ValueError(f"no autoencoder {source}: a checkpoint or a folder of diffusers is needed")
-    elif Path(source).suffix == ".ckpt":
-        found = _from_checkpoint(Path(source).expanduser())
-    else:
-        found = AutoencoderKL.from_pretrained(source, dtype=torch.float32)
-    return found.eval().requires_grad_(False)
-
-
-def _from_checkpoint(path: Path) -> AutoencoderKL:
-    try:
-        checkpoint = Checkpoint(path, model="AutoencoderKLModule")
-        given = checkpoint.model_arguments
-        state = checkpoint.state_dict()
-        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-        names = ("in_channels", "channels", "blocks", "latent_channels", "groups")
-        found = AutoencoderKL(**{name: given[name] for name in names})
-        found.load_state_dict(state)
-    except Exception:
-        raise ValueError(f"{path} is no whole checkpoint of an AutoencoderKLModule") from None
-    images = checkpoint.metadata.get("datamodule_hyper_parameters") or {}
-    if any(value != 0.5 for name in ("mean", "std") for value in images.get(name) or ()):
-        scaled = f"mean {images['mean']} and std {images['std']}"
-        raise ValueError(f"the autoencoder {path} was trained on images with {scaled}; diffusion takes [0.5] for both")
-    return found
+        return freeze(AutoencoderKL(**source))
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(f"no autoencoder {source}: a checkpoint or a diffusers folder is needed")
+    if path.suffix == ".ckpt":
+        return freeze(_from_checkpoint(path))
+    return freeze(AutoencoderKL.from_pretrained(source, dtype=torch.float32))
 
 
 def open_text_encoder(source: str | dict[str, Any]) -> CLIPTextEncoder:
-    """A text encoder that is not trained any more.
+    """Return a frozen text encoder, in eval mode.
 
     Args:
-        source: a folder of diffusers or a single-file checkpoint of Stable Diffusion, or sizes alone.
+        source: a diffusers folder or a single-file checkpoint of Stable Diffusion; or, where weights are still to be
+            loaded, the arguments of the text encoder.
+
+    Raises:
+        ValueError: there is no such file, or it holds no text encoder.
     """
     if isinstance(source, dict):
-        found = CLIPTextEncoder(**source)
-    elif not Path(source).expanduser().exists():
-        raise ValueError(f"no text encoder {source}: a folder of diffusers is needed")
-    else:
-        found = CLIPTextEncoder.from_pretrained(source, dtype=torch.float32)
-    return found.eval().requires_grad_(False)
+        return freeze(CLIPTextEncoder(**source))
+    if not Path(source).expanduser().exists():
+        raise ValueError(f"no text encoder {source}: a diffusers folder is needed")
+    return freeze(CLIPTextEncoder.from_pretrained(source, dtype=torch.float32))
+
+
+def freeze(net: Any) -> Any:
+    """Return a network in eval mode, without gradients."""
+    return net.eval().requires_grad_(False)
+
+
+def _from_checkpoint(path: Path) -> AutoencoderKL:
+    """Return the autoencoder in a checkpoint of an ``AutoencoderKLModule``, with its EMA weights if there are any."""
+    try:
+        checkpoint = Checkpoint(path, model="AutoencoderKLModule")
+        arguments = checkpoint.model_arguments
+        autoencoder = AutoencoderKL(**{name: arguments[name] for name in AUTOENCODER_ARGUMENTS})
+        state = {}
+        for name, value in checkpoint.state_dict().items():
+            if name.startswith("net."):
+                state[name.removeprefix("net.")] = value
+        autoencoder.load_state_dict(state)
+    except Exception:
+        raise ValueError(f"{path} is not a whole checkpoint of an AutoencoderKLModule") from None
+    data = checkpoint.metadata.get("datamodule_hyper_parameters") or {}
+    statistics = [*(data.get("mean") or ()), *(data.get("std") or ())]
+    if any(value != 0.5 for value in statistics):
+        raise ValueError(
+            f"the autoencoder {path} was trained on images with mean {data.get('mean')} and std {data.get('std')}; "
+            "diffusion needs images in [-1, 1]: mean and std of 0.5"
+        )
+    return autoencoder
 
 
 def pipeline_containing(part: Part, weights: str | None) -> str | None:
-    """Where weights are, if it is a pipeline's folder or single file that holds another part, too; else None."""
+    """Return the path of weights if it is a pipeline, a folder or a single file, that also contains a part; else None.
+
+    Args:
+        part: ``vae``, ``text_encoder`` or ``unet``.
+        weights: path of the weights of the U-Net, or None.
+
+    Raises:
+        ValueError: there is no such file or folder.
+    """
     if weights is None:
         return None
     path = Path(weights).expanduser()
@@ -76,18 +102,22 @@ def pipeline_containing(part: Part, weights: str | None) -> str | None:
         raise ValueError(f"weights: there is no file or folder {weights}")
     if path.suffix != ".safetensors":
         return weights if (path / part / "config.json").is_file() else None
-    return weights if any(name.startswith(PREFIXES[part]) for name in open_file(path).keys()) else None  # noqa: SIM118
+    names = open_file(path).keys()
+    contains = any(name.startswith(PREFIXES[part]) for name in names)
+    return weights if contains else None
 
 
 def states_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two states hold the same numbers."""
-    return a.keys() == b.keys() and all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
+    """Return whether two state dicts have the same names and values."""
+    if a.keys() != b.keys():
+        return False
+    return all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a)
 
 
 def digest(state: dict[str, Tensor]) -> str:
-    """A hash of numbers and of their names."""
-    found = hashlib.sha256()
+    """Return a SHA-256 hash of the names, dtypes, shapes and values of tensors."""
+    sha = hashlib.sha256()
     for name, value in state.items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.cpu().contiguous().numpy().data)
-    return found.hexdigest()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha.update(value.cpu().contiguous().numpy().data)
+    return sha.hexdigest()

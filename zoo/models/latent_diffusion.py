@@ -1,8 +1,8 @@
-"""Latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752), of pixels too (Ho et al. 2020)."""
+"""Latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752); also of pixels (Ho et al. 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,22 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.diffusion.prediction import PredictionType
-from zoo.diffusion.schedules import DDPMSchedule, NoiseSchedule, ScheduleName, make_schedule
-from zoo.distributed import say
 from zoo.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from zoo.models.frozen import digest, open_autoencoder, open_text_encoder, pipeline_containing, states_equal
+from zoo.models.pretrained_noise import check_prediction_type, training_schedule
 from zoo.models.unet import UNet
 from zoo.tasks.base import require
 from zoo.tasks.diffusion import Condition, Diffusion
 from zoo.text.prompts import PromptTokenizer
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights.formats.diffusers import DiffusersNet, open_part, scheduler_config
+from zoo.weights.formats.diffusers import DiffusersNet, scheduler_config
 
-# What a network of diffusers may predict; the names of schedules are diffusers' too, from theirs to ours.
-PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
-SCHEDULES: dict[str, ScheduleName]
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+# Arguments of the U-Net that its preset gives and the module can override.
+SIZES = ("channels", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
 
 
 class LatentDiffusion(Diffusion):
@@ -48,15 +44,16 @@ class LatentDiffusion(Diffusion):
             Diffusion 2.
         dropout: dropout probability in the residual blocks.
         activation_checkpointing: recompute the activations of the U-Net's blocks in the backward pass.
-        weights: of the U-Net to start from: a folder of diffusers, a single-file checkpoint, or a file of zoo; null
-            starts fresh. From a whole pipeline come autoencoder and text encoder, too, where they are null.
-        autoencoder: of which the latents are: a checkpoint of an ``AutoencoderKLModule``, or a folder of diffusers;
-            null makes pixels. In a checkpoint it is the sizes of the one that lies there.
-        text_encoder: which reads texts, for ``condition: text``: a folder of diffusers with ``text_encoder`` and
-            ``tokenizer``, or a single-file checkpoint. In a checkpoint it is the sizes of the one that lies there.
-        tokenizer: folder with the tokenizer of the text encoder, which single-file checkpoints lack; null takes that
-            beside the text encoder.
-        condition: what images are made by: ``class``, ``text`` or ``none``.
+        weights: pretrained weights of the U-Net: a diffusers folder, a single-file checkpoint of Stable Diffusion, or a
+            file of zoo; null for random weights. A whole pipeline also provides the autoencoder and the text encoder,
+            where they are null.
+        autoencoder: autoencoder of the latents: a checkpoint of an ``AutoencoderKLModule``, a diffusers folder, or a
+            single-file checkpoint; null for diffusion of pixels. Checkpoints store its arguments here.
+        text_encoder: text encoder, for ``condition: text``: a diffusers folder with ``text_encoder`` and
+            ``tokenizer``, or a single-file checkpoint. Checkpoints store its arguments here.
+        tokenizer: folder with the tokenizer of the text encoder, which single-file checkpoints lack; null takes it from
+            the folder of the text encoder.
+        condition: what the model is conditioned on: ``class``, ``text`` or ``none``.
         in_channels: channels of the images; null takes it from the data.
         image_size: side of the images in pixels; null takes it from the data.
         num_classes: number of classes; null takes it from the data.
@@ -87,50 +84,68 @@ class LatentDiffusion(Diffusion):
         **kwargs: Any,
     ) -> None:
         image_channels, side = require(self, in_channels=in_channels, image_size=image_size)
-        num_classes = require(self, num_classes=num_classes) if condition == "class" else None
+        if condition == "class":
+            num_classes = require(self, num_classes=num_classes)
+        else:
+            num_classes = None
         autoencoder = autoencoder or pipeline_containing("vae", weights)
-        text_encoder = text_encoder or (pipeline_containing("text_encoder", weights) if condition == "text" else None)
-        if condition == "text" and text_encoder is None:
-            raise ValueError("condition: text needs a text_encoder: a folder of diffusers that holds one")
-        for name, given in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
-            if condition != "text" and given is not None:
-                raise ValueError(f"condition: {condition} has no use for a {name}; condition: text has")
+        if condition == "text":
+            text_encoder = text_encoder or pipeline_containing("text_encoder", weights)
+        check_text_arguments(condition, text_encoder, tokenizer)
+
         frozen: dict[str, DiffusersNet] = {}
         shape = (image_channels, side, side)
+        text_dim = None
         if autoencoder is not None:
-            frozen["autoencoder"] = opened = open_autoencoder(autoencoder)
-            shape = latent_shape(opened, image_channels, side)
+            latent_autoencoder = open_autoencoder(autoencoder)
+            shape = latent_shape(latent_autoencoder, image_channels, side)
+            frozen["autoencoder"] = latent_autoencoder
         if text_encoder is not None:
-            frozen["text_encoder"] = open_text_encoder(text_encoder)
-        given = {"channels": channels, "blocks": blocks, "attention": attention, "heads": heads, "head_dim": head_dim,
-                 "groups": groups, "linear_projection": linear_projection}  # fmt: skip
-        sizes = {k: v for k, v in given.items() if v is not None}
-        if heads or head_dim:  # instead of what the preset says of either
-            sizes.update(heads=heads, head_dim=head_dim)
-        width = frozen["text_encoder"].arguments["dim"] if text_encoder is not None else None
-        fit = {"in_channels": shape[0], "num_classes": num_classes, "text_dim": width, "dropout": dropout}
-        net = UNet.preset(preset, **{**sizes, **fit})
-        if over := shape[1] % net.factor:
-            halved = f"the U-Net halves {shape[1]} positions to 1/{net.factor}, which leaves {over} over"
-            raise ValueError(f"images of {side} pixels: {halved}; take another image_size, or fewer stages")
+            encoder = open_text_encoder(text_encoder)
+            text_dim = encoder.arguments["dim"]
+            frozen["text_encoder"] = encoder
+
+        overrides = {
+            "channels": channels,
+            "blocks": blocks,
+            "attention": attention,
+            "heads": heads,
+            "head_dim": head_dim,
+            "groups": groups,
+            "linear_projection": linear_projection,
+        }
+        net = UNet.preset(
+            preset,
+            **explicit_sizes(overrides),
+            in_channels=shape[0],
+            num_classes=num_classes,
+            text_dim=text_dim,
+            dropout=dropout,
+        )
+        check_resolution(net, shape, side)
         net.activation_checkpointing = activation_checkpointing
         self._weights = weights
         super().__init__(net=net, condition=condition, num_classes=num_classes, **kwargs)
         if weights is not None:
             check_prediction_type(weights, self.prediction_type, self.schedule)
-        # a plain dict: torch does not look into it
-        self._shape, self._channels, self._frozen = shape, image_channels, frozen
-        self._from_files = {name for name, source in (("autoencoder", autoencoder), ("text_encoder", text_encoder))
-                       if isinstance(source, str)}  # fmt: skip
+
+        self._shape = shape
+        self._channels = image_channels
+        # A plain dict hides them from torch: they are not in parameters() and state_dict().
+        self._frozen = frozen
+        # The others are built from the arguments in a checkpoint, which then provides their weights.
+        self._from_files: set[str] = set()
+        if isinstance(autoencoder, str):
+            self._from_files.add("autoencoder")
         self.prompts = None
         if isinstance(text_encoder, str):
-            self.prompts = PromptTokenizer.load(tokenizer or text_encoder, self._max_text_length)
-            known = frozen["text_encoder"].arguments["vocab_size"]
-            if len(self.prompts.tokenizer) > known:
-                has = f"{len(self.prompts.tokenizer):,} tokens, and the text encoder knows {known:,}"
-                raise ValueError(f"the tokenizer of {tokenizer or text_encoder} is of another one: it has {has}")
-        alone = {"weights": None, "tokenizer": None}  # a checkpoint needs neither
-        self.hparams.update({name: plain(net.arguments) for name, net in frozen.items()}, **alone)
+            self._from_files.add("text_encoder")
+            self.prompts = load_prompt_tokenizer(tokenizer or text_encoder, frozen["text_encoder"])
+        # Checkpoints contain these networks and the tokenizer, so they do not depend on other files.
+        for name, network in frozen.items():
+            self.hparams[name] = plain(network.arguments)
+        self.hparams["weights"] = None
+        self.hparams["tokenizer"] = None
 
     def adapt(self) -> None:
         if self._weights is not None:
@@ -139,26 +154,40 @@ class LatentDiffusion(Diffusion):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any) -> Self:
-        """Stable Diffusion: its U-Net, autoencoder, text encoder, tokenizer, and the noise it was trained with.
+        """Build Stable Diffusion: U-Net, autoencoder, text encoder, tokenizer, and its training noise schedule.
 
         Args:
-            path: a pipeline's folder, as diffusers writes it, or a single-file checkpoint, with ``tokenizer``.
-            kwargs: of the constructor, where something else is wanted.
+            path: diffusers folder of a pipeline, or a single-file checkpoint, which also needs ``tokenizer``.
+            kwargs: arguments of the constructor, which override those of the pipeline.
         """
-        noise, net, source = scheduler_config(path), UNet.from_pretrained(path), str(path)
-        names = ("channels", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
-        large = net.arguments["text_dim"] == 1024 and noise["prediction_type"] == "v_prediction"  # of 768 pixels
-        side = int(net.config.get("sample_size") or (96 if large else 64)) * AutoencoderKL.from_pretrained(path).factor
-        given = {
-            **{name: net.arguments[name] for name in names},
-            **training_schedule(noise, path), "preset": "sd-1.5", "weights": source,
-            "autoencoder": source, "text_encoder": source, "condition": "text", "in_channels": 3, "image_size": side,
-        }  # fmt: skip
-        return cls(**plain({**given, **kwargs})).eval()
+        config = scheduler_config(path)
+        net = UNet.from_pretrained(path)
+        autoencoder = AutoencoderKL.from_pretrained(path)
+        positions = net.config.get("sample_size")
+        if not positions:
+            # Single files do not state their size: Stable Diffusion 2 for 768 pixels predicts v, that for 512 epsilon.
+            is_large = net.arguments["text_dim"] == 1024 and config["prediction_type"] == "v_prediction"
+            positions = 96 if is_large else 64
+        source = str(path)
+        arguments = {
+            "preset": "sd-1.5",
+            "weights": source,
+            "autoencoder": source,
+            "text_encoder": source,
+            "condition": "text",
+            "in_channels": 3,
+            "image_size": int(positions) * autoencoder.factor,
+        }
+        for name in SIZES:
+            arguments[name] = net.arguments[name]
+        arguments.update(training_schedule(config, path))
+        arguments.update(kwargs)
+        return cls(**plain(arguments)).eval()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        texts = getattr(getattr(self.trainer, "datamodule", None), "texts", None)
+        data = getattr(self.trainer, "datamodule", None)
+        texts = getattr(data, "texts", None)
         if texts and self.prompts is not None:
             self.prompts.check_lengths(texts)
 
@@ -174,32 +203,45 @@ class LatentDiffusion(Diffusion):
 
     @property
     def clip(self) -> float | None:
-        return 1.0 if self.autoencoder is None else None  # latents reach as far as they like
+        if self.autoencoder is None:
+            return 1.0
+        return None  # latents are not bounded
 
     @property
     def autoencoder(self) -> AutoencoderKL | None:
-        """That of the latents, where this module is; None where pixels are made."""
+        """The autoencoder of the latents, on the device of this module; None for diffusion of pixels."""
         return self._on_device("autoencoder")
 
-    @property
-    def _max_text_length(self) -> int:
-        """Tokens of a text."""
-        return self._frozen["text_encoder"].arguments["max_length"]
-
     def _on_device(self, name: str) -> Any:
-        found = self._frozen.get(name)
-        return None if found is None else found.to(self.device)
+        network = self._frozen.get(name)
+        if network is None:
+            return None
+        return network.to(self.device)
 
-    def encode(self, x: Float[Tensor, "b c h w"] | tuple[Tensor, Tensor], stage: str) -> Float[Tensor, "b d i j"]:
-        if (autoencoder := self._frozen.get("autoencoder")) is None:
+    def encode(
+        self,
+        x: Float[Tensor, "b c h w"] | tuple[Tensor, Tensor],
+        stage: str,
+    ) -> Float[Tensor, "b d i j"]:
+        """Return pixels as they are, or scaled latents: samples in training, else means.
+
+        Args:
+            x: images, or mean and log-variance of their latents.
+            stage: ``train`` or another.
+        """
+        autoencoder = self._frozen.get("autoencoder")
+        if autoencoder is None:
             return x  # type: ignore[return-value]
-        mean, logvar = self.moments(x) if isinstance(x, Tensor) else x
-        latents = DiagonalGaussian(mean.float(), logvar.float())
-        return (latents.sample() if stage == "train" else latents.mean) * autoencoder.get_buffer("scale")
+        if isinstance(x, Tensor):
+            x = self.moments(x)
+        mean, logvar = x
+        distribution = DiagonalGaussian(mean.float(), logvar.float())
+        latents = distribution.sample() if stage == "train" else distribution.mean
+        return latents * autoencoder.get_buffer("scale")
 
     @torch.no_grad()
     def moments(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Means and logarithms of the variances of the latents of images, without their scale."""
+        """Return mean and log-variance of the latents of images, before scaling."""
         autoencoder = self.autoencoder
         assert autoencoder is not None
         if x.ndim != 4:
@@ -210,103 +252,149 @@ class LatentDiffusion(Diffusion):
 
     @property
     def encoder_key(self) -> str:
-        """A name for the weights that make latents."""
-        state = self._frozen["autoencoder"].state_dict()
-        return digest({name: state[name] for name in state if name.startswith(("encoder.", "quant_conv."))})
+        """Hash of the weights that determine the latents."""
+        state = {}
+        for name, value in self._frozen["autoencoder"].state_dict().items():
+            if name.startswith(("encoder.", "quant_conv.")):
+                state[name] = value
+        return digest(state)
 
     def decode(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         autoencoder = self.autoencoder
-        return x if autoencoder is None else autoencoder.decode(x.float() / autoencoder.scale)
+        if autoencoder is None:
+            return x
+        return autoencoder.decode(x.float() / autoencoder.scale)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
         encoder = self._on_device("text_encoder")
         if encoder is None or self.prompts is None:
             return super().encode_text(texts)
+        tokens = self.prompts(texts).to(self.device)  # (b, s)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return encoder(self.prompts(texts).to(self.device)).to(self._net_dtype)
+            states = encoder(tokens)
+        return states.to(self._net_dtype)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["frozen"] = {name: net.state_dict() for name, net in self._frozen.items()}
+        checkpoint["frozen"] = {name: network.state_dict() for name, network in self._frozen.items()}
         if self.prompts is not None:
             checkpoint["tokenizer"] = self.prompts.tokenizer.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("frozen", {})
-        others = {"autoencoder": "the latents of another autoencoder", "text_encoder": "another text encoder"}
-        for name, what in others.items():
-            own, state = self._frozen.get(name), saved.get(name)
-            if (own is None) != (state is None):
-                here, there = ("none" if part is None else "one" for part in (own, state))
-                raise ValueError(f"--model.{name}: the checkpoint has {there}, this model has {here}")
-            if own is None or state is None:
-                continue
-            if name in self._from_files and not states_equal(own.state_dict(), state):
-                raise ValueError(f"the checkpoint was trained on {what} than that of --model.{name}")
-            own.load_state_dict(state)
-        if tokenizer := checkpoint.get("tokenizer"):
-            self.prompts = PromptTokenizer(Tokenizer.from_plain(tokenizer), self._max_text_length)
+        self._load_frozen("autoencoder", saved, "the latents of another autoencoder")
+        self._load_frozen("text_encoder", saved, "another text encoder")
+        tokenizer = checkpoint.get("tokenizer")
+        if tokenizer:
+            max_length = self._frozen["text_encoder"].arguments["max_length"]
+            self.prompts = PromptTokenizer(Tokenizer.from_plain(tokenizer), max_length)
+
+    def _load_frozen(self, name: str, saved: dict[str, dict[str, Tensor]], other: str) -> None:
+        """Load a frozen network's weights from a checkpoint; one that was given as a file has to have the same.
+
+        Args:
+            name: ``autoencoder`` or ``text_encoder``.
+            saved: weights in the checkpoint, by name of the network.
+            other: what the checkpoint was trained on where the weights differ, for the error.
+        """
+        network = self._frozen.get(name)
+        state = saved.get(name)
+        if network is None and state is None:
+            return
+        if network is None:
+            raise ValueError(f"--model.{name}: the checkpoint has one, this model has none")
+        if state is None:
+            raise ValueError(f"--model.{name}: the checkpoint has none, this model has one")
+        if name in self._from_files and not states_equal(network.state_dict(), state):
+            raise ValueError(f"the checkpoint was trained on {other} than that of --model.{name}")
+        network.load_state_dict(state)
 
 
-def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[int, int, int]:
-    """Of the latents of square images, ``(c, h, w)``, or what is wrong with the images."""
-    autoencoder.check(side, side)
-    if (own := autoencoder.arguments["in_channels"]) != channels:
-        raise ValueError(f"the autoencoder is of images of {own} channels, and these have {channels}")
-    return autoencoder.arguments["latent_channels"], side // autoencoder.factor, side // autoencoder.factor
+def check_text_arguments(condition: Condition, text_encoder: Any, tokenizer: str | None) -> None:
+    """Raise a ValueError where text encoder and tokenizer do not go with the condition."""
+    if condition == "text":
+        if text_encoder is None:
+            raise ValueError("condition: text needs a text_encoder: a diffusers folder with text_encoder and tokenizer")
+        return
+    if text_encoder is not None:
+        raise ValueError(f"text_encoder is for condition: text, but this model has condition: {condition}")
+    if tokenizer is not None:
+        raise ValueError(f"tokenizer is for condition: text, but this model has condition: {condition}")
 
 
-def training_schedule(noise: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Prediction type and schedule, as the constructor of ``LatentDiffusion`` takes them.
+def explicit_sizes(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that override a preset of the U-Net: those that are not None."""
+    sizes = {name: value for name, value in arguments.items() if value is not None}
+    if arguments["heads"] or arguments["head_dim"]:
+        # Either of them replaces both of the preset.
+        sizes["heads"] = arguments["heads"]
+        sizes["head_dim"] = arguments["head_dim"]
+    return sizes
+
+
+def check_resolution(net: UNet, shape: tuple[int, ...], image_size: int) -> None:
+    """Raise a ValueError where a U-Net cannot halve the resolution as often as it has to.
 
     Args:
-        noise: diffusers' ``scheduler_config.json``.
-        path: what it is of, for an error.
+        net: the network.
+        shape: shape of its input, ``(c, h, w)``.
+        image_size: side of the images in pixels.
     """
-    for key, names in (("prediction_type", PREDICTION_TYPES), ("beta_schedule", SCHEDULES)):
-        if noise.get(key) not in names:
-            raise ValueError(
-                f"{path}: {key} {noise.get(key)} of its scheduler is not known: zoo has {', '.join(names)}"
-            )
-    name = SCHEDULES[noise["beta_schedule"]]
-    ends = {} if name == "cosine" else {end: noise[end] for end in ("beta_start", "beta_end") if end in noise}
-    return {"prediction_type": noise["prediction_type"], "schedule": name, **ends,
-            "timesteps": noise.get("num_train_timesteps", 1000),
-            "zero_snr": noise.get("rescale_betas_zero_snr", False)}  # fmt: skip
-
-
-def check_prediction_type(weights: str, prediction_type: PredictionType, schedule: NoiseSchedule) -> None:
-    """Say so where weights were trained to say something else than they are taken for, or with other noise."""
-    path = Path(weights).expanduser()
-    if path.is_dir() and not (path / "scheduler" / "scheduler_config.json").is_file():
-        return  # nobody knows
-    if path.is_file() and (file := open_part(path, "unet")).config.get("from") != "ldm":
-        # a module tells, of a network alone nobody knows
-        trained = file.arguments.get("prediction_type", prediction_type)
-    else:
-        noise = scheduler_config(path)
-        trained = noise["prediction_type"]
-        if trained == prediction_type and noise.get("beta_schedule") in SCHEDULES:
-            warn_other_schedule(weights, noise, schedule)
-    if trained != prediction_type:
+    if shape[1] % net.factor:
         raise ValueError(
-            f"{weights} was trained for {trained}: that is --model.prediction_type {trained}, not {prediction_type}"
+            f"image_size {image_size} gives the U-Net {shape[1]} positions per side, which its stages need divisible "
+            f"by {net.factor}: take another image_size, or fewer stages"
         )
 
 
-def warn_other_schedule(weights: str, noise: Mapping[str, Any], schedule: NoiseSchedule) -> None:
-    """Say so where weights that were trained with some noise go on with another; one may want that."""
-    given = {k: v for k, v in training_schedule(noise, weights).items() if k != "prediction_type"}
-    names = {"schedule": "name", "timesteps": "steps"}
-    theirs = make_schedule(**{names.get(k, k): v for k, v in given.items()})
-    tables = [found.alphas_cumprod for found in (theirs, schedule) if isinstance(found, DDPMSchedule)]
-    if len(tables) < 2 or len(tables[0]) != len(tables[1]) or not torch.allclose(*tables, rtol=1e-6, atol=0):
-        say(f"{weights} was trained with {', '.join(f'{k}={v}' for k, v in given.items())}; other noise is used here")
+def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[int, int, int]:
+    """Return the shape of the latents of square images, ``(c, h, w)``.
+
+    Args:
+        autoencoder: the autoencoder.
+        channels: channels of the images.
+        side: side of the images in pixels.
+
+    Raises:
+        ValueError: it does not take such images.
+    """
+    autoencoder.check(side, side)
+    expected = autoencoder.arguments["in_channels"]
+    if expected != channels:
+        raise ValueError(f"the autoencoder takes images with {expected} channels, got in_channels={channels}")
+    latent_side = side // autoencoder.factor
+    return autoencoder.arguments["latent_channels"], latent_side, latent_side
+
+
+def load_prompt_tokenizer(source: str, encoder: DiffusersNet) -> PromptTokenizer:
+    """Load the tokenizer of a text encoder.
+
+    Args:
+        source: folder that contains it.
+        encoder: the text encoder, which limits the length of prompts.
+
+    Raises:
+        ValueError: there is none, or it has more tokens than the text encoder.
+    """
+    prompts = PromptTokenizer.load(source, encoder.arguments["max_length"])
+    num_tokens = len(prompts.tokenizer)
+    vocab_size = encoder.arguments["vocab_size"]
+    if num_tokens > vocab_size:
+        raise ValueError(
+            f"the tokenizer of {source} does not belong to the text encoder: it has {num_tokens:,} tokens, and the "
+            f"text encoder {vocab_size:,}"
+        )
+    return prompts
 
 
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as they are saved: lists for tuples."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    """Return arguments as checkpoints store them: with lists instead of tuples."""
+    result = {}
+    for name, value in arguments.items():
+        if isinstance(value, tuple):
+            value = list(value)
+        result[name] = value
+    return result

@@ -1,4 +1,4 @@
-"""Autoencoding: images through a smaller latent image and back."""
+"""Variational autoencoders of images, the first stage of latent diffusion."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from torch import Tensor, nn
 
 from zoo.tasks.base import Task, inputs_of
 
-SCALE_SAMPLES = 1024  # images that the scale of the latents is measured on
+# Number of training images on which the scale of the latents is measured.
+SCALE_SAMPLES = 1024
 
 
 class Autoencoder(Task):
-    """Train a network to give its images again, through latents that are kept near a standard normal distribution.
+    """Variational autoencoder: a network that reconstructs images from latents close to a standard normal distribution.
 
-    A batch is images, alone or with labels that do not matter; the network returns the images again and the
-    distribution of their latents, which has ``kl()``, ``mean`` and ``logvar``, and has a buffer ``scale``. After each
-    epoch ``scale`` is set to one over the deviation of the latents of training images, with the weights that are saved.
+    A batch is images, alone or with labels, which are ignored. The network returns the reconstruction and the
+    distribution of the latents, with ``kl()``, ``mean`` and ``logvar``, and has a buffer ``scale``: after each epoch it
+    is set to one over the standard deviation of the latents of training images, with the weights that are saved. Logs
+    ``loss``, ``reconstruction`` and ``kl``.
 
     Args:
-        reconstruction: what counts as near: ``l1``, the absolute difference, or ``l2``, the squared one.
-        kl_weight: weight of the divergence from the standard normal distribution, in nats for each number of a latent.
+        reconstruction: reconstruction loss: ``l1``, the absolute difference, or ``l2``, the squared one.
+        kl_weight: weight of the KL divergence from the standard normal distribution, in nats per latent value.
     """
 
     def __init__(
-        self, net: nn.Module, reconstruction: Literal["l1", "l2"] = "l1", kl_weight: float = 1e-4, **kwargs: Any
+        self,
+        net: nn.Module,
+        reconstruction: Literal["l1", "l2"] = "l1",
+        kl_weight: float = 1e-4,
+        **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
         if reconstruction not in ("l1", "l2"):
@@ -36,52 +42,64 @@ class Autoencoder(Task):
             raise ValueError(f"kl_weight must be 0 or more, got {kl_weight}")
         self.reconstruction_loss = F.l1_loss if reconstruction == "l1" else F.mse_loss
         self.kl_weight = kl_weight
-        self._scale_images: list[Tensor] = []  # training images of this epoch, to measure the scale on
+        # Training images of this epoch, on which the scale is measured.
+        self._scale_images: list[Tensor] = []
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The images again, from the means of their latents."""
-        return self.net(x)[0]
+        """Return the reconstruction of images from the means of their latents."""
+        reconstruction, _ = self.net(x)
+        return reconstruction
 
     def step(self, batch: Any, stage: str) -> Tensor:
         (x,) = inputs_of(batch)
-        out, latents = self.net(x, sample=stage == "train")
-        if stage == "train" and sum(map(len, self._scale_images)) < SCALE_SAMPLES:
+        is_training = stage == "train"
+        out, latents = self.net(x, sample=is_training)
+        if is_training and sum(map(len, self._scale_images)) < SCALE_SAMPLES:
             self._scale_images.append(x.detach())
-        reconstruction, kl = self.reconstruction_loss(out, x), latents.kl().mean() / latents.mean[0].numel()
+        reconstruction = self.reconstruction_loss(out, x)
+        kl = latents.kl().mean() / latents.mean[0].numel()
         self.log_mean(stage, self.num_items(batch), reconstruction=reconstruction, kl=kl)
         return reconstruction + self.kl_weight * kl
 
     def on_validation_epoch_end(self) -> None:
+        # Not later: EMA weights are swapped in until the end of validation, and these are saved.
         if not self.trainer.sanity_checking:
-            self._measure_scale()  # here the averages of EMA are in place, which are what is saved
+            self._measure_scale()
         super().on_validation_epoch_end()
 
     def on_train_epoch_end(self) -> None:
-        self._measure_scale()  # where there is no validation
+        # For epochs without validation.
+        self._measure_scale()
         super().on_train_epoch_end()
 
     @torch.no_grad()
     def _measure_scale(self) -> None:
+        """Set the network's scale by the collected training images, and discard these."""
         if not self._scale_images:
             return
         training = self.net.training
         self.net.eval()
-        parts = [mean_and_mean_square(self.net.encode(x)) for x in self._scale_images]  # type: ignore[operator]
+        moments = []
+        for x in self._scale_images:
+            moments.append(mean_and_mean_square(self.net.encode(x)))  # type: ignore[operator]
         self.net.train(training)
         self._scale_images.clear()
-        mean, square = torch.stack(parts).mean(0)
+        total = torch.stack(moments).mean(0)  # (2,)
         if self.trainer.world_size > 1:
-            mean, square = self.trainer.strategy.reduce(torch.stack([mean, square]), reduce_op="mean")
+            total = self.trainer.strategy.reduce(total, reduce_op="mean")
+        mean, square = total
         scale = cast(Tensor, self.net.scale)
         scale.copy_((square - mean.square()).rsqrt())
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return the column ``reconstruction``: how far each image is from itself again."""
+        """Return the column ``reconstruction``: the reconstruction loss of each image."""
         (x,) = inputs_of(batch)
-        return {"reconstruction": self.reconstruction_loss(self(x), x, reduction="none").flatten(1).mean(1).tolist()}
+        errors = self.reconstruction_loss(self(x), x, reduction="none")  # (b, c, h, w)
+        return {"reconstruction": errors.flatten(1).mean(1).tolist()}
 
 
 def mean_and_mean_square(latents: Any) -> Float[Tensor, " 2"]:
-    """Mean, and mean of squares, of samples of all the latents."""
-    mean, logvar = latents.mean.double(), latents.logvar.double()
-    return torch.stack([mean.mean(), (mean.square() + logvar.exp()).mean()])
+    """Return mean and mean square of all latent values, expected over the distribution of the latents, in float64."""
+    mean = latents.mean.double()
+    variance = latents.logvar.double().exp()
+    return torch.stack([mean.mean(), (mean.square() + variance).mean()])

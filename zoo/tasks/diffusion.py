@@ -1,10 +1,11 @@
-"""Diffusion: data from noise (Ho et al. 2020, https://arxiv.org/abs/2006.11239; guidance: Ho and Salimans 2022)."""
+"""Diffusion models (Ho et al. 2020, https://arxiv.org/abs/2006.11239; guidance: Ho and Salimans 2022)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from zoo._lightning import trainer_of
 from zoo.diffusion import (
     Noise,
+    Sampler,
     classifier_free_guidance,
     make_sampler,
     make_schedule,
@@ -28,7 +30,9 @@ from zoo.losses.embeddings import at_least_float32
 from zoo.tasks.base import Task, require
 
 Condition = Literal["none", "class", "text"]
-GOLDEN = 0.6180339887498949  # multiples of it, without their whole part, fill [0, 1) evenly however many there are
+# The fractional parts of its multiples are evenly spread over [0, 1), however many there are.
+GOLDEN_RATIO = 0.6180339887498949
+# The loss of evaluations is also logged for this many ranges of the noise level.
 NUM_NOISE_BINS = 4
 
 
@@ -38,24 +42,24 @@ class Diffusion(Task):
     A batch is images in [-1, 1], alone or with class indices ``(b,)`` or texts. The network is called with noisy images
     ``(b, c, h, w)``, timesteps ``(b,)`` from 0 to ``timesteps``, and ``labels`` ``(b,)``, where ``num_classes`` stands
     for no class, or ``text``, states ``(b, s, d)``. The loss is the mean squared error of the prediction. Logs
-    ``loss``,
-    and in validation and test ``loss_t0`` (least noise) to ``loss_t3`` (most), by quarters of the timesteps. There the
-    noise of a sample is always the same, so that losses are comparable.
+    ``loss``, and in validation and test ``loss_t0`` (least noise) to ``loss_t3`` (most), by quarters of the timesteps.
+    There the noise of a sample is always the same, so that losses are comparable.
 
     Args:
         prediction_type: what the network predicts: ``epsilon``, the noise; ``v_prediction``, the velocity (Salimans and
             Ho 2022); ``flow_prediction``, the noise minus the data (rectified flow).
-        schedule: of the noise: ``linear``, ``cosine``, ``scaled_linear`` (Stable Diffusion's), or ``flow``, the
-            straight line to it; null is ``flow`` for flow_prediction, or else ``cosine``.
-        timesteps: noise levels.
-        zero_snr: leave nothing of the data at the last noise level.
-        beta_start: first beta of ``linear`` and ``scaled_linear``; null is the paper's.
-        beta_end: last beta of these.
-        min_snr_gamma: signal-to-noise ratio from which on noise levels count alike, 5 in the paper; null weighs none.
-        condition: what images are made by: ``class``, ``text`` or ``none``.
-        cond_drop_prob: share of the training samples whose condition is left out, so that it can be guided by.
+        schedule: noise schedule: ``linear``, ``cosine``, ``scaled_linear`` (Stable Diffusion), or ``flow``, the
+            straight line from data to noise; null for ``flow`` with flow_prediction, else ``cosine``.
+        timesteps: number of noise levels.
+        zero_snr: rescale the noise schedule to zero terminal SNR: pure noise at the last timestep.
+        beta_start: first beta of ``linear`` and ``scaled_linear``; null for the paper's.
+        beta_end: last beta of ``linear`` and ``scaled_linear``; null for the paper's.
+        min_snr_gamma: gamma of Min-SNR loss weighting, 5 in the paper; null for no weighting.
+        condition: what the model is conditioned on: ``class``, ``text`` or ``none``.
+        cond_drop_prob: probability with which the condition of a training sample is dropped, for classifier-free
+            guidance.
         num_classes: number of classes; null takes it from the data.
-        class_names: names for ``zoo sample``; null takes them from the data, or numbers.
+        class_names: names of the classes for ``zoo sample``; null takes them from the data, or numbers.
     """
 
     def __init__(
@@ -75,51 +79,60 @@ class Diffusion(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
-        schedule = schedule or ("flow" if prediction_type == "flow_prediction" else "cosine")
-        if (prediction_type == "flow_prediction") != (schedule == "flow"):
+        is_flow = prediction_type == "flow_prediction"
+        if schedule is None:
+            schedule = "flow" if is_flow else "cosine"
+        if is_flow != (schedule == "flow"):
             raise ValueError(
                 f"prediction_type flow_prediction and schedule flow go together: got {prediction_type=}, {schedule=}"
             )
         if prediction_type == "epsilon" and zero_snr:
-            raise ValueError("prediction_type epsilon does not go with zero_snr: take v_prediction")
+            raise ValueError("prediction_type epsilon does not go with zero_snr: use v_prediction")
         if not 0 <= cond_drop_prob < 1:
-            raise ValueError(f"cond_drop_prob is a share in [0, 1), got {cond_drop_prob}")
+            raise ValueError(f"cond_drop_prob must be a probability in [0, 1), got {cond_drop_prob}")
         if min_snr_gamma is not None and min_snr_gamma <= 0:
             raise ValueError(f"min_snr_gamma must be above 0, got {min_snr_gamma}")
         self.prediction_type: PredictionType = prediction_type
         self.schedule = make_schedule(schedule, timesteps, zero_snr, beta_start, beta_end)
-        self.min_snr_gamma, self.cond_drop_prob = min_snr_gamma, cond_drop_prob
+        self.min_snr_gamma = min_snr_gamma
+        self.cond_drop_prob = cond_drop_prob
         self.condition: Condition = condition
-        self.num_classes = require(self, num_classes=num_classes) if condition == "class" else None
-        self.class_names = (class_names if self.num_classes else None) or [str(i) for i in range(self.num_classes or 0)]
-        if self.num_classes and len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for num_classes={num_classes}: {class_names}")
-        self._num_evaluated = 0  # samples of this validation or test
-        self._checked_pixels = False  # whether pixels are what they should be
+        self.num_classes: int | None = None
+        self.class_names: list[str] = []
+        if condition == "class":
+            classes = require(self, num_classes=num_classes)
+            self.num_classes = classes
+            self.class_names = class_names or [str(i) for i in range(classes)]
+            if len(self.class_names) != classes:
+                raise ValueError(f"{len(self.class_names)} class_names for num_classes={classes}: {class_names}")
+        # Number of samples of this evaluation so far, which determines their noise.
+        self._num_evaluated = 0
+        # Whether the range of the pixels has been checked.
+        self._checked_pixels = False
 
-    # What a subclass may say otherwise --------------------------------------------------------------------------------
+    # For subclasses to override ---------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what the network sees, ``(c, h, w)``."""
-        raise ValueError(f"{type(self).__name__} does not say what shape its samples have: write shape")
+        """Shape of the network's input, ``(c, h, w)``."""
+        raise ValueError(f"{type(self).__name__} does not define the shape of its samples: override shape")
 
     @property
     def clip(self) -> float | None:
-        """How far data can be from 0; None where nobody knows."""
+        """Largest absolute value of the data, to which sampling clips; None if it is not bounded."""
         return 1.0
 
     def encode(self, x: Float[Tensor, "b c h w"], stage: str) -> Float[Tensor, "b d i j"]:
-        """What the network sees of images."""
+        """Return the input of the network for images, without noise."""
         return x
 
     def decode(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """Images of what the network sees."""
+        """Return the images of denoised inputs: the inverse of ``encode``."""
         return x
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
-        """The states of texts."""
-        raise ValueError(f"{type(self).__name__} has no text encoder, so it cannot be told texts")
+        """Return the states of texts."""
+        raise ValueError(f"{type(self).__name__} has no text encoder, which condition: text needs")
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -130,74 +143,103 @@ class Diffusion(Task):
         labels: Int[Tensor, " b"] | None = None,
         text: Float[Tensor, "b s d"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """What the network says of images with the noise of times, which are 0 if not given."""
-        t = torch.zeros(len(x), dtype=torch.long, device=x.device) if t is None else t
-        conditions = {k: v for k, v in (("labels", labels), ("text", text)) if v is not None}
+        """Return the prediction for noisy inputs at times of the noise schedule, 0 if not given."""
+        if t is None:
+            t = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        conditions = {}
+        if labels is not None:
+            conditions["labels"] = labels
+        if text is not None:
+            conditions["text"] = text
         return self.net(x, self.schedule.model_time(t), **conditions)
 
     def step(self, batch: Any, stage: str) -> Tensor:
         return self.losses(batch, stage).mean()
 
     def losses(self, batch: Any, stage: str) -> Float[Tensor, " b"]:
-        """The loss of each sample of a batch."""
-        parts = [*batch] if isinstance(batch, (tuple, list)) else [batch]
-        x, condition = parts if len(parts) > 1 else [parts[0], None]
+        """Return the loss of each sample of a batch."""
+        x, condition = image_and_condition(batch)
         self._check_pixels(x)
+        cond_drop_prob = self.cond_drop_prob if stage == "train" else 0.0
         with torch.no_grad():
             x0 = at_least_float32(self.encode(x, stage))
-            conditions = self._conditions(condition, x0, self.cond_drop_prob if stage == "train" else 0.0)
+            conditions = self._conditions(condition, x0, cond_drop_prob)
         u, eps = self._times_and_noise(x0, stage)
         t = self.schedule.training_timesteps(u)
         alpha, sigma = self.schedule.alpha_sigma(t)
-        prediction = self(self.schedule.add_noise(x0, eps, t).to(self._net_dtype), t, **conditions)
+        noisy = self.schedule.add_noise(x0, eps, t).to(self._net_dtype)
+        prediction = self(noisy, t, **conditions)
         target = prediction_target(self.prediction_type, x0, eps, alpha, sigma)
-        losses = (prediction.to(target.dtype) - target).square().flatten(1).mean(1)
+        errors = (prediction.to(target.dtype) - target).square()
+        losses = errors.flatten(1).mean(1)  # (b,)
         if self.min_snr_gamma is not None:
-            losses = losses * min_snr_weight(self.prediction_type, alpha, sigma, self.min_snr_gamma).to(losses)
+            weights = min_snr_weight(self.prediction_type, alpha, sigma, self.min_snr_gamma)
+            losses = losses * weights.to(losses)
         if stage != "train":
             self._log_loss_by_noise_level(stage, u, losses)
         return losses
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return the column ``loss``: how badly the network tells each image from noise."""
+        """Return the column ``loss``: the denoising loss of each image."""
         return {"loss": self.losses(batch, "predict").tolist()}
 
     def _times_and_noise(self, x0: Tensor, stage: str) -> tuple[Float[Tensor, " b"], Tensor]:
-        """Where between data and noise each sample is looked at, and its noise."""
+        """Return times of the noise schedule, as numbers in [0, 1), and noise; in evaluations both are reproducible."""
         if stage == "train":
-            return torch.rand(len(x0), device=x0.device), torch.randn_like(x0)
-        world, rank = (1, 0) if trainer_of(self) is None else (self.trainer.world_size, self.trainer.global_rank)
-        numbers = [(self._num_evaluated + i) * world + rank for i in range(len(x0))]
+            u = torch.rand(len(x0), device=x0.device)
+            return u, torch.randn_like(x0)
+        world_size = 1
+        rank = 0
+        if trainer_of(self) is not None:
+            world_size = self.trainer.world_size
+            rank = self.trainer.global_rank
+        # Numbers of the samples in the order of the dataset, which processes read in turn.
+        numbers = [(self._num_evaluated + i) * world_size + rank for i in range(len(x0))]
         self._num_evaluated += len(x0)
-        u = torch.tensor([(number + 0.5) * GOLDEN % 1 for number in numbers], device=x0.device)
-        return u, Noise(0, numbers)(x0)
+        times = [(number + 0.5) * GOLDEN_RATIO % 1 for number in numbers]
+        return torch.tensor(times, device=x0.device), Noise(0, numbers)(x0)
 
-    def _log_loss_by_noise_level(self, stage: str, u: Tensor, losses: Tensor) -> None:
-        quarters = (u * NUM_NOISE_BINS).long()
-        for i, count in enumerate(torch.bincount(quarters, minlength=NUM_NOISE_BINS).tolist()):
+    def _log_loss_by_noise_level(self, stage: str, u: Float[Tensor, " b"], losses: Float[Tensor, " b"]) -> None:
+        bins = (u * NUM_NOISE_BINS).long()
+        counts = torch.bincount(bins, minlength=NUM_NOISE_BINS).tolist()
+        for i, count in enumerate(counts):
             if count:
-                self.log_mean(stage, count, **{f"loss_t{i}": losses[quarters == i].mean()})
+                self.log_mean(stage, count, **{f"loss_t{i}": losses[bins == i].mean()})
 
-    def _conditions(self, given: Any, x: Tensor, drop: float) -> dict[str, Tensor]:
-        """What the network is told beside the time: each sample's condition, or for some of them none."""
+    def _conditions(self, condition: Any, x: Tensor, drop_prob: float) -> dict[str, Tensor]:
+        """Return the network's arguments for the conditions of a batch, some of which are dropped."""
         if self.condition == "none":
             return {}
-        dropped = torch.rand(len(x), device=x.device) < drop if drop else None
+        dropped = None
+        if drop_prob:
+            dropped = torch.rand(len(x), device=x.device) < drop_prob  # (b,)
         if self.condition == "class":
-            labels = self._labels(given)
-            return {"labels": labels if dropped is None else labels.masked_fill(dropped, self.num_classes or 0)}
-        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
-            raise ValueError("condition: text needs data whose batches are images with texts, as by --data.captions")
-        return {"text": self.encode_text(["" if gone else text for text, gone in zip(
-            given, [False] * len(x) if dropped is None else dropped.tolist(), strict=True)])}  # fmt: skip
+            labels = self._check_labels(condition)
+            if dropped is not None:
+                labels = labels.masked_fill(dropped, self.num_classes or 0)
+            return {"labels": labels}
+        is_text = isinstance(condition, (list, tuple)) and all(isinstance(text, str) for text in condition)
+        if not is_text:
+            raise ValueError("condition: text needs batches of images and texts: set --data.captions")
+        is_dropped = [False] * len(x)
+        if dropped is not None:
+            is_dropped = dropped.tolist()
+        texts = ["" if drop else text for text, drop in zip(condition, is_dropped, strict=True)]
+        return {"text": self.encode_text(texts)}
 
-    def _labels(self, y: Any) -> Int[Tensor, " b"]:
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
-            what = f"a tensor {tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"condition: class needs class numbers (b,) beside the images, got {what}")
-        if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:  # type: ignore[operator]
-            bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
-            raise ValueError(f"class {bad} is out of range: num_classes={self.num_classes}")
+    def _check_labels(self, y: Any) -> Int[Tensor, " b"]:
+        """Return class indices after checking them; their values only on a CPU, where reading them is free."""
+        if not isinstance(y, Tensor):
+            raise ValueError(f"condition: class needs batches of images and class indices (b,), got {type(y).__name__}")
+        if y.is_floating_point() or y.ndim != 1:
+            raise ValueError(
+                f"condition: class needs batches of images and class indices (b,), got a tensor {tuple(y.shape)} of "
+                f"{y.dtype}"
+            )
+        if y.device.type == "cpu" and len(y):
+            for label in (int(y.min()), int(y.max())):
+                if not 0 <= label < (self.num_classes or 0):
+                    raise ValueError(f"class {label} is out of range: num_classes={self.num_classes}")
         return y
 
     # Pixels -----------------------------------------------------------------------------------------------------------
@@ -205,17 +247,17 @@ class Diffusion(Task):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         for name in ("mean", "std"):
-            found = getattr(data, name, None)
-            if isinstance(found, list) and any(abs(value - 0.5) > 1e-6 for value in found):
+            values = getattr(data, name, None)
+            if isinstance(values, list) and any(abs(value - 0.5) > 1e-6 for value in values):
                 raise ValueError(
-                    f"diffusion takes images in [-1, 1]: --data.mean [0.5] --data.std [0.5], or none of them, as "
-                    f"zoo's images come so by themselves; {type(data).__name__} has {name} {found}"
+                    f"diffusion needs images in [-1, 1]: set --data.mean [0.5] --data.std [0.5], or neither, as "
+                    f"zoo's datasets then choose this; {type(data).__name__} has {name} {values}"
                 )
         self._checked_pixels = False
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How zoo's data should normalise images: to [-1, 1]."""
+        """Mean and standard deviation that normalize images to [-1, 1]."""
         return {"mean": [0.5] * self.image_channels, "std": [0.5] * self.image_channels}
 
     @property
@@ -223,15 +265,20 @@ class Diffusion(Task):
         return self.shape[0]
 
     def _check_pixels(self, x: Tensor) -> None:
-        """Say so where pixels are not in [-1, 1], once: elsewhere looking at values waits for the device."""
+        """Check once that pixels are in [-1, 1]; checking every batch would synchronize with the device each time."""
         if self._checked_pixels or not isinstance(x, Tensor) or not len(x):
             return
         self._checked_pixels = True
-        low, high = (float(v) for v in x.detach().aminmax())
+        lowest, highest = x.detach().aminmax()
+        low = float(lowest)
+        high = float(highest)
         if low < -1.05 or high > 1.05:
-            raise ValueError(f"diffusion takes images in [-1, 1], and these reach from {low:.2f} to {high:.2f}")
+            raise ValueError(f"diffusion needs images in [-1, 1], got values from {low:.2f} to {high:.2f}")
         if low >= 0 and high > 0:
-            warnings.warn(f"images from {low:.2f} to {high:.2f}: those of diffusion reach from -1 to 1", stacklevel=2)
+            warnings.warn(
+                f"diffusion needs images in [-1, 1], got values from {low:.2f} to {high:.2f}",
+                stacklevel=2,
+            )
 
     def reset_metrics(self, stage: str) -> None:
         super().reset_metrics(stage)
@@ -258,78 +305,121 @@ class Diffusion(Task):
         first: int = 0,
         done: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """Make images, with pixels from 0 to 1, in float32 on the CPU; the state of torch's generators stays.
+        """Generate images, with pixels in [0, 1], in float32 on the CPU; torch's global RNG is not used.
 
         Args:
-            n: how many; image ``i`` follows from ``seed`` and ``i``, whatever ``n`` and ``batch_size`` are.
+            n: number of images; image ``i`` depends on ``seed`` and ``i`` only, not on ``n`` and ``batch_size``.
             sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpm++``.
-            steps: of the sampler.
-            guidance_scale: 1 is the condition alone, above 1 exaggerates it, 0 leaves it out.
-            labels: class of all, or of each; null takes all classes in turn.
-            texts: text of all, or of each.
-            seed: of the noise.
-            eta: share of the noise that ``ddim`` draws anew at each step; null is none.
-            spacing: of the times that the sampler looks at: ``trailing``, ``leading`` or ``linspace``.
-            batch_size: how many at a time.
-            first: number of the first image, to go on where others end.
-            done: called with the images of batches that are done, and of one more step with those in the making.
+            steps: number of sampling steps.
+            guidance_scale: scale of classifier-free guidance: 1 is without guidance, above 1 strengthens the
+                condition, 0 ignores it.
+            labels: one class index for all images, or one for each; None cycles through the classes.
+            texts: one prompt for all images, or one for each.
+            seed: seed of the noise.
+            eta: amount of new noise in each step of ``ddim``, from 0 to 1; None for 0.
+            spacing: spacing of the timesteps: ``trailing``, ``leading`` or ``linspace``.
+            batch_size: number of images that are generated at a time.
+            first: index of the first image, to continue an earlier call.
+            done: called after each step, with the number of images of finished batches and of steps of this batch.
         """
-        given = self._sample_conditions(n, guidance_scale, labels, texts, first)
-        if eta is not None and sampler != "ddim":
-            raise ValueError(f"eta is for the sampler ddim, got {sampler}")
-        more = {} if eta is None else {"eta": eta}
-        sampler_fn = make_sampler(sampler, self.schedule, self.prediction_type, steps, spacing, clip=self.clip, **more)
-        found = []
+        conditions = self._sample_conditions(n, guidance_scale, labels, texts, first)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        options = {}
+        if eta is not None:
+            if sampler != "ddim":
+                raise ValueError(f"eta is for the sampler ddim, got {sampler}")
+            options["eta"] = eta
+        sampler_ = make_sampler(
+            sampler,
+            self.schedule,
+            self.prediction_type,
+            steps,
+            spacing,
+            clip=self.clip,
+            **options,
+        )
+        batches = []
         with evaluating(self.net):
             for start in range(0, n, batch_size):
-                rows = range(start, min(n, start + batch_size))
-                noise = Noise(seed, [first + i for i in rows])
-                predict = classifier_free_guidance(
-                    self._conditional_predictor([given[i] for i in rows]), guidance_scale
-                )
-                x = noise.normal(*self.shape).to(self.device)
-                x = sampler_fn(predict, x, noise, done and (lambda i: done(start, i)))  # noqa: B023
-                if not x.isfinite().all():
-                    raise ValueError(f"samples are not finite: the network overflows in {self._net_dtype}")
-                found.append((self.decode(x).float().cpu() / 2 + 0.5).clamp(0, 1))
-        return torch.cat(found)
+                stop = min(n, start + batch_size)
+                noise = Noise(seed, range(first + start, first + stop))
+                predict = classifier_free_guidance(self._conditional_predictor(conditions[start:stop]), guidance_scale)
+                step_done = None
+                if done is not None:
+                    step_done = partial(done, start)
+                batches.append(self._sample_batch(sampler_, predict, noise, step_done))
+        return torch.cat(batches)
 
-    def _conditional_predictor(self, given: list[Any]) -> Callable[[Tensor, Tensor, Sequence[bool]], Tensor]:
-        """What the network says with these conditions, or without; samples stay in float32, whatever it computes in."""
-        condition_kwargs = {
-            flag: self._condition_kwargs(given if flag else [None] * len(given)) for flag in (True, False)
+    def _sample_batch(
+        self,
+        sampler: Sampler,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        noise: Noise,
+        step_done: Callable[[int], None] | None,
+    ) -> Float[Tensor, "b c h w"]:
+        x = noise.normal(*self.shape).to(self.device)
+        x = sampler(predict, x, noise, step_done)
+        if not x.isfinite().all():
+            raise ValueError(f"samples are not finite: the network overflows in {self._net_dtype}")
+        images = self.decode(x).float().cpu()
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def _conditional_predictor(self, conditions: list[Any]) -> Callable[[Tensor, Tensor, Sequence[bool]], Tensor]:
+        """Return the network as a function for classifier-free guidance; samples stay in float32 at any precision."""
+        arguments = {
+            True: self._condition_arguments(conditions),
+            False: self._condition_arguments([None] * len(conditions)),
         }
 
         def predict(x: Tensor, t: Tensor, flags: Sequence[bool]) -> Tensor:
-            conditions = {
-                name: torch.cat([condition_kwargs[flag][name] for flag in flags]) for name in condition_kwargs[True]
-            }
-            x_of_each, t_of_each = (torch.cat([part] * len(flags)) for part in (x, t))
-            return self(x_of_each.to(self._net_dtype), t_of_each, **conditions).to(x.dtype)
+            repeated = {}
+            for name in arguments[True]:
+                repeated[name] = torch.cat([arguments[flag][name] for flag in flags])  # (flags * b, ...)
+            inputs = torch.cat([x] * len(flags)).to(self._net_dtype)  # (flags * b, c, h, w)
+            times = torch.cat([t] * len(flags))
+            return self(inputs, times, **repeated).to(x.dtype)
 
         return predict
 
-    def _condition_kwargs(self, given: list[Any]) -> dict[str, Tensor]:
+    def _condition_arguments(self, conditions: list[Any]) -> dict[str, Tensor]:
+        """Return the network's arguments for conditions, None being no condition."""
         if self.condition == "class":
-            none = self.num_classes
-            return {"labels": torch.tensor([none if c is None else c for c in given], device=self.device)}
-        return {"text": self.encode_text([text or "" for text in given])} if self.condition == "text" else {}
+            labels = [self.num_classes if label is None else label for label in conditions]
+            return {"labels": torch.tensor(labels, device=self.device)}
+        if self.condition == "text":
+            return {"text": self.encode_text([text or "" for text in conditions])}
+        return {}
 
     def _sample_conditions(self, n: int, guidance_scale: float, labels: Any, texts: Any, first: int) -> list[Any]:
-        """The condition of each image to be made."""
+        """Return the condition of each image to be generated."""
         check_conditions(n, guidance_scale, labels, texts, self.condition, self.cond_drop_prob)
         if self.condition == "class":
             return class_labels(labels, n, self.num_classes or 0, first)
-        return [None] * n if self.condition == "none" else broadcast([texts] if isinstance(texts, str) else texts, n)
+        if self.condition == "none":
+            return [None] * n
+        if isinstance(texts, str):
+            texts = [texts]
+        return broadcast(texts, n)
 
     @property
     def _net_dtype(self) -> torch.dtype:
         return next(self.net.parameters()).dtype
 
 
+def image_and_condition(batch: Any) -> tuple[Any, Any]:
+    """Return the images of a batch, and the labels or texts that may follow them."""
+    if not isinstance(batch, (tuple, list)):
+        return batch, None
+    if len(batch) == 1:
+        return batch[0], None
+    images, condition = batch
+    return images, condition
+
+
 @contextmanager
-def evaluating(net: nn.Module):
-    """A network in eval mode for a while."""
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, and each of its modules back in its mode at the end."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:

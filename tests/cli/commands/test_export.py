@@ -207,7 +207,7 @@ def test_weights_of_diffusion_are_taken_with_their_target_and_sizes(zoo, here):
             LatentDiffusion(**options, head_dim=8, weights=path)
     for path in ("a.ckpt", "a.safetensors"):  # of a network alone nobody knows
         with pytest.raises(
-            ValueError, match=r"was trained for v_prediction: that is --model.prediction_type v_prediction, not epsilon"
+            ValueError, match=r"was trained for v_prediction: use --model.prediction_type v_prediction, not epsilon"
         ):
             LatentDiffusion(**options, head_dim=16, weights=path, prediction_type="epsilon")
 
