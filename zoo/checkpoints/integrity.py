@@ -1,13 +1,13 @@
 """Whether a file is still what was written: a digest in every file of weights that zoo writes, checked when it is read.
 
-``torch.load`` believes a flipped bit: it does not look at the checksums in its archive. A cryptographic hash of the whole
-file would take as long as reading it several times. Here each MiB is folded to 8 KiB by XOR, as fast as memory is read,
-and what is left goes through SHA-256: any one bit, burst or block that differs changes the digest. It protects against
-bad luck, not against somebody who computes a new digest.
+``torch.load`` believes a flipped bit: it does not look at the checksums in its archive. A cryptographic hash of the
+whole file would take as long as reading it several times. Here each MiB is folded to 8 KiB by XOR, as fast as memory is
+read, and what is left goes through SHA-256: any one bit, burst or block that differs changes the digest. It protects
+against bad luck, not against somebody who computes a new digest.
 
 - A checkpoint is a zip archive, whose comment at the end of the file holds the digest of all bytes before it.
 - A ``.safetensors`` file holds the digest of all other bytes in its metadata.
-- Archives without a digest, of older versions and other programs, hold a CRC-32 of each record, which is checked instead.
+- Archives without a digest, of older versions and other programs, hold a CRC-32 of each record, which is checked.
 
 Setting the environment variable ``ZOO_VERIFY_FILES=0`` skips all of this, for storage that checks by itself.
 """

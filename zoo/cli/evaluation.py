@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from zoo.checkpoints import Checkpoint
 from zoo.cli.lightning_cli import ZooCLI
 from zoo.cli.report import print_metrics, print_samples_per_class
+from zoo.cli.run_data import describe_data
 from zoo.cli.validation import has_weights
 from zoo.distributed import is_main_process
 
@@ -34,7 +36,17 @@ def evaluate(cli: ZooCLI, loop: Callable[..., Any]) -> None:
         verbose=False,
     )
     print_metrics(results, cli.model)
+    print_data(cli)
     print_samples_per_class(cli.trainer)
+
+
+def print_data(cli: ZooCLI) -> None:
+    """Print which files the data come from, and whether they are those of the training."""
+    if not is_main_process():
+        return
+    checkpoint = cli.config.ckpt_path
+    for line in describe_data(Checkpoint(checkpoint) if checkpoint else None, cli.data_fingerprint):
+        print(f"  data: {line}")
 
 
 def warn_if_untrained(cli: ZooCLI) -> None:

@@ -26,6 +26,7 @@ from zoo.cli.argv import option, options
 from zoo.cli.checkpoint_defaults import defaults_of
 from zoo.cli.fitted import restore_fitted, without_fitted
 from zoo.cli.parser import ZooParser, check_config
+from zoo.cli.run_data import check_data, find_files
 from zoo.cli.signals import StopSignals
 from zoo.cli.slots import SLOTS
 from zoo.cli.trainer import ZooTrainer
@@ -33,7 +34,7 @@ from zoo.data.base import DataModule, spec_of
 from zoo.data.spec import DataSpec
 from zoo.distributed import is_main_process
 from zoo.errors import UserError
-from zoo.runs import record, run_folder
+from zoo.runs import fingerprint, record, run_folder
 
 # jsonargparse finds a short name among the classes that are imported already.
 for _package in ("callbacks", "data", "layers", "losses", "models", "optim", "tasks"):
@@ -84,6 +85,8 @@ class ZooCLI(LightningCLI):
         self.record: record.RunRecord | None = None
         self.checkpoints: BestAndLast | None = None
         self.signals = signals or StopSignals()
+        # Of the files and folders that the data name, on the main process.
+        self.data_fingerprint: dict[str, Any] = {}
         super().__init__(
             args=argv,
             run=False,
@@ -159,6 +162,7 @@ class ZooCLI(LightningCLI):
     # Building ---------------------------------------------------------------------------------------------------------
 
     def instantiate_classes(self) -> None:
+        self._find_data()
         self.datamodule = self._build("data") if self.config.get("data") else None
         self._fill_in_data_spec()
         self.model = self._build_model()
@@ -179,6 +183,20 @@ class ZooCLI(LightningCLI):
         except BaseException:
             self.discard_failed_run()
             raise
+
+    def _find_data(self) -> None:
+        """Find the files of the data, and compare them with those that the run to resume was trained on."""
+        checkpoint = self.config.get("ckpt_path")
+        run = self.resumed or (run_folder.of_checkpoint(Path(checkpoint)) if checkpoint else None)
+        if run is not None:
+            find_files(self.config, run, no_effect.typed_names(self.typed))
+        arguments = (self.config.get("data") or Namespace()).get("init_args")
+        if self.command.name not in ("fit", "validate", "test") or not arguments or not is_main_process():
+            return
+        self.data_fingerprint = fingerprint.take(arguments.as_dict())
+        if self.command.name == "fit" and checkpoint:
+            accepted = self.config.data_changed == "ok"
+            check_data(Checkpoint(checkpoint), self.data_fingerprint, self.resumed is not None, accepted)
 
     def _build(self, key: str) -> Any:
         # Lightning takes the hyperparameters from this dump, which it makes once: other values may be known by now.
@@ -249,7 +267,8 @@ class ZooCLI(LightningCLI):
         resumed = None if self.resumed is None else str(self.resumed)
         self.run_dir = record.folder(self.run_name, self.config.run_dir, resumed)
         config = self.dump_config()
-        self.record = record.RunRecord(self.run_dir, config, shlex.join(["zoo", *self.typed]))
+        command = shlex.join(["zoo", *self.typed])
+        self.record = record.RunRecord(self.run_dir, config, command, self.data_fingerprint)
         next_step = None
         if resumed is not None:
             next_step = 0
@@ -277,6 +296,6 @@ class ZooCLI(LightningCLI):
             format="yaml",
         )
         config = yaml.safe_load(text)
-        for key in ("config", "ckpt_path", "resume", "run_dir"):
+        for key in ("config", "ckpt_path", "data_changed", "resume", "run_dir"):
             config.pop(key, None)
         return without_fitted(config, self.replaced_data)

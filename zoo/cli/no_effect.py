@@ -192,7 +192,7 @@ def lines_without_effect(trainer: Any) -> Iterator[str]:
     batches = trainer.num_training_batches
     if trainer.accumulate_grad_batches > batches:
         yield (
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but an epoch has {batches} batches, "
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but an epoch has {batches} batches "
             "and makes one optimizer step"
         )
     for callback in trainer.callbacks:

@@ -16,7 +16,7 @@ SILENCED = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*Using `DistributedSampler` with the dataloaders.*",
-    ".*enable_checkpointing.*",
+    ".*`enable_checkpointing=.*",
     ".*your dataloader is not resumable.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*LeafSpec.*",

@@ -14,6 +14,7 @@ import yaml
 
 from zoo.distributed import is_main_process
 from zoo.files import write_text
+from zoo.reading import read_yaml
 from zoo.runs import run_folder
 from zoo.runs.lock import lock
 from zoo.runs.loggers import MetricsCSV, tensorboard_logger, wandb_logger
@@ -101,15 +102,23 @@ class RunRecord(L.Callback):
         folder: of the run; if it has a config, the run is resumed.
         config: of the run, with every default.
         command: the command line, as typed.
+        data: fingerprint of the data, which goes into ``environment.json`` and all checkpoints.
 
     Raises:
         ValueError: the config of a resumed run changes what its checkpoint restores.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], command: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        command: str,
+        data: dict[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self.config = config
         self.command = command
+        self.data = data or {}
         self.began = False
         self._first_step = 0
         self._trainer: Any = None
@@ -117,7 +126,7 @@ class RunRecord(L.Callback):
         saved = folder / "config.yaml"
         self.resumed = saved.exists()
         if self.resumed:
-            self.changes = run_folder.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
+            self.changes = run_folder.changes(read_yaml(saved), config)
         for key, (old, _) in self.changes.items():
             option = ".".join(key.split(".")[:2])
             if option in RESTORED:
@@ -139,11 +148,25 @@ class RunRecord(L.Callback):
             return
         devices = f"{trainer.world_size} x {type(trainer.accelerator).__name__}"
         entry = run_folder.environment(self.command, self.config.get("seed_everything"), devices)
+        entry["data"] = self.data
+        entry["samples"] = samples(trainer)
         if self.resumed:
             entry["changes"] = self.changes
         # Before the config: if the process dies in between, the next resume finds the same changes again.
         run_folder.write_environment(self.folder, entry)
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.data:
+            checkpoint["data_fingerprint"] = self.data
+
+
+def samples(trainer: Any) -> dict[str, int]:
+    """Return the number of samples in each split of zoo's data; nothing for others, whose datasets may have none."""
+    datasets = getattr(trainer.datamodule, "datasets", None)
+    if not isinstance(datasets, dict):
+        return {}
+    return {split: len(dataset) for split, dataset in datasets.items() if hasattr(dataset, "__len__")}
 
 
 def wandb_id(folder: Path) -> str:

@@ -10,6 +10,8 @@ needs_trainer = True
 
 
 def add_arguments(parser: Any) -> None:
+    from typing import Literal
+
     from zoo.cli.common_options import CKPT_PATH_HELP, hide_options_of_lightning
 
     parser.add_argument("--ckpt_path", type=str | None, default=None, help=f"{CKPT_PATH_HELP}, to continue from")
@@ -19,6 +21,12 @@ def add_arguments(parser: Any) -> None:
         type=str | None,
         default=None,
         help="continue a run in its own folder: RUN, or without a value the newest one",
+    )
+    parser.add_argument(
+        "--data_changed",
+        type=Literal["ok"] | None,
+        default=None,
+        help="ok: resume although the data are not those that the run was trained on",
     )
     hide_options_of_lightning(parser, "weights_only")
 
