@@ -366,11 +366,11 @@ def test_learns_and_beats_naive_forecasts(tmp_path, capfd):
     assert main(["predict", "--ckpt_path", checkpoint, "--out", f"{tmp_path}/p.csv"]) == 0
     with open(tmp_path / "p.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["series", "time", "step", "forecast", "q0.1", "q0.5", "q0.9"]
+    assert list(rows[0]) == ["series", "time", "step", "sales", "q0.1", "q0.5", "q0.9"]
     assert [(r["series"], r["time"], r["step"]) for r in (rows[0], rows[6], rows[-1])] == [
         ("north", "2015-01-01", "1"), ("south", "2015-01-01", "1"), ("south", "2015-06-01", "6"),
     ]  # fmt: skip
-    means = [np.mean([float(r["forecast"]) for r in rows if r["series"] == name]) for name in ("north", "south")]
+    means = [np.mean([float(r["sales"]) for r in rows if r["series"] == name]) for name in ("north", "south")]
     assert 12 < means[0] < 21
     assert 600 < means[1] < 1050
     capfd.readouterr()

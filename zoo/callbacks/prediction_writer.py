@@ -5,21 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
 from torch import Tensor
 
+# Columns of ``predict_step`` that hold the prediction itself, in words where there are such.
+_PREDICTIONS = ("prediction", "name", "forecast")
+_TRUTH = "truth"
+
 
 class PredictionWriter(L.Callback):
     """Write what ``predict_step`` returns to a CSV or JSON-lines file, batch by batch, in the order of the data.
 
-    Nothing is kept in memory; the file appears under its name only when it is whole. Where the data tells the name of
-    each sample (``predict_names``, as ``ImageFolder`` has it), it stands in the first column, ``file``.
+    Nothing is kept in memory; the file appears under its name only when it is whole. The first columns say which sample
+    it is (``predict_columns()`` of the data: the row of its file, an identifier, the name of a file). Where the data
+    has a name for its target, the prediction stands under it, and beside it the true value, as ``price_true`` beside
+    ``price``, if it is known.
 
     Args:
         path: ends in ``.csv`` or ``.jsonl``.
@@ -32,7 +38,8 @@ class PredictionWriter(L.Callback):
         if not self.path.parent.is_dir():
             raise ValueError(f"no folder {str(self.path.parent)!r} to write {self.path.name} into")
         self._file: TextIO | None = None
-        self._names: Iterator[str] | None = None
+        self._labels = SampleLabels({}, None, None)
+        self._rows_per_sample = 1
         self.rows = 0
 
     def _part(self, rank: int) -> Path:
@@ -41,25 +48,33 @@ class PredictionWriter(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._file = open(self._part(trainer.global_rank), "w", newline="", encoding="utf-8")  # noqa: SIM115
         self._header = False
+        self._rows_per_sample = 1
         self.rows = 0
-        names = getattr(getattr(trainer, "datamodule", None), "predict_names", None)
-        self._names = None if names is None else iter(names[trainer.global_rank :: trainer.world_size])
+        self._labels = SampleLabels.of(
+            getattr(trainer, "datamodule", None),
+            trainer.global_rank,
+            trainer.world_size,
+        )
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         assert self._file is not None
-        for row in rows(outputs):
-            if self._names is not None:
-                row = {"file": next(self._names, None), **row}
+        found = list(rows(outputs))
+        samples = num_samples(batch)
+        if samples and len(found) % samples == 0:
+            # A forecast has a row for each step.
+            self._rows_per_sample = max(1, len(found) // samples)
+        for i, row in enumerate(found):
+            labelled = self._labels.add(row, is_next=i % self._rows_per_sample == 0)
             if self.path.suffix == ".jsonl":
-                self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(labelled, ensure_ascii=False) + "\n")
             else:
                 writer = csv.writer(self._file, lineterminator="\n")
                 if not self._header:
-                    writer.writerow(row)
+                    writer.writerow(labelled)
                     self._header = True
-                writer.writerow(_cell(v) for v in row.values())
+                writer.writerow(_cell(v) for v in labelled.values())
             self.rows += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,20 +93,92 @@ class PredictionWriter(L.Callback):
 
     def _merge(self, world: int) -> None:
         """Put the processes' files together: sample ``i`` was predicted by process ``i % world``."""
-        merged, self.rows = self._part(world), 0
+        merged = self._part(world)
+        self.rows = 0
         with ExitStack() as stack, open(merged, "w", encoding="utf-8", newline="") as out:
             files = [stack.enter_context(self._part(rank).open(encoding="utf-8", newline="")) for rank in range(world)]
+            records = [_records(file, self.path.suffix) for file in files]
             if self.path.suffix == ".csv":
-                headers = [file.readline() for file in files]
+                headers = [next(part, "") for part in records]
                 out.write(headers[0])
-            for lines in zip_longest(*files):
-                for line in lines:
-                    if line is not None:
-                        out.write(line)
-                        self.rows += 1
+            while True:
+                written = 0
+                for part in records:
+                    for record in islice(part, self._rows_per_sample):
+                        out.write(record)
+                        written += 1
+                if not written:
+                    break
+                self.rows += written
         for rank in range(world):
             self._part(rank).unlink()
         os.replace(merged, self._part(0))
+
+
+class SampleLabels:
+    """What is written beside predictions: which sample it is, and its true target.
+
+    Args:
+        columns: values by the name of their column, a value for each sample.
+        targets: the true target of each sample; null where they are not known.
+        target_name: name of the target; null keeps the names of ``predict_step``.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        targets: Sequence[Any] | None,
+        target_name: str | None,
+    ) -> None:
+        self.columns = dict(columns)
+        self.targets = targets
+        self.target_name = target_name
+        self._position = -1
+
+    @classmethod
+    def of(cls, data: Any, rank: int, world: int) -> SampleLabels:
+        """Return the labels of the samples that a process predicts.
+
+        Args:
+            data: the datamodule; one that is not zoo's may have ``predict_names``.
+            rank: of the process.
+            world: number of processes.
+        """
+        columns = {}
+        if hasattr(data, "predict_columns"):
+            columns = data.predict_columns()
+        elif getattr(data, "predict_names", None) is not None:
+            columns = {"file": data.predict_names}
+        targets = data.predict_targets() if hasattr(data, "predict_targets") else None
+        if targets is not None:
+            targets = targets[rank::world]
+        columns = {name: values[rank::world] for name, values in columns.items()}
+        return cls(columns, targets, getattr(data, "target_name", None))
+
+    def add(self, row: dict[str, Any], is_next: bool) -> dict[str, Any]:
+        """Return a row with its labels.
+
+        Args:
+            row: of ``predict_step``.
+            is_next: whether it is the first row of the next sample.
+        """
+        self._position += int(is_next)
+        labelled = {name: _at(values, self._position) for name, values in self.columns.items()}
+        prediction = next((name for name in _PREDICTIONS if name in row), None)
+        for name, value in row.items():
+            if name == prediction:
+                labelled[self.target_name or name] = value
+                if self.targets is not None:
+                    labelled[self._truth_name(name)] = _at(self.targets, self._position)
+            elif name == _TRUTH and prediction is not None:
+                labelled[self._truth_name(prediction)] = value
+            else:
+                is_taken = name in labelled or name == self.target_name
+                labelled[f"predicted_{name}" if is_taken else name] = value
+        return labelled
+
+    def _truth_name(self, prediction: str) -> str:
+        return f"{self.target_name or prediction}_true"
 
 
 def rows(outputs: Any) -> Iterator[dict[str, Any]]:
@@ -100,6 +187,38 @@ def rows(outputs: Any) -> Iterator[dict[str, Any]]:
     lists = {k: v.detach().cpu().tolist() if isinstance(v, Tensor) else list(v) for k, v in columns.items()}
     for values in zip(*lists.values(), strict=True):
         yield dict(zip(lists, values, strict=True))
+
+
+def num_samples(batch: Any) -> int | None:
+    """Return the number of samples of a batch, by its first tensor; None without a tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    parts: Any = ()
+    if isinstance(batch, Mapping):
+        parts = batch.values()
+    elif isinstance(batch, (tuple, list)):
+        parts = batch
+    for part in parts:
+        found = num_samples(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _records(file: TextIO, suffix: str) -> Iterator[str]:
+    """Yield the lines of a file; of a CSV file its rows, in which a cell may have several lines."""
+    record = ""
+    for line in file:
+        record += line
+        # Within a cell in quotes the number of quotation marks so far is odd.
+        if suffix == ".csv" and record.count('"') % 2:
+            continue
+        yield record
+        record = ""
+
+
+def _at(values: Sequence[Any], position: int) -> Any:
+    return values[position] if position < len(values) else None
 
 
 def _cell(value: Any) -> Any:

@@ -131,7 +131,7 @@ class Forecaster(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a row per step of each window: ``series`` and ``time`` if known, ``step``, ``forecast``.
 
-        With quantiles also ``q0.1`` and so on. All values are in the targets' units.
+        With quantiles also ``q0.1`` and so on; ``truth`` where targets are known. All values are in the targets' units.
         """
         inputs = inputs_of(batch)
         metadata = metadata_of(batch)
@@ -146,6 +146,8 @@ class Forecaster(Task):
             columns["time"] = [time for row in metadata["time"] for time in row]
         columns["step"] = list(range(1, self.horizon + 1)) * len(inputs[0])
         columns["forecast"] = out[:, self._median_index].tolist()
+        if "observed" in metadata:
+            columns["truth"] = _true_values(batch[1], metadata["observed"], mean, std)
         for i, quantile in enumerate(self.quantiles):
             columns[f"q{quantile:g}"] = out[:, i].tolist()
         return columns
@@ -184,6 +186,12 @@ class Forecaster(Task):
         if "seasonal_naive" in scores and scores["seasonal_naive"]["mae"] > 0:
             values["skill"] = 1 - values["mae"] / scores["seasonal_naive"]["mae"]
         return values
+
+
+def _true_values(y: Tensor, observed: Tensor, mean: Tensor, std: Tensor) -> list[float | None]:
+    """Return targets ``(b, horizon)`` in their units as a flat list, None where one is missing."""
+    values = (y.to(mean.dtype) * std + mean).flatten().tolist()
+    return [value if known else None for value, known in zip(values, observed.flatten().tolist(), strict=True)]
 
 
 def metadata_of(batch: Any) -> dict[str, Any]:

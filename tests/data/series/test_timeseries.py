@@ -371,3 +371,97 @@ def test_what_is_alike_but_no_leak():
     y = generator.normal(size=3000).cumsum()
     assert find_leak(y, y + generator.normal(size=3000), 24, future=True) is None, "a noisy forecast of the target"
     assert find_leak(y, np.roll(y, -2), 24, future=False)[0] == 2
+
+
+# What a checkpoint keeps ----------------------------------------------------------------------------------------------
+
+
+def kept(data: TimeSeries) -> dict:
+    return {"fitted": data.fitted_hparams()["fitted"]}
+
+
+def test_a_forecast_needs_the_context_and_no_training_file(make):
+    y, t = noise(100), hours(100)
+    trained = make({"t": t, "y": y})
+    whole_file = trained.dataset("predict").batch(torch.tensor([0]))
+    new = make({"t": t[-8:], "y": y[-8:]}, **kept(trained))
+    (past,), _, about = new.dataset("predict").batch(torch.tensor([0]))
+    assert torch.equal(past, whole_file[0][0])
+    assert about["time"] == whole_file[2]["time"] == [[f"2024-01-05T0{h}:00:00" for h in range(4, 8)]]
+    assert torch.equal(about["mean"], whole_file[2]["mean"])
+    with pytest.raises(ValueError, match=r"needs the last 8 steps \(--data.context\), and series 'y' has 7"):
+        make({"t": t[-7:], "y": y[-7:]}, **kept(trained)).predict_dataloader()
+
+
+def test_new_rows_keep_scales_and_splits(make, capfd):
+    """The file has grown: later steps are tested, none of training is, and all are scaled as in training."""
+    y, t = noise(200), hours(200)
+    trained = make({"t": t[:100], "y": y[:100]})
+    before = {split: data.batch(torch.arange(len(data)))[0][0] for split, data in trained.datasets.items()}
+    grown = make({"t": t, "y": y}, **kept(trained)).datasets
+    assert torch.equal(grown["train"].batch(torch.arange(len(grown["train"])))[0][0], before["train"])
+    assert torch.equal(grown["val"].batch(torch.arange(len(grown["val"])))[0][0], before["val"])
+    assert int(grown["test"].places.min()) == 85
+    assert len(grown["test"]) == 112
+    assert "the windows from 2024-01-04T13:00:00 on are its test split" in capfd.readouterr().err
+    later = make({"t": t[120:], "y": y[120:]}, **kept(trained)).datasets
+    assert "train" not in later
+    assert len(later["test"]) == 80 - 8 - 3, "all of it"
+    earlier = make({"t": hours(60, "2023-05-01"), "y": y[:60]}, **kept(trained)).datasets
+    assert len(earlier["test"]) == 60 - 8 - 3
+    assert "no window of the test split of training: all its windows are used" in capfd.readouterr().err
+    resumed = make({"t": t[120:], "y": y[120:]}, **kept(trained))
+    resumed.setup("fit")
+    assert len(resumed.datasets["train"]) > len(resumed.datasets["test"]) > 0
+
+
+def test_a_new_series_is_scaled_by_its_own_past(make, capfd):
+    t = hours(100)
+    trained = make({"t": t * 2, "id": ["a"] * 100 + ["b"] * 100, "y": noise(100) + noise(100, 1)}, series="id")
+    y = [1000 + 7 * v for v in noise(8, 2)]
+    table = {"t": t[:8] * 2, "id": ["c"] * 8 + ["b"] * 8, "y": [*y, *noise(8, 1)]}
+    new = make(table, series="id", **kept(trained))
+    (past,), _, about = new.dataset("predict").batch(torch.tensor([0, 1]))
+    assert about["series"] == ["c", "b"]
+    assert float(past[0].mean()) == pytest.approx(0, abs=1e-4)
+    assert float(about["mean"][0]) == pytest.approx(np.mean(y), rel=1e-6)
+    assert float(about["mean"][1]) == pytest.approx(trained.fitted.scales["b"][0], rel=1e-6)
+    assert "1 series are not of training ('c', ...) and scaled by their own past" in capfd.readouterr().err
+
+
+def test_what_is_kept_is_plain_and_equal(make):
+    import yaml
+
+    trained = make({"t": hours(200), "y": noise(200), "p": noise(200, 1)}, past=["p"])
+    again = yaml.safe_load(yaml.safe_dump(kept(trained)["fitted"]))
+    assert again == kept(trained)["fitted"]
+    state = trained.state_dict()
+    other = make({"t": hours(150), "y": noise(150, 5), "p": noise(150, 6)}, past=["p"])
+    _ = other.datasets
+    other.load_state_dict(state)
+    assert other.fitted == trained.fitted
+
+
+@pytest.mark.parametrize("value", [14.62, 0.1, 37.7])
+def test_a_covariate_that_is_constant_but_for_rounding_becomes_zero(make, value):
+    y = noise(200)
+    data = make({"t": hours(200), "y": y, "p": [value] * 140 + [value + 0.5] * 60}, past=["p"])
+    rows = data.datasets["train"].rows.values
+    assert rows[:140, 1].abs().max() == 0
+    assert torch.allclose(rows[140:200, 1], torch.tensor(0.5))
+    with pytest.raises(ValueError, match="constant in its training part"):
+        _ = make({"t": hours(200), "y": [value] * 200}).datasets
+
+
+def test_several_series_without_a_name_are_refused(make):
+    table = {"t": hours(100) * 2, "shop": ["a"] * 100 + ["b"] * 100, "y": noise(200)}
+    with pytest.raises(ValueError, match="100 rows have the time of another row, and column 'shop' tells them apart"):
+        _ = make(table).datasets
+
+
+def test_files_of_spreadsheets(make, tmp_path):
+    plain = make({"t": hours(100), "y": noise(100)}).datasets["train"].rows.values
+    text = (tmp_path / "s.csv").read_text().replace(",", ";").replace(".", ",")
+    (tmp_path / "e.csv").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode("utf-16-le"))
+    data = TimeSeries(file=str(tmp_path / "e.csv"), time="t", target="y", context=8, horizon=4)
+    assert torch.equal(data.datasets["train"].rows.values, plain)

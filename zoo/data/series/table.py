@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.data.csv_numbers import DecimalSigns, is_missing_number, numbers
 from zoo.data.series.time_grid import TimeGrid, find_grid, read_times
-from zoo.data.tabular import MISSING, number
 
 Columns = dict[str, list[str]]
 _MIN_OVERLAP = 20  # a correlation of fewer steps says little
@@ -88,6 +88,9 @@ def read_series(
     source: str,
     roles: ColumnRoles,
     frequency: str | None = None,
+    rows: list[int] | None = None,
+    signs: DecimalSigns | None = None,
+    like: TimeGrid | None = None,
 ) -> tuple[TimeGrid, list[Series], list[str]]:
     """Read the time series of a table.
 
@@ -96,6 +99,9 @@ def read_series(
         source: name of the table, for error messages.
         roles: roles of the columns.
         frequency: see :func:`find_grid`.
+        rows: number of each row in its file, for messages; null counts from 2, below a header.
+        signs: the decimal signs of the columns; null is the point.
+        like: see :func:`find_grid`.
 
     Returns:
         The grid, the series in the order of the table, and one message for each kind of repair.
@@ -107,12 +113,14 @@ def read_series(
     roles.check(columns, source)
     repairs = _Repairs()
     try:
-        tables = _tables_by_series(columns, roles, repairs)
+        if rows is None:
+            rows = list(range(2, len(columns[roles.time]) + 2))
+        tables = _tables_by_series(columns, roles, repairs, rows, signs or DecimalSigns({}, "."))
         times_by_series = {name: times for name, (times, _) in tables.items()}
-        grid = find_grid(times_by_series, frequency)
+        grid = find_grid(times_by_series, frequency, like)
         series = []
         for name, (times, values) in tables.items():
-            one = _on_grid(name, grid, times, values, len(roles.future), repairs)
+            one = _on_grid(name, grid, times, values, roles, repairs)
             if one is not None:
                 series.append(one)
     except ValueError as error:
@@ -131,6 +139,7 @@ class _Repairs:
         self.missing = 0
         self.steps = 0
         self.empty = 0
+        self.covariates: dict[str, int] = {}
 
     def messages(self, source: str, grid: TimeGrid) -> list[str]:
         messages = []
@@ -143,6 +152,10 @@ class _Repairs:
                 f"{source}: {self.missing} of {self.steps} steps of {grid} have no target: inputs are forward-filled, "
                 "and losses and metrics ignore these steps"
             )
+        for name, count in self.covariates.items():
+            messages.append(
+                f"{source}: {count} missing values of {name!r} are forward-filled, or the training mean at the start"
+            )
         if self.empty:
             messages.append(f"{source}: {self.empty} series without a target were left out")
         return messages
@@ -152,26 +165,51 @@ def _tables_by_series(
     columns: Columns,
     roles: ColumnRoles,
     repairs: _Repairs,
+    rows: list[int],
+    signs: DecimalSigns,
 ) -> dict[str, tuple[NDArray, NDArray]]:
     """Return the sorted times ``(t,)`` and the numbers ``(t, columns)`` of each series."""
-    times = read_times(columns[roles.time], roles.time, roles.format)
+    times = read_times(columns[roles.time], roles.time, roles.format, rows)
     names = [roles.target, *roles.past, *roles.future]
-    values = np.stack([_numbers(columns[name], name) for name in names], 1)  # (rows, columns)
+    values = np.stack([_numbers(columns[name], name, rows, signs) for name in names], 1)  # (rows, columns)
     series_of_row = [roles.target] * len(times)
     if roles.series:
         series_of_row = columns[roles.series]
-    rows: dict[str, list[int]] = {}
+        nameless = [row for row, name in zip(rows, series_of_row, strict=True) if not name]
+        if nameless:
+            raise ValueError(f"row {nameless[0]}: no series is named in column {roles.series!r}")
+    else:
+        _check_one_series(columns, roles, times)
+    rows_of: dict[str, list[int]] = {}
     for i, name in enumerate(series_of_row):
-        rows.setdefault(name, []).append(i)
-    return {name: _sort_and_merge(times[i], values[i], repairs) for name, i in rows.items()}
+        rows_of.setdefault(name, []).append(i)
+    return {name: _sort_and_merge(times[i], values[i], repairs) for name, i in rows_of.items()}
 
 
-def _numbers(cells: list[str], column: str) -> NDArray[np.float64]:
-    values = np.array([number(cell) for cell in cells])
+def _check_one_series(columns: Columns, roles: ColumnRoles, times: NDArray) -> None:
+    """Raise ValueError where rows of the same time belong to several series, by a column that tells them apart."""
+    repeated = len(times) - len(np.unique(times))
+    if not repeated:
+        return
+    for name, cells in columns.items():
+        if name in (roles.time, roles.target, *roles.past, *roles.future):
+            continue
+        count = len(set(cells))
+        # As many series as there are rows would be a column of other numbers.
+        if count < 2 or 2 * count > len(cells):
+            continue
+        if len(set(zip(times.tolist(), cells, strict=True))) == len(times):
+            raise ValueError(
+                f"{repeated} rows have the time of another row, and column {name!r} tells them apart: are they"
+                f" {count} series? then give --data.series {name}"
+            )
+
+
+def _numbers(cells: list[str], column: str, rows: list[int], signs: DecimalSigns) -> NDArray[np.float64]:
+    values = np.array(numbers(cells, signs.of(column)))
     for i in np.flatnonzero(np.isnan(values)):
-        if cells[i].lower() not in MISSING:
-            # row 1 of the file is the header
-            raise ValueError(f"row {i + 2}: {cells[i]!r} in column {column!r} is not a number")
+        if not is_missing_number(cells[i]):
+            raise ValueError(f"row {rows[i]}: {cells[i]!r} in column {column!r} is not a number")
     return values
 
 
@@ -195,7 +233,7 @@ def _on_grid(
     grid: TimeGrid,
     times: NDArray,
     values: NDArray,
-    num_future: int,
+    roles: ColumnRoles,
     repairs: _Repairs,
 ) -> Series | None:
     """Put a series on the grid; return None if it has no target."""
@@ -219,7 +257,11 @@ def _on_grid(
     observed = ~np.isnan(full[:length, 0])
     repairs.steps += length
     repairs.missing += int((~observed).sum())
-    future = full[length:, full.shape[1] - num_future :]  # (later, num_future)
+    for column, covariate in enumerate([*roles.past, *roles.future], 1):
+        missing = int(np.isnan(full[:length, column]).sum())
+        if missing:
+            repairs.covariates[covariate] = repairs.covariates.get(covariate, 0) + missing
+    future = full[length:, full.shape[1] - len(roles.future) :]  # (later, len(roles.future))
     return Series(
         name=name,
         start=start,

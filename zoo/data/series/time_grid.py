@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.tabular import MISSING
+from zoo.data.csv_numbers import is_missing
 
 Unit = Literal["second", "business day", "month", "step"]
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "day_of_year"]
@@ -132,7 +132,12 @@ def _day_of_month(days: Any) -> Any:
     return days - _month(days).astype("M8[D]")
 
 
-def read_times(cells: list[str], column: str, format: str | None = None) -> NDArray:
+def read_times(
+    cells: list[str],
+    column: str,
+    format: str | None = None,
+    rows: list[int] | None = None,
+) -> NDArray:
     """Parse a column of timestamps: ISO 8601, a ``strptime`` format, or integers.
 
     Timestamps with a time zone are converted to UTC.
@@ -141,6 +146,7 @@ def read_times(cells: list[str], column: str, format: str | None = None) -> NDAr
         cells: cells of the column.
         column: name of the column, for error messages.
         format: ``strptime`` format such as ``%d.%m.%Y``; null for ISO 8601 or integers.
+        rows: number of each row in its file, for messages; null counts from 2, below a header.
 
     Returns:
         ``(n,)`` array of datetime64 in seconds, or of int64.
@@ -148,13 +154,14 @@ def read_times(cells: list[str], column: str, format: str | None = None) -> NDAr
     Raises:
         ValueError: a time is missing or cannot be parsed, or only some times have a time zone.
     """
-    # row 1 of the file is the header
-    for row, cell in enumerate(cells, 2):
-        if cell.lower() in MISSING:
+    if rows is None:
+        rows = list(range(2, len(cells) + 2))
+    for row, cell in zip(rows, cells, strict=True):
+        if is_missing(cell):
             raise ValueError(f"row {row}: the time is missing in column {column!r}")
     if format is None and all(re.fullmatch(r"[+-]?\d{1,7}", cell) for cell in cells):
         return np.array([int(cell) for cell in cells], dtype=np.int64)
-    times = [_read_time(cell, row, column, format) for row, cell in enumerate(cells, 2)]
+    times = [_read_time(cell, row, column, format) for row, cell in zip(rows, cells, strict=True)]
     if len({time.tzinfo is None for time in times}) > 1:
         raise ValueError(f"some times in column {column!r} have a time zone and others have none")
     if times[0].tzinfo is not None:
@@ -174,12 +181,13 @@ def _read_time(cell: str, row: int, column: str, format: str | None) -> datetime
         raise ValueError(f"row {row}: {cell!r} in column {column!r} is not a time {expected}") from None
 
 
-def find_grid(series: dict[str, NDArray], frequency: str | None = None) -> TimeGrid:
+def find_grid(series: dict[str, NDArray], frequency: str | None = None, like: TimeGrid | None = None) -> TimeGrid:
     """Infer the time grid shared by all series, or check that they fit a given frequency.
 
     Args:
         series: sorted unique times of each series, by name.
         frequency: such as ``15min``, ``1h``, ``1D``, ``1B`` (business days), ``1W``, ``1M``, ``1Y``; null infers it.
+        like: a grid whose steps to take without ``frequency``, as that of the training series.
 
     Returns:
         The grid, which begins at the earliest time of all series.
@@ -191,6 +199,11 @@ def find_grid(series: dict[str, NDArray], frequency: str | None = None) -> TimeG
     if frequency:
         grid = _parse_frequency(frequency, origin, series)
         reason = f"frequency is {grid}"
+    elif like is not None:
+        if (like.unit == "step") != (not _is_date(origin)):
+            raise ValueError("times must be integers, or dates, as those of the training series are")
+        grid = replace(like, origin=origin)
+        reason = f"the frequency of training is {grid}"
     else:
         grid = _infer_grid(series, origin)
         reason = f"the times are not equally spaced: most are {grid} apart"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.data.base import DataModule
+from zoo.data.csv_numbers import Decimal, DecimalSigns
+from zoo.data.csv_tables import check_format, read_table
 from zoo.data.series.bundled_series import BUNDLED, WEEK, bundled_columns, bundled_roles
+from zoo.data.series.fit import FittedSeries, fit_series, naive_error, target_scale, training_length, varies
 from zoo.data.series.table import ColumnRoles, Series, find_leak, read_series
 from zoo.data.series.time_grid import Calendar, TimeGrid, calendar
 from zoo.data.series.windows import Places, SeriesRows, WindowDataset
-from zoo.data.tabular import read_csv
 from zoo.distributed import say
 
 
@@ -37,6 +38,10 @@ class TimeSeries(DataModule):
     ``(b, horizon)``. A dict of metadata follows in validation and test (scales and a seasonal-naive forecast), and in
     training where targets are missing (``observed``).
 
+    A checkpoint keeps the scales of the series, their grid and the times at which the splits begin. New files are
+    scaled and cut by these; a series that training did not have is scaled by its own past. ``predict: future`` needs
+    ``context`` steps and no training file.
+
     Args:
         name: ``seasons`` or ``google_volume``; null with ``file``, and ``seasons`` by default.
         file: path of a CSV file with a header.
@@ -57,7 +62,13 @@ class TimeSeries(DataModule):
         predict: ``future`` forecasts beyond the end of each series, ``test`` the windows of the test split.
         val_split: fraction of the time span for validation, just before the test split.
         test_split: fraction of the time span for testing, at the end.
+        separator: between columns, as ``;`` or ``tab``; null finds it.
+        decimal: the decimal sign, ``.`` or ``,``; null finds it for each column.
+        encoding: of a file without byte order mark, such as ``latin-1``; null is UTF-8.
+        fitted: scales, grid and splits, as a checkpoint keeps them; null takes them from the training part.
     """
+
+    fitted_names = ("fitted",)
 
     def __init__(
         self,
@@ -77,6 +88,10 @@ class TimeSeries(DataModule):
         predict: Literal["future", "test"] = "future",
         val_split: float = 0.15,
         test_split: float = 0.15,
+        separator: str | None = None,
+        decimal: Decimal | None = None,
+        encoding: str | None = None,
+        fitted: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -119,6 +134,11 @@ class TimeSeries(DataModule):
         self.val_split = val_split
         self.test_split = test_split
         self._season_length = season_length
+        self.separator = check_format(separator, encoding)
+        self.decimal: Decimal | None = decimal
+        self.encoding = encoding
+        self._kept = None if fitted is None else FittedSeries.from_plain(fitted)
+        self._trains = False
 
     # Data spec --------------------------------------------------------------------------------------------------------
 
@@ -135,6 +155,8 @@ class TimeSeries(DataModule):
         """Return the season length in steps."""
         if self._season_length is not None:
             return self._season_length
+        if self._kept is not None:
+            return self._kept.season
         if self.name == "seasons":
             return WEEK
         return self.grid.season
@@ -144,26 +166,83 @@ class TimeSeries(DataModule):
         """Return the time grid shared by all series."""
         return self._table[0]
 
+    @property
+    def target_name(self) -> str:
+        """Name of the target column, under which forecasts are written."""
+        return self.roles.target
+
+    # Fitted state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def fitted(self) -> FittedSeries:
+        """Scales, grid and splits: those of the checkpoint, else of the training part."""
+        return self._kept or self._own_fit
+
+    @cached_property
+    def _own_fit(self) -> FittedSeries:
+        grid, every = self._table
+        val, test = self._own_split_points
+        kept = [s for s in every if varies(s, training_length(s, val))]
+        self._report_excluded_series(every, kept, val)
+        self._check_leakage(kept, val)
+        return fit_series(grid, kept, val, test, self._num_steps, self.season_length)
+
+    def fitted_hparams(self) -> dict[str, Any]:
+        return {"fitted": self.fitted.plain()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "fitted": self.fitted.plain()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        kept = state_dict.get("fitted")
+        if kept is None:
+            say(f"the checkpoint has no scales of its series, which are computed anew from {self._source}")
+        elif self._kept is None or kept != self._kept.plain():
+            self._kept = FittedSeries.from_plain(kept)
+            vars(self).pop("_table", None)
+            self.reset_datasets()
+
+    def setup(self, stage: str) -> None:
+        # Of a file without steps of the training split all windows are evaluated, but some are trained on.
+        trains = stage == "fit"
+        if self._kept is not None and trains != self._trains:
+            self.reset_datasets()
+        self._trains = trains
+        super().setup(stage)
+
     # Reading ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _table(self) -> tuple[TimeGrid, list[Series]]:
-        if self.file:
-            columns = read_csv(Path(self.file))
-        else:
+        like = None if self._kept is None else self._kept.grid()
+        if self.file is None:
             columns = bundled_columns(str(self.name), self.seed)
-        grid, series, messages = read_series(columns, self._source, self.roles, self.frequency)
-        # the gaps of a bundled series are documented, and not the user's to repair
-        if self.file:
-            for message in messages:
-                say(message)
+            # The gaps of a bundled series are documented, and not the user's to repair.
+            grid, series, _ = read_series(columns, self._source, self.roles, self.frequency, like=like)
+            return grid, series
+        read = read_table(self.file, self.separator, self.encoding)
+        grid, series, messages = read_series(
+            read.columns,
+            self._source,
+            self.roles,
+            self.frequency,
+            rows=read.rows,
+            signs=DecimalSigns(read.columns, self.decimal),
+            like=like,
+        )
+        for message in messages:
+            say(message)
         return grid, series
 
     @property
-    def _split_points(self) -> tuple[int, int]:
-        """Return the grid indices of the first validation step and of the first test step."""
-        _, series = self._table
-        steps = max(s.start + s.length for s in series)
+    def _num_steps(self) -> int:
+        return max(s.start + s.length for s in self._table[1])
+
+    @property
+    def _own_split_points(self) -> tuple[int, int]:
+        """Return the grid indices of the first validation step and of the first test step, by their shares."""
+        steps = self._num_steps
         val = round(steps * (1 - self.val_split - self.test_split))
         test = round(steps * (1 - self.test_split))
         return val, test
@@ -180,74 +259,105 @@ class TimeSeries(DataModule):
         Raises:
             ValueError: no series can be learned, a covariate leaks the target, or a split is too short for a window.
         """
-        grid, every = self._table
-        val, test = self._split_points
-        kept = [s for s in every if _varies(s, val)]
-        self._report_excluded_series(every, kept, val)
-        self._check_leakage(kept, val)
-        try:
-            rows = self._rows(grid, kept, val)
-        except ValueError as error:
-            raise ValueError(f"{self._source}: {error}") from None
+        rows = self._rows(for_forecast=False)
+        if self._kept is None:
+            return self._cut(rows, *self._own_split_points)
+        val, test = self._kept.split_points(rows.grid, self._num_steps)
+        datasets = self._cut(rows, val, test, required=False)
+        if self._trains and "train" not in datasets:
+            say(f"{self._source} has no steps of the training split: it is split anew, and scaled as in training")
+            return self._cut(rows, *self._own_split_points)
+        if not self._kept.spans(rows.grid, self._num_steps):
+            begin = self._kept.test
+            say(f"{self._source} is not the file of training: the windows from {begin} on are its test split")
+        for split in ("val", "test"):
+            if split in datasets:
+                continue
+            everything = rows.windows(self.context, self.horizon, 0, None)
+            if len(everything[0]):
+                say(f"{self._source} has no window of the {split} split of training: all its windows are used")
+                datasets[split] = self._windows(rows, everything)
+        if not datasets:
+            raise self._too_short("test", rows, 0, None)
+        return datasets
+
+    def _cut(self, rows: SeriesRows, val: int, test: int, required: bool = True) -> dict[str, WindowDataset]:
+        """Return the windows of each split.
+
+        Args:
+            rows: all series.
+            val: grid index of the first validation step.
+            test: grid index of the first test step.
+            required: whether a split without a window is an error; else it is left out.
+        """
         bounds = {"train": (0, val), "val": (val, test), "test": (test, None)}
-        longest = max(kept, key=lambda s: s.length)
         datasets = {}
         for split, (begin, end) in bounds.items():
             places = rows.windows(self.context, self.horizon, begin, end)
-            if not len(places[0]):
-                raise self._too_short(split, longest, begin, end)
-            datasets[split] = WindowDataset(
-                rows,
-                places,
-                self.context,
-                self.horizon,
-                details=split != "train",
-            )
+            if len(places[0]):
+                datasets[split] = self._windows(rows, places, details=split != "train")
+            elif required:
+                raise self._too_short(split, rows, begin, end)
         return datasets
 
-    def predict_dataset(self) -> WindowDataset:
-        test = self.datasets["test"]
-        assert isinstance(test, WindowDataset)
-        places = (test.places, test.series)
-        if self.predict == "future":
-            places = self._forecast_windows(test.rows)
-        return WindowDataset(
-            test.rows,
-            places,
-            self.context,
-            self.horizon,
-            details=True,
-            labels=True,
-        )
+    def _windows(self, rows: SeriesRows, places: Places, details: bool = True, **labels: bool) -> WindowDataset:
+        return WindowDataset(rows, places, self.context, self.horizon, details=details, **labels)
 
-    def _rows(self, grid: TimeGrid, kept: list[Series], val: int) -> SeriesRows:
-        """Concatenate the standardized series, each with a horizon of rows after its end."""
-        season = self.season_length
-        training = np.concatenate([s.values[: _training_length(s, val)] for s in kept])
-        means, stds = _statistics(training[:, 1:])  # (covariates,)
+    def predict_dataset(self) -> WindowDataset:
+        if self.predict == "test":
+            test = self.datasets["test"]
+            assert isinstance(test, WindowDataset)
+            return self._windows(test.rows, (test.places, test.series), labels=True, truth=True)
+        rows = self._rows(for_forecast=True)
+        return self._windows(rows, self._forecast_windows(rows), labels=True)
+
+    def _rows(self, for_forecast: bool) -> SeriesRows:
+        """Concatenate the standardized series, each with a horizon of rows after its end.
+
+        Args:
+            for_forecast: whether all steps are in the past. Else the targets of windows are not, and a series that
+                training did not have is scaled by its first ``context`` steps.
+        """
+        fitted = self.fitted
+        grid, every = self._table
+        num_covariates = len(self.roles.past) + len(self.roles.future)
+        if len(fitted.means) != num_covariates:
+            raise ValueError(f"the checkpoint has {len(fitted.means)} covariates, and past and future {num_covariates}")
+        if self._kept is None:
+            every = [s for s in every if s.name in fitted.scales]
+        new = [s.name for s in every if s.name not in fitted.scales]
+        if new:
+            say(f"{self._source}: {len(new)} series are not of training ({new[0]!r}, ...) and scaled by their own past")
         values = []
         observed = []
         scales = []
         beyond = np.zeros(self.horizon, dtype=bool)
-        for s in kept:
+        for s in every:
             raw = self._extended(s)  # (length + horizon, 1 + covariates)
-            mean, std = _target_scale(s, val)
-            scales.append((mean, std, _naive_error(s, val, season)))
-            target = (raw[:, :1] - mean) / std
-            covariates = np.nan_to_num((raw[:, 1:] - means) / stds)
+            scale = fitted.scales.get(s.name)
+            if scale is None:
+                length = s.length if for_forecast else min(s.length, self.context)
+                scale = [*target_scale(s, length), naive_error(s, length, fitted.season)]
+            scales.append(scale)
+            target = (raw[:, :1] - scale[0]) / scale[1]
+            covariates = np.nan_to_num((raw[:, 1:] - fitted.means) / fitted.stds)
             times = grid.times(s.start + np.arange(len(raw)))
-            values.append(np.concatenate([target, covariates, calendar(times, self.calendar)], 1))
+            try:
+                features = calendar(times, self.calendar)
+            except ValueError as error:
+                raise ValueError(f"{self._source}: {error}") from None
+            values.append(np.concatenate([target, covariates, features], 1))
             observed.append(np.concatenate([s.observed, beyond]))
         return SeriesRows(
             values=torch.from_numpy(np.concatenate(values)).float(),
             observed=torch.from_numpy(np.concatenate(observed)),
-            lengths=[s.length for s in kept],
+            lengths=[s.length for s in every],
             ahead=self.horizon,
-            starts=[s.start for s in kept],
+            starts=[s.start for s in every],
             scales=torch.tensor(scales, dtype=torch.float64).float(),
-            names=[s.name for s in kept],
+            names=[s.name for s in every],
             grid=grid,
-            season=season,
+            season=self.season_length,
             future_dim=self.future_dim,
         )
 
@@ -278,7 +388,7 @@ class TimeSeries(DataModule):
     def _check_leakage(self, kept: list[Series], val: int) -> None:
         """Raise ``ValueError`` if a covariate of the longest training part leaks the target."""
         longest = max(kept, key=lambda s: min(s.length, val - s.start))
-        steps = min(longest.length, val - longest.start)
+        steps = training_length(longest, val)
         values = longest.values[:steps]
         # filled gaps would correlate with a covariate that is filled too
         target = np.where(longest.observed[:steps], values[:, 0], np.nan)
@@ -296,18 +406,20 @@ class TimeSeries(DataModule):
                     f" {correlation:.6f}), which is not known when the forecast is made: leave it out of --data.{kind}"
                 )
 
-    def _too_short(self, split: str, longest: Series, begin: int, end: int | None) -> ValueError:
+    def _too_short(self, split: str, rows: SeriesRows, begin: int, end: int | None) -> ValueError:
         """Return the error for a split without a window."""
+        longest = max(rows.lengths)
+        start = rows.starts[rows.lengths.index(longest)]
         needed = f"{self.horizon}"
         if split == "train":
             needed = f"{self.context} + {self.horizon}"
-            steps = _training_length(longest, end or 0)
+            steps = min(longest, (end or 0) - start)
         elif end is None:
-            steps = longest.start + longest.length - begin
+            steps = start + longest - begin
         else:
             steps = end - begin
         return ValueError(
-            f"{self._source}: no window fits into the {max(steps, 0)} steps for {split} (of {longest.length} in the"
+            f"{self._source}: no window fits into the {max(steps, 0)} steps for {split} (of {longest} in the"
             f" longest series): context={self.context} and horizon={self.horizon} need {needed} with a target; give"
             " smaller ones, or another --data.val_split or --data.test_split"
         )
@@ -323,30 +435,20 @@ class TimeSeries(DataModule):
             for s in every:
                 later = s.later[: self.horizon]
                 complete = len(later) == self.horizon and later.all()
-                if s.name in rows.names and not complete:
+                if s.name in rows.names and s.length >= self.context and not complete:
                     raise ValueError(
                         f"{self._source}: {', '.join(self.roles.future)} must be known for {self.horizon} steps after"
                         f" the end of series {s.name!r}: add rows without a target, or use --data.predict test"
                     )
-        places = rows.ends(self.context)
-        if not len(places[0]):
+        short = [name for name, length in zip(rows.names, rows.lengths, strict=True) if length < self.context]
+        if len(short) == len(rows.names):
             raise ValueError(
-                f"{self._source}: every series is shorter than the context of {self.context} steps: give a smaller"
-                " --data.context"
+                f"{self._source}: a forecast needs the last {self.context} steps (--data.context), and"
+                f" {'the longest series' if len(short) > 1 else f'series {short[0]!r}'} has {max(rows.lengths)}"
             )
-        return places
-
-
-def _training_length(series: Series, val: int) -> int:
-    return min(series.length, val - series.start)
-
-
-def _varies(series: Series, val: int) -> bool:
-    """Return whether the target takes two values or more in the training part."""
-    target = series.values[: max(_training_length(series, val), 0), 0]
-    if len(target) < 2:
-        return False
-    return float(target.max()) > float(target.min())
+        if short:
+            say(f"{self._source}: {len(short)} series have less than {self.context} steps: no forecast of {short[0]!r}")
+        return rows.ends(self.context)
 
 
 def _offset(shift: int) -> str:
@@ -356,38 +458,3 @@ def _offset(shift: int) -> str:
     steps = "step" if abs(shift) == 1 else "steps"
     direction = "later" if shift > 0 else "before"
     return f"of {abs(shift)} {steps} {direction}"
-
-
-def _target_scale(series: Series, val: int) -> tuple[float, float]:
-    """Return mean and standard deviation of the observed targets of the training part."""
-    steps = _training_length(series, val)
-    target = series.values[:steps, 0][series.observed[:steps]]
-    return float(target.mean()), float(target.std())
-
-
-def _statistics(training: NDArray) -> tuple[NDArray, NDArray]:
-    """Return mean and standard deviation of each column, ignoring NaN.
-
-    The mean of a column without any number is 0; the deviation of a constant column is 1.
-    """
-    known = ~np.isnan(training)
-    count = np.maximum(known.sum(0), 1)
-    mean = np.where(known, training, 0.0).sum(0) / count
-    centered = np.where(known, training - mean, 0.0)
-    std = np.sqrt((centered**2).sum(0) / count)
-    return mean, np.where(std > 0, std, 1.0)
-
-
-def _naive_error(series: Series, val: int, season: int) -> float:
-    """Return the mean absolute error of the seasonal-naive forecast over the training part, the unit of MASE.
-
-    See Hyndman and Koehler 2006, https://doi.org/10.1016/j.ijforecast.2006.03.001. Fall back to the naive forecast
-    where a season does not fit, or repeats exactly; 0, which is no unit, for a constant series.
-    """
-    steps = _training_length(series, val)
-    target = np.where(series.observed[:steps], series.values[:steps, 0], np.nan)
-    for lag in (season, 1):
-        errors = np.abs(target[lag:] - target[:-lag])
-        if (errors > 0).any():
-            return float(np.nanmean(errors))
-    return 0.0

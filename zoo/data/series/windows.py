@@ -111,6 +111,7 @@ class WindowDataset(Dataset):
         horizon: number of forecast steps.
         details: whether to add scales and a seasonal-naive forecast to each batch, for metrics.
         labels: whether to add the names of series and the times, for predictions.
+        truth: whether the targets of labelled windows are known, and a mask tells which.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class WindowDataset(Dataset):
         horizon: int,
         details: bool = False,
         labels: bool = False,
+        truth: bool = False,
     ) -> None:
         self.rows = rows
         self.places, self.series = places
@@ -128,6 +130,7 @@ class WindowDataset(Dataset):
         self.horizon = horizon
         self.details = details
         self.labels = labels
+        self.truth = truth
         # offsets from the first target
         self._past = torch.arange(-context, 0)
         self._ahead = torch.arange(horizon)
@@ -152,7 +155,7 @@ class WindowDataset(Dataset):
         targets = rows.values[ahead, 0]  # (b, horizon)
 
         metadata: dict[str, Any] = {}
-        if rows.gaps and not self.labels:
+        if self.truth or (rows.gaps and not self.labels):
             metadata["observed"] = rows.observed[ahead]
         if self.details:
             metadata |= self._details(indices, place)
