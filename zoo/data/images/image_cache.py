@@ -28,7 +28,7 @@ def cache_key(root: Path, files: Sequence[str], **options: Any) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True).encode())
     for file in files:
         stat = os.stat(root / file)
-        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
 
 

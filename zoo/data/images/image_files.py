@@ -10,11 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from zoo.data.images.pixels import GREY_MODES, ROTATED_ORIENTATIONS, open_image, orientation_of, to_mode, upright
 from zoo.data.progress import progress_bar
 
-GREY_MODES = ("1", "L", "LA", "I", "F")
-ORIENTATION = 0x0112  # the EXIF tag
-ROTATED_ORIENTATIONS = (5, 6, 7, 8)  # its values that swap width and height
 CHUNK = 1024  # images that are decoded ahead, at most
 Resizing = Literal["crop", "stretch"]
 
@@ -41,15 +39,16 @@ def inspect_images(root: Path, files: Sequence[str], max_files: int = 1000) -> I
         files: paths within it.
         max_files: number of files to read.
     """
-    from PIL import Image
-
     sizes: dict[tuple[int, int], str] = {}
     all_grey = True
     step = -(-len(files) // max_files)
     for file in files[::step]:
         try:
-            with Image.open(root / file) as image:
-                size = _upright_size(image)
+            with open_image(root / file) as image:
+                width, height = image.size
+                size = (height, width)
+                if orientation_of(image) in ROTATED_ORIENTATIONS:
+                    size = (width, height)
                 is_grey = image.mode.split(";")[0] in GREY_MODES
         except Exception:  # what is wrong with it is reported when it is decoded
             continue
@@ -65,15 +64,6 @@ def inspect_images(root: Path, files: Sequence[str], max_files: int = 1000) -> I
     return ImageHeaders(channels, size, ", ".join(words[:2]))
 
 
-def _upright_size(image: Any) -> tuple[int, int]:
-    """Return height and width of an image after the rotation that its EXIF data asks for."""
-    width, height = image.size
-    may_be_rotated = image.format in ("JPEG", "TIFF", "PNG", "WEBP")
-    if may_be_rotated and image.getexif().get(ORIENTATION) in ROTATED_ORIENTATIONS:
-        return width, height
-    return height, width
-
-
 def decode(path: Path, channels: int, size: int | None = None, how: Resizing = "crop") -> np.ndarray:
     """Return the pixels of an image as bytes ``(channels, height, width)``, rotated as its EXIF data asks for.
 
@@ -83,11 +73,8 @@ def decode(path: Path, channels: int, size: int | None = None, how: Resizing = "
         size: height and width to resize to; null leaves the image.
         how: ``crop`` resizes the shorter side and crops the centre, ``stretch`` resizes both sides.
     """
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as opened:
-        ImageOps.exif_transpose(opened, in_place=True)
-        image = to_mode(opened, channels)
+    with open_image(path) as opened:
+        image = upright(to_mode(opened, channels), orientation_of(opened))
         if size is not None and image.size != (size, size):
             image = _resize(image, size, how)
         pixels = np.asarray(image)
@@ -110,25 +97,6 @@ def _resize(image: Any, size: int, how: Resizing) -> Any:
     left = round((new_width - size) / 2.0)
     top = round((new_height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
-
-
-def to_mode(image: Any, channels: int) -> Any:
-    """Return an image of any mode as 8-bit grey or colour."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16 bits a pixel, of which PIL would cut off what is above 255
-        deep = np.asarray(image).astype(np.float64)
-        if deep.max(initial=0) > 255:
-            deep = deep / 257
-        image = Image.fromarray(deep.round().clip(0, 255).astype("uint8"))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.mode in ("P", "PA", "LA") and channels == 3:
-        image = image.convert("RGBA")
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode:
-        return image
-    return image.convert(mode)
 
 
 def reason(error: Exception, path: Path) -> str:

@@ -24,6 +24,9 @@ Rows = dict[str, Tensor]  # indices of the images of each split
 class ImageFolder(ImageData):
     """Images in a folder for each class, such as ``root/cat/1.jpg``, of any size and any format that Pillow reads.
 
+    Files are recognised by suffix or content; what else lies in the folders is counted and left out. Values of 16 bits
+    are divided by 257, whether an image is dark or bright.
+
     With ``captions: metadata.jsonl`` they need no classes: beside the images lies a file of that name, a line for each,
     ``{"file_name": "1.jpg", "text": "a cat"}``, as in Hugging Face's ``imagefolder``, or a ``metadata.csv``.
 
@@ -88,7 +91,7 @@ class ImageFolder(ImageData):
             return list_unlabelled_images(self.predict_folder, "predict_folder")
         has_caption_file = self.captions is not None and not is_template(self.captions)
         if self.drop_labels or has_caption_file:
-            return list_unlabelled_images(self.root)
+            return list_unlabelled_images(self.root, ignored=(str(self.captions),))
         return list_images(self.root)
 
     @property

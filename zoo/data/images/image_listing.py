@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-FORMATS = ", ".join(suffix[1:] for suffix in SUFFIXES)
+from zoo.data.images.folder_walk import LeftOut, find_images, is_hidden, loose_images
+from zoo.distributed import say
+
+FORMATS = "jpg, jpeg, png, tif, webp, gif, bmp or what else Pillow reads"
 SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
 
@@ -47,6 +49,7 @@ def list_images(root: Path) -> ImageListing:
     """
     check_folder(root, "--data.root names a folder with a folder of images for each class")
     parts = _split_folders(root)
+    left_out = LeftOut()
     names = {folder: subfolders(root / folder) for folder in parts}
     classes = set()
     for folder, inside in names.items():
@@ -58,17 +61,26 @@ def list_images(root: Path) -> ImageListing:
         if unknown:
             raise ValueError(f"{root / folder} has a class {unknown[0]!r} that training has not")
     for folder, part in sorted(parts.items()):
+        _say_loose_images(root / folder, listing.classes)
         for label, name in enumerate(listing.classes):
             place = Path(folder) / name
             files = []
             if (root / place).is_dir():
-                files = find_images(root, place)
+                files = find_images(root, place, left_out)
             if not files and part in ("", "train"):
                 raise ValueError(f"{root / place} holds no image ({FORMATS})")
             listing.add(files, label, part)
     if len(listing.classes) < 2:
         _raise_too_few_classes(root, listing.classes)
+    left_out.say(root)
     return listing
+
+
+def _say_loose_images(folder: Path, classes: Sequence[str]) -> None:
+    """Print that images beside folders of classes are left out."""
+    loose = loose_images(folder)
+    if loose and len(classes) > 1:
+        say(f"{folder}: {len(loose):,} images beside the class folders are left out; the first is {loose[0]}")
 
 
 def _split_folders(root: Path) -> dict[str, str]:
@@ -78,13 +90,16 @@ def _split_folders(root: Path) -> dict[str, str]:
         # A folder "train" without folders in it is a class, of images of trains.
         if name.lower() in SPLITS and subfolders(root / name):
             parts[name] = SPLITS[name.lower()]
-    if "train" in parts.values():
-        return parts
-    return {"": ""}
+    if "train" not in parts.values():
+        return {"": ""}
+    others = [name for name in subfolders(root) if name not in parts]
+    if others:
+        say(f"{root}: {', '.join(others)} left out, as the other folders are splits ({', '.join(sorted(parts))})")
+    return parts
 
 
 def _raise_too_few_classes(root: Path, classes: list[str]) -> None:
-    has_loose_images = any(file.suffix.lower() in SUFFIXES for file in root.iterdir())
+    has_loose_images = bool(loose_images(root))
     if classes:
         has = f"only one class folder, {classes[0]!r}"
     elif has_loose_images:
@@ -97,26 +112,30 @@ def _raise_too_few_classes(root: Path, classes: list[str]) -> None:
     raise ValueError(f"{root} has {has}: each class needs a folder of its own, and there must be two or more{advice}")
 
 
-def list_unlabelled_images(root: Path, option: str = "root") -> ImageListing:
+def list_unlabelled_images(root: Path, option: str = "root", ignored: tuple[str, ...] = ()) -> ImageListing:
     """Return all images of a folder and of those below it, whatever these are called.
 
     Args:
         root: the folder.
         option: by which the user named it, for the error message.
+        ignored: names of files that are no images and are not counted as left out.
 
     Raises:
         ValueError: there is no such folder, or no image in it.
     """
     check_folder(root, f"--data.{option} names a folder of images")
     listing = ImageListing(root, [], [], [], [])
+    left_out = LeftOut(ignored)
     for name in subfolders(root):
         if name.lower() in SPLITS:
-            listing.add(find_images(root, Path(name)), 0, SPLITS[name.lower()])
+            listing.add(find_images(root, Path(name), left_out), 0, SPLITS[name.lower()])
     if "train" not in listing.parts:
         listing = ImageListing(root, [], [], [], [])
-        listing.add(find_images(root, Path()), 0, "")
+        left_out = LeftOut(ignored)
+        listing.add(find_images(root, Path(), left_out), 0, "")
     if not listing.files:
         raise ValueError(f"{root} holds no image ({FORMATS})")
+    left_out.say(root)
     listing.labels = list(range(len(listing.files)))
     return listing
 
@@ -133,14 +152,4 @@ def check_folder(root: Path, hint: str) -> None:
 
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
-
-
-def find_images(root: Path, folder: Path) -> list[str]:
-    """Return the paths, relative to ``root``, of all images in a folder and in those below it, sorted."""
-    paths = []
-    for place, _, files in os.walk(root / folder, followlinks=True):
-        for file in files:
-            if file.lower().endswith(SUFFIXES) and file[0] != ".":
-                paths.append(os.path.relpath(os.path.join(place, file), root))
-    return sorted(paths)
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
