@@ -14,7 +14,6 @@ import yaml
 
 from zoo.distributed import is_main_process
 from zoo.files import write_text
-from zoo.reading import read_yaml
 from zoo.runs import run_folder
 from zoo.runs.lock import lock
 from zoo.runs.loggers import MetricsCSV, tensorboard_logger, wandb_logger
@@ -126,7 +125,7 @@ class RunRecord(L.Callback):
         saved = folder / "config.yaml"
         self.resumed = saved.exists()
         if self.resumed:
-            self.changes = run_folder.changes(read_yaml(saved), config)
+            self.changes = run_folder.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
         for key, (old, _) in self.changes.items():
             option = ".".join(key.split(".")[:2])
             if option in RESTORED:
