@@ -118,7 +118,8 @@ class EMA(L.Callback):
             raise ValueError(
                 f"EMA does not support weights that {name} shards: use ModelParallelStrategy with fully_shard"
             )
-        others = [callback for callback in trainer.callbacks if isinstance(callback, (EMA, WeightAveraging))]
+        all_callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        others = [callback for callback in all_callbacks if isinstance(callback, (EMA, WeightAveraging))]
         if len(others) > 1:
             names = " and ".join(type(callback).__name__ for callback in others)
             raise ValueError(f"{names} would both replace the weights for validation: give one of them")

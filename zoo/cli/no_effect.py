@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from zoo._lightning import checks_at_epoch_end
@@ -213,7 +214,7 @@ def lines_without_effect(trainer: Any) -> Iterator[str]:
 
 def lines_of_early_stopping(callback: L.Callback, validations: float, why: str) -> Iterator[str]:
     """Yield a line for early stopping, zoo's or Lightning's, that cannot stop this run."""
-    if not isinstance(callback, L.pytorch.callbacks.EarlyStopping) or checks_at_epoch_end(callback):
+    if not isinstance(callback, EarlyStopping) or checks_at_epoch_end(callback):
         return
     if validations == 0:
         yield f"early stopping has no effect: it watches {callback.monitor}, and {NO_VALIDATION}: {why}"

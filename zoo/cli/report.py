@@ -60,7 +60,8 @@ def print_trained_already(trainer: L.Trainer, command: str) -> None:
         reached.append("max_epochs")
     if 0 < trainer.max_steps <= steps:
         reached.append("max_steps")
-    if any(isinstance(callback, EarlyStopping) and callback.has_stopped for callback in trainer.callbacks):
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, EarlyStopping) and callback.has_stopped for callback in callbacks):
         print(
             f"early stopping has ended this run ({epochs} epochs, {steps} steps), nothing to do; to train longer: "
             f"{command} --early_stopping null"

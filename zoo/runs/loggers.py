@@ -6,7 +6,7 @@ import csv
 import os
 import socket
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -96,7 +96,7 @@ class MetricsCSV(Logger):
             self._written = 0
             self._write(file)
 
-    def _write(self, file: TextIO) -> None:
+    def _write(self, file: IO[str]) -> None:
         writer = csv.DictWriter(file, self.columns, lineterminator="\n")
         del self._ends[self._written :]
         for row in self.rows[self._written :]:
