@@ -158,10 +158,10 @@ def test_files_and_mistakes(tmp_path):
         "".join(f"the cat number {i} sat on the mat\n" for i in range(40)) + "\nthe cat number 1 sat on the mat\n"
     )
     data = MaskedText(path=str(file), vocab_size=60)
-    assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [32, 4, 4]
+    assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [33, 4, 4], "one occurs twice"
     for kwargs, said in (
         ({"path": str(tmp_path / "none.txt")}, "no file or folder"),
-        ({"mlm_probability": 1.5}, "mlm_probability is a share"),
+        ({"mlm_probability": 1.5}, "mlm_probability must be a fraction"),
         ({"max_length": 2}, "max_length must be 3 or more"),
         ({"tokenizer": "bpe"}, "has no mask or no padding token"),
         ({"tokenizer": "words"}, "has no mask or no padding token"),

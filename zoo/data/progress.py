@@ -7,23 +7,29 @@ from contextlib import contextmanager
 from functools import partial
 
 MIN_TOTAL = 2000  # items below which no bar is shown
+MIN_BYTES = 4 << 20  # bytes below which no bar is shown
 
 
 @contextmanager
-def progress_bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, title: str, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr where that is a terminal; yield a function that advances it.
 
     Args:
         total: number of items; for few of them no bar is shown.
         title: text in front of the bar.
+        in_bytes: whether the items are bytes, which are shown in megabytes.
     """
     from rich.console import Console
-    from rich.progress import Progress, TimeRemainingColumn
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal or total < MIN_TOTAL:
+    least = MIN_BYTES if in_bytes else MIN_TOTAL
+    if not console.is_terminal or total < least:
         yield lambda done: None  # a bar that is disabled prints an empty line in rich before 14.3
         return
-    columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn())
+    title_column, bar_column, amount_column, *_ = Progress.get_default_columns()
+    if in_bytes:
+        amount_column = DownloadColumn()
+    columns = (title_column, bar_column, amount_column, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         yield partial(bar.advance, bar.add_task(title, total=total))

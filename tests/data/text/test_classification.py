@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from zoo.data import TextClassification
-from zoo.data.text.classification import augment_tokens
 from zoo.data.text.python_docs import GROUPS, documentation, sentences
 from zoo.data.text.text_files import read_splits, read_texts
+from zoo.data.text.token_augmentation import augment_tokens
 from zoo.text import Vocabulary
 from zoo.text.vocabulary import tokenize
 
@@ -17,14 +17,14 @@ WORDS = {"fruit": ["apple", "pear", "plum", "cherry", "fig"], "tool": ["hammer",
 
 
 def rows(n: int = 60, seed: int = 0) -> list[tuple[str, str]]:
-    """Texts of 2 to 12 words of a class."""
+    """Texts of 2 to 12 words of a class, no two of them equal."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for i in range(n):
-        label = ("fruit", "tool")[i % 2]
+    found: dict[str, str] = {}
+    while len(found) < n:
+        label = ("fruit", "tool")[len(found) % 2]
         picks = torch.randint(0, 5, (int(torch.randint(2, 13, (), generator=generator)),), generator=generator)
-        found.append((" ".join(WORDS[label][p] for p in picks.tolist()), label))
-    return found
+        found.setdefault(" ".join(WORDS[label][p] for p in picks.tolist()), label)
+    return list(found.items())
 
 
 def write(folder, kind: str, texts=None):
@@ -176,7 +176,7 @@ def test_train_test_and_predict_on_new_texts(zoo, here):
     (here / "texts.csv").unlink()
     (here / "new.csv").write_text('text\nhammer and saw\nPlum pear!\n""\n')
     code, _, err = zoo("predict", "--ckpt_path", checkpoint, "--data.predict_file", "new.csv", "--out", "out.csv")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "zoo: new.csv: 1 empty rows are left out (the first is row 4)\n")
     with open("out.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)][:2] == ["tool", "fruit"]
 
@@ -279,12 +279,15 @@ def test_the_default_needs_no_file():
 FILES = {
     "columns.csv": ("a,b\nx,y\n", "columns.csv has no column 'text'; it has a, b"),
     "label.csv": ("text,b\nx,y\n", "label.csv has no column 'label'; it has text, b"),
-    "one.csv": ("text,label\n" + "a b,c\n" * 20, "one.csv: all texts are of one class, 'c'; two are needed"),
-    "missing.csv": ("text,label\na,b\nc,\n", "missing.csv: row 2 has no 'label'"),
+    "one.csv": (
+        "text,label\n" + "".join(f"a b{i},c\n" for i in range(20)),
+        "one.csv: all texts are of one class, 'c'; two are needed",
+    ),
+    "missing.csv": ("text,label\na,b\nc,\n", "missing.csv, row 3 has no 'label'"),
     "few.csv": ("text,label\na,b\nc,d\n", "2 texts are too few: nothing is left for val"),
-    "blank.csv": ("text,label\n,b\n,c\n", "blank.csv: no text that is not empty"),
+    "blank.csv": ("text,label\n,b\n,c\n", "blank.csv: all texts are empty"),
     "empty.tsv": ("text\tlabel\n", "empty.tsv has no rows below its header"),
-    "ragged.tsv": ("text\tlabel\na\tb\nc\n", "ragged.tsv, row 3: 1 values for 2 columns"),
+    "ragged.tsv": ("text\tlabel\na\tb\nc\n", "ragged.tsv, line 3: 1 values for 2 columns"),
     "bad.jsonl": ('{"text": "a", "label": "b"}\n{"text": \n', "bad.jsonl, line 2 is not JSON"),
     "list.jsonl": ("[1, 2]\n", r"list.jsonl, line 1: an object \{...\} needed, got \[1, 2\]"),
     "texts.docx": ("a", "texts are read from .csv, .tsv, .jsonl, or folders by class; got .*texts.docx"),
@@ -310,7 +313,7 @@ def test_other_mistakes(tmp_path):
         TextClassification(str(tmp_path / "latin.csv")).setup("fit")
     with pytest.raises(ValueError, match="level must be words or characters, got 'bytes'"):
         TextClassification(level="bytes")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"shares below 1 of mask, delete, swap, got cut: 0\.1"):
+    with pytest.raises(ValueError, match=r"fractions below 1 of mask, delete, swap, got cut: 0\.1"):
         TextClassification(augment={"cut": 0.1})
     with pytest.raises(ValueError, match=r"got mask: 1\.5"):
         TextClassification(augment={"mask": 1.5})
@@ -328,14 +331,14 @@ def test_a_class_that_training_has_not(tmp_path):
 def test_a_binary_file_is_named(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes(b"some text\0 and more\n")
-    with pytest.raises(ValueError, match=r"texts.txt is binary, not text: character 9 is zero"):
+    with pytest.raises(ValueError, match=r"texts.txt is binary, not text: byte 9 is zero"):
         read_texts(path, "text", None)
 
 
 def test_half_of_a_surrogate_pair_is_named(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "cut \\uD83D"}\n')
-    with pytest.raises(ValueError, match=r"texts.jsonl, line 2 holds half of a surrogate pair"):
+    with pytest.raises(ValueError, match=r"texts.jsonl, line 2: 'text' holds half of a surrogate pair"):
         read_texts(path, "text", None)
     path.write_text('{"text": "\\ud83d\\ude00"}\n')
     assert read_texts(path, "text", None) == (["\U0001f600"], [])

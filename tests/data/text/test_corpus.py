@@ -17,8 +17,9 @@ import yaml
 
 from tests import fake_data
 from zoo.data import PythonDocs, PythonSource, TextCorpus
-from zoo.data.text import corpus_files, token_cache
-from zoo.data.text.corpus_files import chunks, find_texts, from_memory, split_tail
+from zoo.data.text import corpus_chunks, token_cache
+from zoo.data.text.corpus_chunks import chunks
+from zoo.data.text.corpus_files import find_texts, from_memory, split_tail
 from zoo.data.text.token_blocks import ShiftedBlockSampler, TokenBlocks
 from zoo.text import Tokenizer
 
@@ -238,13 +239,13 @@ def test_pieces_of_a_text_are_tokenised_as_the_whole(folder, tmp_path, level, mo
         tokenizer = Tokenizer.train({"crlf": "bpe"}.get(level, level), [text, "\r"], 400)
     if level == "crlf":
         text = text.replace("\n", "\r\n")
-    monkeypatch.setattr(corpus_files, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(corpus_chunks, "CHUNK_BYTES", 1000)
     source = from_memory("a", text)
     n = len(list(chunks([source], token_cache.cuts_at_lines(tokenizer), "")))
     assert n > 3 if level != "llama" else n == 1, "LLaMA's puts a space before each text, so it takes it whole"
     found = token_cache.build_in_memory({"train": [source]}, tokenizer)["train"]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    assert (found.size, found.texts) == (len(text.encode()), 1)
+    assert (found.counts.size, found.counts.texts) == (len(text.encode()), 1)
     if level == "crlf":  # no cut is safe there: the text is the same, if not all of its tokens
         assert tokenizer.decode(found.ids) == text
     else:
@@ -252,8 +253,8 @@ def test_pieces_of_a_text_are_tokenised_as_the_whole(folder, tmp_path, level, mo
 
 
 def test_a_line_without_an_end_is_cut_between_characters(monkeypatch):
-    monkeypatch.setattr(corpus_files, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(corpus_files, "MAX_LINE_BYTES", 300)
+    monkeypatch.setattr(corpus_chunks, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(corpus_chunks, "MAX_LINE_BYTES", 300)
     text = "é日🙂" * 200
     found = list(chunks([from_memory("a", text)], True, ""))
     assert len(found) > 3
@@ -331,14 +332,14 @@ def test_tokens_are_made_once_for_each_content_and_tokenizer(folder, tmp_path, m
 @pytest.mark.parametrize("when", ["tokens", "tokenizer"])
 def test_an_interrupted_build_leaves_nothing(folder, tmp_path, monkeypatch, when):
     cache = tmp_path / "cache"
-    real = corpus_files.read_parts
+    real = corpus_chunks.read_parts
 
     def interrupted(text, lines):
         if text.name.endswith("1.txt"):
             raise KeyboardInterrupt
         yield from real(text, lines)
 
-    monkeypatch.setattr(corpus_files, "read_parts", interrupted)
+    monkeypatch.setattr(corpus_chunks, "read_parts", interrupted)
     data = on_disk(folder, cache, tokenizer="bytes" if when == "tokens" else "characters")
     with pytest.raises(KeyboardInterrupt):
         _ = data.datasets
@@ -460,7 +461,7 @@ BAD = {
         ({"path": "folder"}, r"folder holds no .txt, .*; a pattern such as .*folder/\*\*/\*.py names others"),
         ({"path": []}, "no file is named: path takes files, folders or patterns"),
         ({"path": "zero.txt"}, "zero.txt is binary, not text: byte 80 is zero"),
-        ({"path": "latin.txt"}, r"latin.txt is not text in UTF-8 \(byte 3, 0xe9\)"),
+        ({"path": "latin.txt"}, r"latin.txt is not text in UTF-8 \(line 1, byte 3: 0xe9\); --data.encoding names"),
         ({"path": "empty.txt"}, "the corpus is empty: .*empty.txt has no text"),
         ({"path": "short.txt"}, r"the training text has 2 tokens, .* a block of 8 .*: --data.block_size is too large"),
         ({"path": "good.txt", "val_path": "short.txt"}, "the validation text has 2 tokens"),
@@ -480,7 +481,7 @@ BAD = {
         ({"path": "good.txt", "tokenizer": {"level": "bpe"}}, "a tokenizer in a checkpoint is a dict with 'packed'"),
         ({"path": "good.txt", "tokenizer": "bpe", "vocab_size": 9}, "bpe needs 257 tokens or more"),
         ({"path": "good.txt", "block_size": 0}, "block_size must be 1 or more, got 0"),
-        ({"path": "good.txt", "val_split": 1.0}, "val_split is a share of the text, between 0 and 1: got 1.0"),
+        ({"path": "good.txt", "val_split": 1.0}, "val_split must be a fraction of the text between 0 and 1, got 1.0"),
         ({"path": "good.txt", "cache": "tape"}, "cache must be auto, memory, disk, got 'tape'"),
     ],
     ids=str,

@@ -12,10 +12,12 @@ from zoo.data import NER
 from zoo.data.text.conll import read_conll, scheme_of, to_iob2
 from zoo.data.text.synthetic_entities import generate_sentences
 
-SENTENCES = [
-    (["Ada", "Lovelace", "lived", "in", "London", "."], ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]),
-    (["Unimaginableness", "of", "Paris"], ["O", "O", "B-LOC"]),
-] * 10
+SENTENCES = []
+for number in range(10):
+    SENTENCES += [
+        (["Ada", "Lovelace", "lived", "in", f"London{number}", "."], ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]),
+        (["Unimaginableness", "of", f"Paris{number}"], ["O", "O", "B-LOC"]),
+    ]
 
 
 @pytest.mark.parametrize(("tags", "scheme", "expected"), [
@@ -25,6 +27,7 @@ SENTENCES = [
     ("I-PER I-LOC", "IOB1", "B-PER B-LOC"),
     ("S-PER B-LOC I-LOC E-LOC S-LOC", "IOBES", "B-PER B-LOC I-LOC I-LOC B-LOC"),
     ("U-PER B-LOC L-LOC U-LOC", "IOBES", "B-PER B-LOC I-LOC B-LOC"),
+    ("B-PER M-PER E-PER O S-LOC", "BMES", "B-PER I-PER I-PER O B-LOC"),
     ("O O", "IOB2", "O O"),
 ])  # fmt: skip
 def test_ways_to_mark_entities(tags, scheme, expected):
@@ -47,6 +50,32 @@ def test_columns_documents_and_empty_lines(tmp_path, capsys):
     assert "its tags are IOB1, taken as IOB2" in capsys.readouterr().err
 
 
+def test_tabs_and_spaces_around_columns(tmp_path):
+    expected = [(["New York", "x"], ["B-LOC", "O"]), (["y"], ["O"])]
+    assert read_conll_of(tmp_path, "New York\tB-LOC\t\nx \t O\n\t\ny\tO\n") == expected
+
+
+def test_two_files_of_one_split_and_files_that_are_not_read(tmp_path, capsys):
+    fake_data.conll(tmp_path, SENTENCES)
+    fake_data.conll(tmp_path, SENTENCES[:3], "dev.txt")
+    (tmp_path / "test.json").write_text("[]")
+    (tmp_path / "notes.json").write_text("[]")
+    assert len(NER(path=str(tmp_path), vocab_size=90).datasets["val"]) == 3
+    left_out = f"zoo: {tmp_path}: test.json left out, as .txt, .conll, .iob, .iob2, .bio, .tsv are read\n"
+    assert capsys.readouterr().err == left_out
+    fake_data.conll(tmp_path, SENTENCES[:3], "valid.txt")
+    with pytest.raises(ValueError, match=r"has two files for val: dev.txt and valid.txt; keep one"):
+        NER(path=str(tmp_path)).setup("fit")
+
+
+def test_words_that_the_tokenizer_drops_are_counted(tmp_path, capsys):
+    words = ["Ada", "\u200b", "lived", "\u200b"]
+    path = fake_data.conll(tmp_path, [*SENTENCES, (words, ["B-PER", "O", "O", "O"])], "all.txt")
+    data = NER(path=str(path), vocab_size=90, val_split=0.3)
+    assert set(data.datasets) == {"train", "val", "test"}
+    assert "words have no token and so no tag, the first is '\\u200b'" in capsys.readouterr().err
+
+
 def read_conll_of(folder, text):
     (folder / "two.tsv").write_text(text)
     return read_conll(folder / "two.tsv")
@@ -58,6 +87,8 @@ def read_conll_of(folder, text):
     ("a\n", "two.tsv, line 1: a word and its tag needed"),
     ("a PER\n", "two.tsv, line 1: a tag is O, B-TYPE or I-TYPE, got 'PER'"),
     ("\n\n", "holds no sentences"),
+    ("a\tO\n\tB-PER\n", "two.tsv, line 2: the tag B-PER has no word"),
+    ("a\tO\n \tO\n", "two.tsv, line 2: the tag O has no word"),
 ])  # fmt: skip
 def test_mistakes_name_file_and_line(tmp_path, text, said):
     with pytest.raises(ValueError, match=said):
@@ -76,7 +107,7 @@ def test_folders_and_missing_files(tmp_path):
 
 
 def test_tags_of_first_pieces(tmp_path):
-    data = NER(path=str(fake_data.conll(tmp_path, SENTENCES)), vocab_size=60, batch_size=20)
+    data = NER(path=str(fake_data.conll(tmp_path, SENTENCES)), vocab_size=80, batch_size=20)
     assert data.class_names == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
     ((x, lengths), y) = data.datasets["train"].batch(torch.arange(len(data.datasets["train"])))
     for ids, length, tags in zip(x, lengths, y, strict=True):

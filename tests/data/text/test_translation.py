@@ -188,7 +188,7 @@ def test_a_source_stands_in_one_split(tmp_path):
     found = {split: texts(data, split) for split in ("train", "val", "test")}
     sources = [{source for source, _ in part} for part in found.values()]
     assert sum(map(len, sources)) == len(set.union(*sources)) == 50
-    assert sorted(chain(*found.values())) == sorted(set(pairs)), "pairs that occur twice count once"
+    assert sorted(chain(*found.values())) == sorted(pairs), "no pair is lost"
 
 
 def test_long_texts_are_cut_and_that_is_said_once(tmp_path, capsys):
@@ -199,8 +199,8 @@ def test_long_texts_are_cut_and_that_is_said_once(tmp_path, capsys):
     assert data.max_new_tokens == labels.shape[1] == 9, "the end stands behind what is kept"
     assert sum(3 in row for row in labels.tolist()) == len(labels)
     said = capsys.readouterr().err
-    assert said.count("sources are longer than max_length=8 tokens (the longest has 40)") == 1
-    assert said.count("targets are longer than max_length=8 tokens (the longest has 9)") == 1
+    assert said.count("sources of train are longer than max_length=8 tokens (the longest has 40)") == 1
+    assert said.count("targets of train are longer than max_length=8 tokens (the longest has 9)") == 1
 
 
 def test_empty_lines_are_left_out_and_that_is_said(tmp_path, capsys):
@@ -226,7 +226,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ({**good, "target": str(tmp_path / "empty.txt")}, r"empty.txt is empty"),
         (
             {"source": str(tmp_path / "few.txt"), "target": str(tmp_path / "few.txt")},
-            "2 texts are too few for train, val",
+            "2 sources are too few: nothing is left for val",
         ),
         ({"source": str(tmp_path / "c.tsv")}, r"c.tsv, line 2: a text, a tab and its translation needed, got 'no tab"),
         (

@@ -1,14 +1,14 @@
-"""Texts for language models: files of one's own, or what Python brings, as blocks of tokens."""
+"""Running text for language models, as blocks of tokens: files of one's own, or what Python ships."""
 
 from __future__ import annotations
 
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,41 +16,50 @@ from zoo.data import disk_cache
 from zoo.data.base import run_seed
 from zoo.data.text import token_cache
 from zoo.data.text.corpus_files import Text, exclude, find_texts, from_file, from_memory, split_tail
+from zoo.data.text.encoding import DEFAULT_ENCODING, check_encoding
+from zoo.data.text.separators import Separators, check_separator, choose_separators
 from zoo.data.text.token_blocks import ShiftedBlockSampler, TokenBlocks
 from zoo.data.text.tokenized import TokenizedData
+from zoo.distributed import say
 from zoo.text import Tokenizer
-from zoo.text.tokenizer import TrainedLevel
+from zoo.text.tokenizer import SPECIALS, TrainedLevel
 from zoo.text.vocabulary import UNKNOWN
 
 BLOCK_SIZE = 256
-SMALL = 4 << 20  # bytes of text up to which tokens are made in memory
-LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
+MAX_MEMORY_BYTES = 4 << 20  # bytes of text up to which ``auto`` keeps the tokens in memory
+NOT_SOURCE = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 Caching = Literal["auto", "memory", "disk"]
+T = TypeVar("T")
 
 
 class Corpus(TokenizedData):
-    """What data of running text share: ``texts`` gives the files of the splits, the rest is done here.
+    """Base of data of running text: subclasses implement ``texts()``, which returns the files of the splits.
 
-    A batch is ``(x, y)``: tokens ``(b, block_size)``, and those one token on. An epoch has as many blocks as fit into
-    the training text; it reads every token once, but for less than a block at each end: the blocks begin at another
-    place in each epoch, and come in another order. Validation reads blocks from the beginning of its text. Behind each
-    text stands the end-of-text token, or where the tokenizer has none, an end of line between two texts.
+    A batch is ``(x, y)``: tokens ``(b, block_size)``, and the tokens that follow each of them. An epoch has as many
+    blocks as fit into the training text and reads every token once, but for less than a block at each end: the blocks
+    begin at another place in each epoch, and come in another order. Validation reads blocks from the beginning of its
+    text. Behind each text stands the end-of-text token, or where the tokenizer has none, a line break between two
+    texts.
 
-    Texts are tokenised once. From 4 MB on the tokens are kept in a file that is mapped into memory, and found again by
+    Texts are tokenized once. From 4 MB on the token ids are cached in a file that is mapped into memory, and reused by
     the next run as long as texts and tokenizer stay the same.
 
     Args:
-        tokenizer: what a token is: ``characters``, ``bytes``, ``words``, ``bpe`` or ``wordpiece``, counted in the
-            training texts (characters in all texts); or a path: a ``tokenizer.json``, LLaMA's ``tokenizer.model``, or
-            a folder with one of them. A checkpoint brings its own.
-        vocab_size: of ``bpe`` and ``wordpiece``, how many tokens are learned, 8,000 if null; of ``characters`` and
-            ``words``, how many are kept, all if null.
-        min_freq: how often a token must occur; rarer characters and words are all the same, unknown token.
-        block_size: tokens that a network sees at once; null takes the model's, or 256.
-        val_split: share of the texts, by bytes, kept for validation: the last ones, or the end of the last.
-        cache: of tokens: ``memory``, ``disk``, or ``auto``.
+        tokenizer: a tokenizer trained on the training texts: ``characters`` (of all texts), ``bytes``, ``words``,
+            ``bpe`` or ``wordpiece``; or a path: a ``tokenizer.json``, LLaMA's ``tokenizer.model``, or a folder with one
+            of them. A checkpoint brings its own.
+        vocab_size: vocabulary size of ``bpe`` and ``wordpiece``, 8,000 if null; of ``characters`` and ``words`` the
+            maximum, unlimited if null.
+        min_freq: minimum number of occurrences of a token; rarer characters and words become the unknown token.
+        block_size: context length in tokens; null takes the model's, or 256.
+        val_split: fraction of the texts, by bytes, kept for validation: the last texts, or the end of the last one.
+        cache: where token ids are kept: ``memory``, ``disk``, or ``auto``, which depends on the size of the texts.
         cache_dir: folder of the caches; null is ``zoo/text`` in the user's cache.
     """
+
+    separator: str | None = None
+    """The option of ``TextCorpus``."""
 
     def __init__(
         self,
@@ -67,28 +76,36 @@ class Corpus(TokenizedData):
         if block_size is not None and block_size < 1:
             raise ValueError(f"block_size must be 1 or more, got {block_size}")
         if not 0 < val_split < 1:
-            raise ValueError(f"val_split is a share of the text, between 0 and 1: got {val_split}")
+            raise ValueError(f"val_split must be a fraction of the text between 0 and 1, got {val_split}")
         if cache not in get_args(Caching):
             raise ValueError(f"cache must be {', '.join(get_args(Caching))}, got {cache!r}")
-        self._tokenizer_option, self._vocab_size, self._min_freq = tokenizer, vocab_size, min_freq
-        self._block_size, self.val_split, self.cache = block_size, val_split, cache
-        self.cache_dir = Path(cache_dir) if cache_dir else disk_cache.user_folder("text")
+        self._tokenizer_option = tokenizer
+        self._vocab_size = vocab_size
+        self._min_freq = min_freq
+        self._block_size = block_size
+        self.val_split = val_split
+        self.cache = cache
+        self.cache_dir = disk_cache.user_folder("text")
+        if cache_dir:
+            self.cache_dir = Path(cache_dir)
 
     def texts(self) -> dict[str, list[Text]]:
         """Return the texts of ``train`` and, where they are files of their own, of ``val`` and ``test``."""
-        raise ValueError(f"{type(self).__name__} does not say what its texts are: write texts()")
+        raise ValueError(f"{type(self).__name__} has no texts: implement texts()")
 
     # Data spec
     # ------------------------------------------------------------------------------------------------------------
 
     def build_tokenizer(self) -> Tokenizer:
         option = self._tokenizer_option
-        if isinstance(option, dict):  # out of a checkpoint
+        if isinstance(option, dict):  # from a checkpoint
             return Tokenizer.from_plain(option)
         levels = get_args(TrainedLevel)
-        if option not in levels and not Path(option).exists():
+        if option in levels:
+            return self._train_tokenizer(option)
+        if not Path(option).exists():
             raise ValueError(f"tokenizer is {', '.join(levels)} or the path of a file or folder, got {option!r}")
-        return self._trained(option) if option in levels else Tokenizer.load(option)
+        return Tokenizer.load(option)
 
     @property
     def block_size(self) -> int:
@@ -96,112 +113,175 @@ class Corpus(TokenizedData):
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes in UTF-8 for a token of the validation text, and in a test of the test's own."""
+        """Mean number of bytes in UTF-8 of a token: of the validation text, while testing of a test text there is."""
         testing = self.trainer is not None and self.trainer.testing
-        found = self._tokens["test" if testing and "test" in self._tokens else "val"]
-        return found.size / len(found.ids)
+        split = "val"
+        if testing and "test" in self._tokens:
+            split = "test"
+        tokens = self._tokens[split]
+        return tokens.counts.size / len(tokens.ids)
 
     def describe(self) -> str:
-        """What ``zoo show-data`` says of the texts."""
+        """Return what ``zoo show-data`` prints about the texts."""
         lines = []
         for split, tokens in self._tokens.items():
-            blocks = f"{len(TokenBlocks(tokens.ids, self.block_size)):,} blocks of {self.block_size}"
-            texts = f"{tokens.texts:,} text{'s' if tokens.texts > 1 else ''} of {tokens.size:,} bytes"
-            lines.append(f"{split}: {texts}, {len(tokens.ids):,} tokens, {blocks}")
-        kept = f"kept as {self._tokens['train'].ids.dtype} {'in memory' if self._in_memory else 'on disk'}"
+            num_blocks = len(TokenBlocks(tokens.ids, self.block_size))
+            plural = "s" if tokens.counts.texts > 1 else ""
+            texts = f"{tokens.counts.texts:,} text{plural} of {tokens.counts.size:,} bytes"
+            lines.append(f"{split}: {texts}, {len(tokens.ids):,} tokens, {num_blocks:,} blocks of {self.block_size}")
+        train = self._tokens["train"].ids
+        place = "in memory" if self._in_memory else "on disk"
         each = f"{self.bytes_per_token:.3g} bytes each in the validation text"
-        lines.append(f"{self.tokenizer.level}: a vocabulary of {self.vocab_size:,}; {each}; {kept}")
-        return "\n".join([*lines, f"it begins with {self.tokenizer.decode(self._tokens['train'].ids[:40])!r}"])
+        level = self.tokenizer.level
+        lines.append(f"{level}: a vocabulary of {self.vocab_size:,}; {each}; kept as {train.dtype} {place}")
+        lines.append(f"it begins with {self.tokenizer.decode(train[:40])!r}")
+        return "\n".join(lines)
 
     def override_spec(self, name: str, value: Any) -> bool:
-        if name == "block_size":  # a network may see more than it is trained on
+        if name == "block_size":
+            # A network may see more tokens at once than it is trained on, but not fewer.
             self._block_size = self._block_size or value
             return value >= self._block_size
-        return name == "vocab_size" and value >= self.vocab_size  # numbers of tokens are rounded up for speed
+        # Vocabulary sizes are rounded up for speed.
+        return name == "vocab_size" and value >= self.vocab_size
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _texts(self) -> dict[str, list[Text]]:
         found = self.texts()
-        if not any(map(len, found["train"])):
-            names = ", ".join(text.name for text in found["train"][:3])
-            raise ValueError(f"the corpus is empty: {names} {'have' if len(found['train']) > 1 else 'has'} no text")
+        train = found["train"]
+        if not any(map(len, train)):
+            names = ", ".join(text.name for text in train[:3])
+            verb = "have" if len(train) > 1 else "has"
+            raise ValueError(f"the corpus is empty: {names} {verb} no text")
         if "val" not in found:
-            found["train"], found["val"] = split_tail(found["train"], self.val_split)
-        return {split: found[split] for split in ("train", "val", "test") if split in found}
+            found["train"], found["val"] = split_tail(train, self.val_split, self._separators)
+        return {split: found[split] for split in SPLIT_NAMES if split in found}
 
     @property
     def _in_memory(self) -> bool:
+        if self.cache != "auto":
+            return self.cache == "memory"
         size = sum(len(text) for texts in self._texts.values() for text in texts)
-        return self.cache == "memory" or (self.cache == "auto" and size <= SMALL)
+        return size <= MAX_MEMORY_BYTES
 
-    def _trained(self, level: str) -> Tokenizer:
-        options: dict[str, Any] = {"level": level, "vocab_size": self._vocab_size, "min_freq": self._min_freq}
+    @cached_property
+    def _separators(self) -> Separators:
+        option = self._tokenizer_option
+        if isinstance(option, str) and option in SPECIALS:
+            end = SPECIALS[option].get("eos")  # of a tokenizer that is yet to be trained on the texts
+        else:
+            end = self.tokenizer.specials.get("eos")
+        return choose_separators(self.separator, end)
+
+    def _train_tokenizer(self, level: str) -> Tokenizer:
         if level == "bytes":
             return Tokenizer("bytes")
+        options: dict[str, Any] = {"level": level, "vocab_size": self._vocab_size, "min_freq": self._min_freq}
         if level == "characters" and (self._vocab_size or self._min_freq > 1):
             options["specials"] = {"unknown": UNKNOWN}
-        all_texts = [text for texts in self._texts.values() for text in texts]
-        texts = all_texts if level == "characters" else self._texts["train"]
+        texts = self._texts["train"]
+        if level == "characters":
+            # A character that training lacks would be an error in validation.
+            texts = [text for split in self._texts.values() for text in split]
+        separators = self._separators
         if self._in_memory:
-            return token_cache.train(texts, options)
-        return self._on_disk(lambda folder: token_cache.load_or_train(folder, texts, options))
+            return token_cache.train(texts, options, separators)
+        return self._on_disk(lambda folder: token_cache.load_or_train(folder, texts, options, separators))
 
     @cached_property
     def _tokens(self) -> dict[str, token_cache.Tokens]:
-        texts, tokenizer = self._texts, self.tokenizer
+        texts = self._texts
+        tokenizer = self.tokenizer
+        separators = self._separators
         if self._in_memory:
-            found = token_cache.build_in_memory(texts, tokenizer)
+            found = token_cache.build_in_memory(texts, tokenizer, separators)
         else:
-            found = self._on_disk(lambda folder: token_cache.load_or_build(folder, texts, tokenizer))
+            found = self._on_disk(lambda folder: token_cache.load_or_build(folder, texts, tokenizer, separators))
+        self._print_counts([tokens.counts for tokens in found.values()])
         for split, tokens in found.items():
             if len(tokens.ids) <= self.block_size:
                 self._raise_too_short(split, len(tokens.ids))
         return found
 
-    def _on_disk(self, make: Any) -> Any:
+    def _print_counts(self, counts: list[token_cache.Counts]) -> None:
+        """Print how many texts were left out as empty, and what was done with separators."""
+        num_texts = sum(count.texts for count in counts)
+        num_empty = sum(count.empty for count in counts)
+        num_separators = sum(count.separators for count in counts)
+        num_inline = sum(count.inline for count in counts)
+        separators = self._separators
+        names = " or ".join(repr(name) for name in separators.names)
+        if num_empty:
+            say(f"{num_empty:,} of {num_texts + num_empty:,} texts are empty and left out")
+        if num_separators and not separators.anywhere:
+            keep = "--data.separator '' keeps them as text"
+            say(f"{num_separators:,} lines {names} end a text of their file; {keep}")
+        if num_inline:
+            option = f"--data.separator '{separators.names[-1]}' makes it end a text"
+            say(f"{names} within a line is text, {num_inline:,} times: {option}")
+        if separators.anywhere and not num_separators:
+            say(f"separator {names} does not occur in the texts")
+
+    def _on_disk(self, build: Callable[[Path], T]) -> T:
         try:
-            return make(self.cache_dir)
+            return build(self.cache_dir)
         except OSError as error:
+            reason = error.strerror or error
             if error.filename is not None and not str(error.filename).startswith(str(self.cache_dir)):
-                raise ValueError(f"{error.filename} cannot be read ({error.strerror or error})") from None
+                raise ValueError(f"{error.filename} cannot be read ({reason})") from None
             choices = "--data.cache_dir names another folder, --data.cache memory does without"
-            reason = f"the tokens cannot be written to {self.cache_dir} ({error.strerror or error})"
-            raise ValueError(f"{reason}: {choices}") from None
+            raise ValueError(f"the tokens cannot be written to {self.cache_dir} ({reason}): {choices}") from None
 
     def _raise_too_short(self, split: str, tokens: int) -> None:
-        what = {"train": "training", "val": "validation", "test": "test"}[split]
+        what = f"the {SPLIT_NAMES[split]} text"
         if not tokens:
-            raise ValueError(f"the {what} text is empty")
-        least = f"a block of {self.block_size} and the one behind it"
-        raise ValueError(f"the {what} text has {tokens:,} tokens, less than {least}: --data.block_size is too large")
+            raise ValueError(f"{what} is empty")
+        least = f"a block of {self.block_size} and the token behind it"
+        raise ValueError(f"{what} has {tokens:,} tokens, fewer than {least}: --data.block_size is too large")
 
     # Blocks -----------------------------------------------------------------------------------------------------------
 
     def splits(self) -> dict[str, Dataset]:
-        found: dict[str, Dataset] = {s: TokenBlocks(tokens.ids, self.block_size) for s, tokens in self._tokens.items()}
-        return {"test": found["val"]} | found
+        found: dict[str, Dataset] = {}
+        for split, tokens in self._tokens.items():
+            found[split] = TokenBlocks(tokens.ids, self.block_size)
+        found.setdefault("test", found["val"])
+        return found
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             return super().train_dataloader()
         sampler = ShiftedBlockSampler(
-            self.block_size, len(self.datasets["train"]), self.batch_size, seed=run_seed(),  # type: ignore[arg-type]
-            drop_last=self.drop_last, skip=self._pop_position, **self._rank_and_world(),
-        )  # fmt: skip
+            self.block_size,
+            len(self.datasets["train"]),  # type: ignore[arg-type]
+            self.batch_size,
+            seed=run_seed(),
+            drop_last=self.drop_last,
+            skip=self._pop_position,
+            **self._rank_and_world(),
+        )
         return self._loader("train", sampler, seeded=False)
 
 
 class TextCorpus(Corpus):
-    """Texts of files: plain ones, each a text, or JSON lines (``.jsonl``), each line a text.
+    """Text files for a language model: plain ones, each a text, or JSON lines (``.jsonl``), each line a text.
+
+    A file may also hold several texts with a separator between them: a line of the tokenizer's end-of-text token or of
+    ``<|endoftext|>``, or what ``separator`` names.
 
     Args:
         path: files, folders (whose ``.txt``, ``.md``, ``.rst`` and ``.jsonl`` are taken, at any depth) or patterns such
             as ``src/**/*.py``.
-        val_path: the same for validation; null takes the end of ``path``. Files named here are left out of ``path``.
-        test_path: the same for the test; null tests on the validation text.
+        val_path: files for validation, named in the same way; null takes the end of ``path``. Files named here are left
+            out of ``path``.
+        test_path: files for the test; null tests on the validation text.
         text: name of the field that holds the text of JSON lines.
+        separator: string that ends a text within a file wherever it stands, such as ``<|endoftext|>``; null takes the
+            end-of-text token where it stands alone on a line, ``""`` nothing.
+        encoding: encoding of the files, such as ``latin-1`` or ``cp1252``; a byte order mark takes precedence. Files in
+            other encodings than UTF-8 are read whole.
     """
 
     def __init__(
@@ -210,22 +290,36 @@ class TextCorpus(Corpus):
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
         text: str = "text",
+        separator: str | None = None,
+        encoding: str = DEFAULT_ENCODING,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.path, self.val_path, self.test_path, self.text = path, val_path, test_path, text
+        check_separator(separator)
+        check_encoding(encoding)
+        self.path = path
+        self.val_path = val_path
+        self.test_path = test_path
+        self.text = text
+        self.separator = separator
+        self.encoding = encoding
 
     def texts(self) -> dict[str, list[Text]]:
         given = {"val": self.val_path, "test": self.test_path}
-        others = {split: find_texts(paths, self.text) for split, paths in given.items() if paths}
-        train = exclude(find_texts(self.path, self.text), [text for texts in others.values() for text in texts])
-        if not train:
+        found: dict[str, list[Text]] = {}
+        held_out = []
+        for split, paths in given.items():
+            if paths:
+                found[split] = find_texts(paths, self.text, self.encoding)
+                held_out += found[split]
+        found["train"] = exclude(find_texts(self.path, self.text, self.encoding), held_out)
+        if not found["train"]:
             raise ValueError(f"all files of path={self.path} are those of val_path or test_path: none is left to train")
-        return {"train": train, **others}
+        return found
 
 
 class PythonDocs(Corpus):
-    """The documentation that Python carries, a text a topic: about 460,000 characters of English."""
+    """The documentation that ships with Python, a text per topic: about 460,000 characters of English."""
 
     def texts(self) -> dict[str, list[Text]]:
         from pydoc_data.topics import topics
@@ -234,7 +328,7 @@ class PythonDocs(Corpus):
 
 
 class PythonSource(Corpus):
-    """The source of Python's standard library, without its tests."""
+    """The source code of Python's standard library, without its tests."""
 
     def texts(self) -> dict[str, list[Text]]:
         root = Path(sysconfig.get_path("stdlib"))
@@ -245,7 +339,9 @@ class PythonSource(Corpus):
 
 
 def python_files(root: Path) -> Iterator[Path]:
-    """Python's own source, without what was installed beside it and without tests."""
+    """Yield Python's own source files, without installed packages and tests."""
     for place, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in LEFT_OUT]
-        yield from (Path(place, name) for name in files if name.endswith(".py"))
+        folders[:] = [name for name in folders if name not in NOT_SOURCE]
+        for name in files:
+            if name.endswith(".py"):
+                yield Path(place, name)

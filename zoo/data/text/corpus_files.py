@@ -1,23 +1,26 @@
-"""Texts of a corpus: which files there are, where validation begins, and their content in pieces."""
+"""The texts of a corpus: which files there are, and where validation begins."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import io
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from zoo.data.text.encoding import DEFAULT_ENCODING, decode_bytes, find_encoding, is_text, is_utf8
+from zoo.data.text.separators import NO_SEPARATORS, Separators
+from zoo.distributed import say
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 JSON_LINES = (".jsonl", ".ndjson")
-CHUNK_BYTES = 1 << 20  # bytes of text that are tokenised at once
 MAX_LINE_BYTES = 64 << 20  # bytes without an end of line after which a text is cut anywhere
+SEARCH_BYTES = 1 << 20  # bytes in which validation looks for a separator to begin behind
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,13 @@ class Text:
     """A file or a text in memory, or a part of one that begins and ends at ends of lines.
 
     Args:
-        name: what it is called in messages.
-        open: gives its bytes.
+        name: name in messages.
+        open: opens its bytes, in UTF-8.
         start: byte at which the part begins.
         stop: byte behind its end.
-        field: of the objects in its lines that hold the texts; null where the whole is one text.
-        key: tells its content.
+        field: name of the field that holds the texts, where each line is a JSON object; null for plain text.
+        key: identifies its content.
+        encoding: null where no option names another encoding for bytes that are not UTF-8.
     """
 
     name: str
@@ -39,91 +43,171 @@ class Text:
     stop: int
     field: str | None
     key: str
+    encoding: str | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def count_lines(self, stop: int) -> int:
+        """Return the number of ends of lines in front of a byte."""
+        lines = 0
+        with self.open() as file:
+            while stop > 0:
+                data = file.read(min(stop, SEARCH_BYTES))
+                if not data:
+                    break
+                lines += data.count(b"\n")
+                stop -= len(data)
+        return lines
 
-@dataclass
-class Chunk:
-    """Texts, or parts of texts, that are tokenised at once; whether each ends its text; bytes read for them."""
 
-    texts: list[str]
-    ends: list[bool]
-    read: int
+def from_file(path: Path, name: str, field: str, encoding: str | None = None) -> Text:
+    """Return a file as a text.
 
-
-def from_file(path: Path, name: str, field: str) -> Text:
+    Args:
+        path: the file.
+        name: name by which a cache knows it, wherever the folder is.
+        field: name of the field that holds the texts, if they are JSON lines.
+        encoding: of a file without a byte order mark; null is UTF-8, where there is no option for it.
+    """
     stat = os.stat(path)
     key = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    lines = path.suffix.lower() in JSON_LINES
-    return Text(str(path), partial(open, path, "rb"), 0, stat.st_size, field if lines else None, key)
+    json_field = None
+    if path.suffix.lower() in JSON_LINES:
+        json_field = field
+    with open(path, "rb") as file:
+        codec, _ = find_encoding(file.read(4), encoding)
+    if is_utf8(codec):
+        return Text(str(path), partial(open, path, "rb"), 0, stat.st_size, json_field, key, encoding)
+    # Whole in memory, as ends of lines and characters could not be found in other encodings byte by byte.
+    size = len(_as_utf8(path, encoding))
+    opener = partial(_open_as_utf8, path, encoding)
+    return Text(str(path), opener, 0, size, json_field, f"{key}\0{codec}", DEFAULT_ENCODING)
+
+
+def _as_utf8(path: Path, encoding: str | None) -> bytes:
+    return decode_bytes(path.read_bytes(), str(path), encoding=encoding).encode()
+
+
+def _open_as_utf8(path: Path, encoding: str | None) -> BinaryIO:
+    return io.BytesIO(_as_utf8(path, encoding))
 
 
 def from_memory(name: str, text: str) -> Text:
+    """Return a string as a text."""
     content = text.encode()
     key = hashlib.sha256(content).hexdigest()
     return Text(name, partial(io.BytesIO, content), 0, len(content), None, key)
 
 
-def find_texts(paths: str | list[str], field: str) -> list[Text]:
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def find_texts(paths: str | list[str], field: str, encoding: str | None = None) -> list[Text]:
     """Find the files that paths, folders and patterns name, in order of their names.
 
     Args:
         paths: files, folders (whose text files are taken, at any depth) or patterns such as ``src/**/*.py``.
-        field: of JSON lines.
+        field: name of the field that holds the texts of JSON lines.
+        encoding: of files without a byte order mark; null is UTF-8, where there is no option for it.
     """
+    if isinstance(paths, str):
+        paths = [paths]
     found: dict[str, tuple[Path, str]] = {}
-    for given in [paths] if isinstance(paths, str) else paths:
-        path = Path(given)
-        if path.is_file():
-            files, root = [path], path.parent
-        elif path.is_dir():
-            files, root = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()], path
-            files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            if not files:
-                pattern = f"{given.rstrip('/')}/**/*.py"
-                raise ValueError(f"{given} holds no {', '.join(SUFFIXES)}; a pattern such as {pattern} names others")
-        else:
-            files = [Path(p) for p in sorted(glob.glob(given, recursive=True)) if Path(p).is_file()]
-            root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-            if not files:
-                raise ValueError(f"no file matches {given}" if glob.has_magic(given) else f"no file or folder {given}")
+    for path in paths:
+        root, files = _find_files(path)
         for file in files:
-            found.setdefault(os.path.realpath(file), (file, file.relative_to(root).as_posix()))
+            name = file.relative_to(root).as_posix()
+            found.setdefault(os.path.realpath(file), (file, name))
     if not found:
         raise ValueError("no file is named: path takes files, folders or patterns such as 'texts/**/*.txt'")
-    return [from_file(file, name, field) for file, name in found.values()]
+    return [from_file(file, name, field, encoding) for file, name in found.values()]
+
+
+def _find_files(given: str) -> tuple[Path, list[Path]]:
+    """Return the files of one path, and the folder that their names are relative to."""
+    path = Path(given)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        return path, _files_of_folder(path)
+    files = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if Path(match).is_file()]
+    if not files and glob.has_magic(given):
+        raise ValueError(f"no file matches {given}")
+    if not files:
+        raise ValueError(f"no file or folder {given}")
+    root = takewhile(lambda part: not glob.has_magic(part), path.parts)
+    return Path(*root), files
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    files = []
+    others = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file():
+            continue
+        if path.suffix.lower() in SUFFIXES:
+            files.append(path)
+        elif is_text(path):
+            others.append(path)
+    suffixes = ", ".join(SUFFIXES)
+    if not files:
+        pattern = f"{folder}/**/*.py"
+        raise ValueError(f"{folder} holds no {suffixes}; a pattern such as {pattern} names others")
+    if others:
+        counts = f"{len(others):,} of {len(files) + len(others):,} text files are left out, as they are no {suffixes}"
+        say(f"{folder}: {counts}; the first is {others[0].relative_to(folder)}")
+    return files
 
 
 def exclude(texts: list[Text], others: Iterable[Text]) -> list[Text]:
-    """Those texts whose files are not among the others."""
+    """Return the texts whose files are not among the others."""
     taken = {os.path.realpath(text.name) for text in others}
     return [text for text in texts if os.path.realpath(text.name) not in taken]
 
 
-def split_tail(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
-    """Split off the last bytes: as whole texts where these make about that share, else at the end of a line.
+# Validation -----------------------------------------------------------------------------------------------------------
+
+
+def split_tail(
+    texts: list[Text],
+    share: float,
+    separators: Separators = NO_SEPARATORS,
+) -> tuple[list[Text], list[Text]]:
+    """Split off the last texts, or the end of the last one.
+
+    Whole texts are taken where these make about that share of the bytes. Else one is cut: behind a separator if there
+    is one near, or at the end of a line.
 
     Args:
         texts: in order.
-        share: of the bytes.
+        share: fraction of the bytes to split off.
+        separators: what stands between texts within a file.
     """
-    wanted_bytes, behind, i = share * sum(map(len, texts)), 0, len(texts)
-    while i > 1 and behind + len(texts[i - 1]) <= wanted_bytes:
+    target = share * sum(map(len, texts))
+    taken = 0  # bytes of the texts from i on
+    i = len(texts)
+    while i > 1 and taken + len(texts[i - 1]) <= target:
         i -= 1
-        behind += len(texts[i])
+        taken += len(texts[i])
     last = texts[i - 1]  # with it there would be too much
-    if behind >= wanted_bytes / 2 and i < len(texts):
+    if taken >= target / 2 and i < len(texts):
         return texts[:i], texts[i:]
-    if i > 1 and behind + len(last) <= 1.5 * wanted_bytes:
+    if i > 1 and taken + len(last) <= 1.5 * target:
         return texts[: i - 1], texts[i - 1 :]
-    cut = _line_after(last, last.stop - round(wanted_bytes - behind))
-    return [*texts[: i - 1], replace(last, stop=cut)], [replace(last, start=cut), *texts[i:]]
+    cut = _line_after(last, last.stop - round(target - taken))
+    cut = _separator_after(last, cut, separators)
+    head = replace(last, stop=cut)
+    tail = replace(last, start=cut)
+    return [*texts[: i - 1], head], [tail, *texts[i:]]
 
 
 def _line_after(text: Text, at: int) -> int:
-    """The first beginning of a line from a byte on; of a character, if there is none or it is JSON's last line."""
+    """Return the first beginning of a line from a byte on.
+
+    Where there is none, or it is the last one of JSON lines, the nearest before it; else the beginning of a character.
+    """
     with text.open() as file:
         file.seek(at)
         line = file.readline(MAX_LINE_BYTES)
@@ -131,130 +215,29 @@ def _line_after(text: Text, at: int) -> int:
             return at + len(line)
         file.seek(text.start)
         head = file.read(at - text.start)
-    if (end := head.rfind(b"\n")) >= 0 and (text.field is not None or len(head) - end < (text.stop - at) // 2):
+    end = head.rfind(b"\n")
+    near = len(head) - end < (text.stop - at) // 2
+    if end >= 0 and (near or text.field is not None):
         return text.start + end + 1
     if text.field is not None:
         raise ValueError(f"{text.name} has one line alone: nothing is left for validation")
-    return at + next((i for i, byte in enumerate(line) if byte & 0xC0 != 0x80), 0)
+    starts = (i for i, byte in enumerate(line) if is_first_byte(byte))
+    return at + next(starts, 0)
 
 
-# Content --------------------------------------------------------------------------------------------------------------
-
-
-def chunks(texts: Iterable[Text], lines: bool, separator: str) -> Iterator[Chunk]:
-    """Read texts in pieces of about a mebibyte; small ones are put together.
-
-    Args:
-        texts: in order.
-        lines: whether large texts may be cut at ends of lines.
-        separator: put between two texts, unless the first ends in it.
-    """
-    chunk, size, last = Chunk([], [], 0), 0, separator
-    for text in texts:
-        begins = True
-        for part, ends, read in read_json_lines(text) if text.field is not None else read_parts(text, lines):
-            if begins and part and last != separator[-1:]:
-                part = separator + part
-            last, begins = part[-1:] or last, ends
-            chunk.texts.append(part)
-            chunk.ends.append(ends)
-            chunk.read += read
-            size += len(part)
-            if size >= CHUNK_BYTES:
-                yield chunk
-                chunk, size = Chunk([], [], 0), 0
-    if chunk.texts:
-        yield chunk
-
-
-def read_parts(text: Text, lines: bool) -> Iterator[tuple[str, bool, int]]:
-    """A text's parts, whether each is the last, and the bytes of each."""
+def _separator_after(text: Text, at: int, separators: Separators) -> int:
+    """Return the first byte behind a separator from a byte on, or that byte where no separator is near."""
+    if not separators.names or text.field is not None:
+        return at
     with text.open() as file:
-        file.seek(text.start)
-        at, rest = text.start, b""
-        while at < text.stop:
-            wanted_bytes = text.stop - at - len(rest)
-            fresh = file.read(min(CHUNK_BYTES, wanted_bytes) if lines else wanted_bytes)
-            data = rest + fresh
-            last = at + len(data) >= text.stop
-            if not fresh and not last:
-                raise ValueError(f"{text.name} became shorter while it was read")
-            cut = len(data) if last else safe_cut(data) if lines else 0
-            if not cut and len(data) > MAX_LINE_BYTES and lines:
-                cut = next(i for i in range(len(data) - 1, 0, -1) if data[i] & 0xC0 != 0x80)
-            rest = data[cut:]
-            if cut or last:
-                yield decode_bytes(data[:cut], text.name, at), last, cut
-                at += cut
-            if last:
-                return
+        file.seek(at)
+        data = file.read(min(SEARCH_BYTES, (text.stop - at) // 2))
+    match = separators.bytes_pattern.search(data)
+    if match is None or match.end() == len(data):
+        return at
+    return at + match.end()
 
 
-def safe_cut(data: bytes) -> int:
-    """Where a text may be cut, or 0: behind the last end of a line between two that are not empty.
-
-    There tokens end for sure. Where lines end in ``\\r\\n`` some tokenizers take both signs as one token at the end of
-    a text alone, which is still the same text.
-    """
-    stop = len(data) - 1
-    while (at := data.rfind(b"\n", 1, stop)) > 0:
-        if not data[at - 1 : at].isspace() and not data[at + 1 : at + 2].isspace():
-            return at + 1
-        stop = at
-    return data.rfind(b"\n", 0, len(data) - 1) + 1
-
-
-def read_json_lines(text: Text) -> Iterator[tuple[str, bool, int]]:
-    """The texts in the lines of JSON."""
-    with text.open() as file:
-        file.seek(text.start)
-        at = text.start
-        while at < text.stop:
-            line = file.readline()
-            if not line:
-                raise ValueError(f"{text.name} became shorter while it was read")
-            if line.strip() and (found := _field(text, line, at)):
-                yield found, True, len(line)
-            at += len(line)
-
-
-def _field(text: Text, line: bytes, at: int) -> str:
-    def where() -> str:
-        with text.open() as file:
-            return f"{text.name}, line {file.read(at).count(10) + 1}"
-
-    try:
-        row: Any = json.loads(decode_bytes(line, text.name, at))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where()} is not JSON: {error.msg}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where()}: an object {{...}} needed, got {line[:40].decode(errors='replace').strip()}")
-    if text.field not in row:
-        raise ValueError(f"{where()} has no field {text.field!r}; it has {', '.join(row) or 'none'}")
-    found = row[text.field]
-    if not isinstance(found, str):
-        raise ValueError(f"{where()}: {text.field!r} is {json.dumps(found)[:40]}, not a text")
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{where()}: {text.field!r} holds half of a surrogate pair, which is no character") from None
-    return found
-
-
-def decode_bytes(data: bytes, name: str, at: int) -> str:
-    """Bytes as text, or what is wrong with them.
-
-    Args:
-        data: the bytes.
-        name: of the file.
-        at: where in the file they are.
-    """
-    if (zero := data.find(b"\0")) >= 0:
-        raise ValueError(f"{name} is binary, not text: byte {at + zero:,} is zero")
-    if at == 0:
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        where = f"byte {at + error.start:,}, 0x{data[error.start]:02x}"
-        raise ValueError(f"{name} is not text in UTF-8 ({where})") from None
+def is_first_byte(byte: int) -> bool:
+    """Return whether a byte of UTF-8 is the first one of a character."""
+    return byte & 0xC0 != 0x80

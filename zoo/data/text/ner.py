@@ -1,4 +1,4 @@
-"""Words and what they name: CoNLL files, or sentences drawn from a seed."""
+"""Named entity recognition: CoNLL files, or sentences generated from a seed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import split_indices
 from zoo.data.text.conll import Sentence, read_conll_splits
+from zoo.data.text.encoding import DEFAULT_ENCODING, check_encoding
+from zoo.data.text.splits import split_shares, split_texts
 from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate
 from zoo.data.text.synthetic_entities import generate_sentences
 from zoo.data.text.text_files import read_texts
+from zoo.distributed import say
 from zoo.text import Tokenizer
 
 IGNORE_INDEX = -100
@@ -22,28 +24,29 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class TaggedDataset(TokenColumnsDataset):
-    """Sentences as tokens with a tag each, -100 where none is asked for; a batch is ``((x, lengths), y)``."""
+    """Sentences as tokens with a tag each, -100 where there is none; a batch is ``((x, lengths), y)``."""
 
     def batch(self, indices: Tensor) -> tuple[Any, ...]:
-        ((x, lengths, y),) = super().batch(indices)
+        ((x, lengths, y),) = super().batch(indices)  # (b, t), (b,), (b, t)
         return (x, lengths), y
 
 
 class NER(SubwordData):
-    """Sentences whose words have tags such as ``B-PER``: CoNLL files, or sentences drawn from the seed.
+    """Sentences whose words have tags such as ``B-PER``: CoNLL files, or sentences generated from the seed.
 
     A batch is ``((x, lengths), y)``: tokens ``(b, t)``, padded behind their ends; lengths ``(b,)``; tags ``(b, t)`` of
-    the first piece of each word, -100 for further pieces, special tokens and padding. Tags are read as IOB1, IOB2 or
-    IOBES, whichever they are, and given as IOB2.
+    the first subword of each word, -100 for further subwords, special tokens and padding. Tags are read in IOB1, IOB2,
+    IOBES or BMES, whichever it is, and returned in IOB2. Equal sentences are in the same split.
 
     Args:
-        path: a file, or a folder with ``train`` (and ``valid`` or ``dev``, ``test``) ``.txt``, ``.conll``, ``.iob`` or
-            ``.tsv``: a word a line, its tag in the last column, empty lines between sentences; null draws sentences
-            with people, places, organisations and dates.
-        samples: number of sentences drawn, without ``path``.
-        lowercase: put texts into lower case for tokens that are learned; names are easier to tell with capitals.
+        path: a file, or a folder with ``train`` (and ``valid`` or ``dev``, ``test``) ``.txt``, ``.conll``, ``.iob``,
+            ``.bio`` or ``.tsv``: a word a line, its tag in the last column, empty lines between sentences; null
+            generates sentences with people, places, organisations and dates.
+        samples: number of generated sentences, without ``path``.
+        lowercase: whether a trained tokenizer puts texts into lower case; names are easier to find with capitals.
         predict_file: new texts for ``predict``, one a line (``.txt``), or a column ``text``.
-        tags: by their numbers; null takes them from the training sentences.
+        tags: tags in the order of their indices; null takes them from the training sentences.
+        encoding: encoding of the files, such as ``latin-1`` or ``cp1252``; a byte order mark takes precedence.
     """
 
     def __init__(
@@ -53,32 +56,42 @@ class NER(SubwordData):
         lowercase: bool = False,
         predict_file: str | None = None,
         tags: list[str] | None = None,
+        encoding: str = DEFAULT_ENCODING,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if samples < 10:
             raise ValueError(f"samples must be 10 or more, got {samples}")
-        self.path, self.samples, self.lowercase, self.predict_file = path, samples, lowercase, predict_file
+        check_encoding(encoding)
+        self.path = path
+        self.samples = samples
+        self.lowercase = lowercase
+        self.predict_file = predict_file
+        self.encoding = encoding
         self._tags = tags
 
     # Data spec
     # ------------------------------------------------------------------------------------------------------------
 
     def build_tokenizer(self) -> Tokenizer:
-        def texts() -> list[str]:
-            return [" ".join(words) for words, _ in self._sentences["train"]]
+        options = {}
+        if self._tokenizer_option == "wordpiece":
+            options["lowercase"] = self.lowercase
+        return make_tokenizer(self._tokenizer_option, self._training_texts, self._vocab_size, **options)
 
-        options = {"lowercase": self.lowercase} if self._tokenizer_option == "wordpiece" else {}
-        return make_tokenizer(self._tokenizer_option, texts, self._vocab_size, **options)
+    def _training_texts(self) -> list[str]:
+        return [" ".join(words) for words, _ in self._sentences["train"]]
 
     @property
     def class_names(self) -> list[str]:
         """``O``, and ``B-`` and ``I-`` of each type, whether or not both occur."""
         if self._tags is None:
-            kinds = sorted({tag[2:] for _, tags in self._sentences["train"] for tag in tags if tag != "O"})
+            kinds = {tag[2:] for _, tags in self._sentences["train"] for tag in tags if tag != "O"}
             if not kinds:
-                raise ValueError(f"{self.path}: no training sentence names anything, all tags are O")
-            self._tags = ["O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
+                raise ValueError(f"{self.path}: no training sentence has an entity, all tags are O")
+            self._tags = ["O"]
+            for kind in sorted(kinds):
+                self._tags += [f"B-{kind}", f"I-{kind}"]
         return self._tags
 
     @property
@@ -92,44 +105,77 @@ class NER(SubwordData):
 
     @cached_property
     def _sentences(self) -> dict[str, list[Sentence]]:
-        found = (
-            {"": generate_sentences(self.samples, self.seed)}
-            if self.path is None
-            else read_conll_splits(Path(self.path))
-        )
-        rest = found.pop("") if "" in found else found["train"]
-        shares = {s: share for s, share in (("val", self.val_split), ("test", self.test_split)) if s not in found}
-        parts = split_indices(len(rest), [1 - sum(shares.values()), *shares.values()], self.seed)
-        for split, part in zip(("train", *shares), parts, strict=True):
-            if not len(part):
-                raise ValueError(f"{len(rest)} sentences are too few: nothing is left for {split}")
-            found[split] = [rest[i] for i in part.tolist()]
+        if self.path is None:
+            found = {"": generate_sentences(self.samples, self.seed)}
+        else:
+            found = read_conll_splits(Path(self.path), self.encoding)
+        shares = split_shares(found, self.val_split, self.test_split)
+        sentences = found.pop("") if "" in found else found["train"]
+        keys = [tuple(words) for words, _ in sentences]
+        for split, part in split_texts(keys, shares, self.seed, what="sentences").items():
+            found[split] = [sentences[i] for i in part]
         return {split: found[split] for split in ("train", "val", "test")}
 
     def splits(self) -> dict[str, Dataset]:
-        return {s: self._encoded(sentences, s) for s, sentences in self._sentences.items()}
+        return {split: self._tagged_dataset(sentences, split) for split, sentences in self._sentences.items()}
 
     def predict_dataset(self) -> TaggedDataset | None:
-        """New texts, of whose words the tags are asked for: which ones is not known."""
         if self.predict_file is None:
             return None
-        texts, _ = read_texts(Path(self.predict_file), "text", None)
-        words = [WORD.findall(text) or [text] for text in texts]
-        return self._encoded([(part, [self.class_names[0]] * len(part)) for part in words], "predict")
+        texts, _ = read_texts(Path(self.predict_file), "text", None, encoding=self.encoding)
+        sentences = []
+        for text in texts:
+            words = WORD.findall(text) or [text]
+            # Any tag marks the words that are to be tagged.
+            sentences.append((words, [self.class_names[0]] * len(words)))
+        return self._tagged_dataset(sentences, "predict")
 
-    def _encoded(self, sentences: list[Sentence], split: str) -> TaggedDataset:
+    def _tagged_dataset(self, sentences: list[Sentence], split: str) -> TaggedDataset:
         index = {tag: i for i, tag in enumerate(self.class_names)}
-        if unknown := {tag for _, tags in sentences for tag in tags} - set(index):
+        unknown = {tag for _, tags in sentences for tag in tags if tag not in index}
+        if unknown:
             known = ", ".join(self.class_names[:9])
             raise ValueError(f"{self.path}: {split} has the tag {min(unknown)}; training has {known}")
-        found = tokenize_texts(self.tokenizer, [words for words, _ in sentences])
-        found = truncate(self.tokenizer, found, self.max_length, f"sentences of {split}")
-        numbers = ([index[tag] for tag in tags] for _, tags in sentences)
-        targets = [_first_subword_tags(words, tags) for (_, words), tags in zip(found, numbers, strict=True)]
-        return TaggedDataset([[ids for ids, _ in found], targets], padding=(self.pad_id or 0, IGNORE_INDEX))
+        tokens = tokenize_texts(self.tokenizer, [words for words, _ in sentences])
+        self._report_words_without_tokens(sentences, [words for _, words in tokens], split)
+        tokens = truncate(self.tokenizer, tokens, self.max_length, f"sentences of {split}")
+        ids = []
+        targets = []
+        for (row, words), (_, tags) in zip(tokens, sentences, strict=True):
+            ids.append(row)
+            targets.append(_first_subword_tags(words, [index[tag] for tag in tags]))
+        return TaggedDataset([ids, targets], padding=(self.pad_id or 0, IGNORE_INDEX))
+
+    def _report_words_without_tokens(
+        self,
+        sentences: list[Sentence],
+        token_words: list[list[int | None]],
+        split: str,
+    ) -> None:
+        """Print how many words have no token, such as a zero-width space, which BERT's tokenizer drops."""
+        lost = []
+        for (words, _), of_tokens in zip(sentences, token_words, strict=True):
+            with_tokens = set(of_tokens)
+            lost += [word for i, word in enumerate(words) if i not in with_tokens]
+        if lost:
+            total = sum(len(words) for words, _ in sentences)
+            counts = f"{len(lost):,} of {total:,} words have no token and so no tag"
+            say(f"{split}: {counts}, the first is {lost[0]!r}")
 
 
 def _first_subword_tags(words: list[int | None], tags: list[int]) -> list[int]:
-    """The tag of each word at its first piece, and nothing asked for elsewhere."""
-    before = [None, *words[:-1]]
-    return [IGNORE_INDEX if w is None or w == b else tags[w] for w, b in zip(words, before, strict=True)]
+    """Return a tag for each token: that of the word at its first subword, and -100 elsewhere.
+
+    Args:
+        words: for each token the index of its word, None for special tokens.
+        tags: for each word its tag.
+    """
+    found = []
+    before = None
+    for word in words:
+        if word is None or word == before:
+            found.append(IGNORE_INDEX)
+        else:
+            found.append(tags[word])
+        before = word
+    return found

@@ -1,4 +1,4 @@
-"""Texts as pieces of words, for networks that read a whole text at once."""
+"""Texts as subword tokens, for networks that read a whole text at once."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from torch import Tensor
 
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.tokenized import TokenizedData
-from zoo.distributed import say
+from zoo.data.text.truncation import report_truncated
 from zoo.text import Tokenizer
 from zoo.text.tokenizer import TrainedLevel
 from zoo.weights.packages import model_folder
 
 SubwordTokens = tuple[list[int], list[int | None]]
-"""Tokens of a text, and of each the number of the word it belongs to, None for special ones."""
+"""Token ids of a text, and for each the index of the word that it belongs to, None for special tokens."""
 SubwordPairTokens = tuple[list[int], list[int]]
-"""Tokens of a pair of texts, and of each its type: 1 in the second text, 0 in the first."""
+"""Token ids of a pair of texts, and for each its type: 1 in the second text, 0 in the first."""
 
 
 class SubwordData(TokenizedData):
-    """What data of texts in pieces of words share: the tokenizer, which goes into checkpoints, and data spec fields
-    about it.
+    """Base of data of single texts as subwords: its tokenizer goes into checkpoints.
 
     Args:
-        tokenizer: ``wordpiece``, learned from the training texts, or a path: a ``tokenizer.json`` or a folder with
-            one. A checkpoint brings its own.
-        vocab_size: how many tokens are learned; null for 8,000.
-        max_length: tokens of a text that are kept; the rest is left out.
-        bucket_by_length: put texts of similar length into a batch.
-        val_split: share of the texts kept for validation, where there is no such file.
-        test_split: share of the texts kept for the test, where there is no such file.
+        tokenizer: ``wordpiece``, trained on the training texts, or a path: a ``tokenizer.json`` or a folder with one.
+            A checkpoint brings its own.
+        vocab_size: vocabulary size of a trained tokenizer; null for 8,000.
+        max_length: maximum number of tokens of a text; longer texts are truncated.
+        bucket_by_length: batch texts of similar lengths.
+        val_split: fraction of the texts kept for validation, where there is no such file.
+        test_split: fraction of the texts kept for the test, where there is no such file.
     """
 
     def __init__(
@@ -47,34 +46,41 @@ class SubwordData(TokenizedData):
     ) -> None:
         super().__init__(**kwargs)
         if max_length < 3:
-            raise ValueError(f"max_length must be 3 or more, two of them the ends of a text: got {max_length}")
-        self._tokenizer_option, self._vocab_size, self.max_length, self.bucket_by_length = (
-            tokenizer,
-            vocab_size,
-            max_length,
-            bucket_by_length,
-        )
-        self.val_split, self.test_split = val_split, test_split
+            raise ValueError(f"max_length must be 3 or more, as a text has two special tokens: got {max_length}")
+        self._tokenizer_option = tokenizer
+        self._vocab_size = vocab_size
+        self.max_length = max_length
+        self.bucket_by_length = bucket_by_length
+        self.val_split = val_split
+        self.test_split = test_split
 
     @property
     def pad_id(self) -> int | None:
         return self.tokenizer.pad_id
 
     def bucket_lengths(self) -> Tensor | None:
-        return self.datasets["train"].lengths if self.bucket_by_length else None  # type: ignore[attr-defined]
+        if not self.bucket_by_length:
+            return None
+        return self.datasets["train"].lengths  # type: ignore[attr-defined]
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
 
 
 def make_tokenizer(
-    option: str | dict[str, Any], texts: Callable[[], Iterable[str]], vocab_size: int | None, **options: Any
+    option: str | dict[str, Any],
+    texts: Callable[[], Iterable[str]],
+    vocab_size: int | None,
+    **options: Any,
 ) -> Tokenizer:
-    """What a token is.
+    """Return the tokenizer that an option names.
 
     Args:
-        option: ``wordpiece`` or another level to be learned, a path to a published one (or its
-            name, where a package ships it), or one out of a checkpoint.
-        texts: gives those that a level is learned from.
-        vocab_size: how many tokens are learned; null for 8,000.
-        options: of ``Tokenizer.train``.
+        option: ``wordpiece`` or another level to train, a path to a published tokenizer (or its name, where a package
+            ships it), or a tokenizer from a checkpoint.
+        texts: returns the training texts.
+        vocab_size: vocabulary size of a trained tokenizer; null for 8,000.
+        options: further arguments of ``Tokenizer.train``.
     """
     if isinstance(option, dict):
         return Tokenizer.from_plain(option)
@@ -84,36 +90,44 @@ def make_tokenizer(
 
 
 def tokenize_texts(tokenizer: Tokenizer, texts: Sequence[str] | Sequence[list[str]]) -> list[SubwordTokens]:
-    """Cut texts, or sentences of words, into tokens between the special ones that belong around a text."""
-    found = _backend_of(tokenizer).encode_batch(
-        list(texts), is_pretokenized=bool(texts) and not isinstance(texts[0], str)
-    )
-    return [(one.ids, one.word_ids) for one in found]
+    """Cut texts, or sentences of words, into tokens, with the special tokens of a text around them."""
+    is_words = bool(texts) and not isinstance(texts[0], str)
+    encodings = _backend_of(tokenizer).encode_batch(list(texts), is_pretokenized=is_words)
+    return [(encoding.ids, encoding.word_ids) for encoding in encodings]
 
 
 def tokenize_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int, what: str
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    max_length: int,
+    what: str,
 ) -> list[SubwordPairTokens]:
-    """Cut pairs of texts into tokens, with the special ones that belong around and between them.
+    """Cut pairs of texts into tokens, with the special tokens of a pair around and between them.
 
-    In a pair with too many, the longer text loses its end, and at last both: what Hugging Face calls ``longest_first``.
-    How often that was is said.
+    Longer pairs are truncated as by ``longest_first`` of Hugging Face: the longer text loses its end, and at last both.
+
+    Args:
+        tokenizer: a tokenizer with special tokens for pairs.
+        pairs: the pairs.
+        max_length: maximum number of tokens of a pair.
+        what: what the pairs are called in messages.
     """
     backend = _backend_of(tokenizer)
-    special = backend.num_special_tokens_to_add(True)
-    if not special:
+    num_special = backend.num_special_tokens_to_add(True)
+    if not num_special:
         raise ValueError("pairs need a tokenizer that marks where the second text begins, as wordpiece and BERT's do")
-    if max_length < special + 2:
-        raise ValueError(f"a pair has {special} special tokens: max_length starts at {special + 2}, got {max_length}")
-    found = [(one.ids, one.type_ids) for one in backend.encode_batch(list(pairs))]
-    if not (longer := [i for i, (ids, _) in enumerate(found) if len(ids) > max_length]):
+    least = num_special + 2
+    if max_length < least:
+        raise ValueError(f"a pair has {num_special} special tokens: max_length starts at {least}, got {max_length}")
+    found = [(encoding.ids, encoding.type_ids) for encoding in backend.encode_batch(list(pairs))]
+    if not report_truncated([len(ids) for ids, _ in found], max_length, what):
         return found
-    counts = f"{len(longer):,} of {len(found):,} {what} are longer than max_length={max_length} tokens"
-    say(f"{counts} (the longest has {max(len(ids) for ids, _ in found):,}): their ends are left out")
     backend.enable_truncation(max_length, strategy="longest_first")
-    for i in longer:  # one by one: what is cut off comes along, in every combination
-        one = backend.encode(*pairs[i])
-        found[i] = (one.ids, one.type_ids)
+    # One by one: an encoding keeps what was cut off, in every combination, which takes memory.
+    for i, (ids, _) in enumerate(found):
+        if len(ids) > max_length:
+            encoding = backend.encode(*pairs[i])
+            found[i] = (encoding.ids, encoding.type_ids)
     backend.no_truncation()
     return found
 
@@ -121,53 +135,70 @@ def tokenize_pairs(
 def _backend_of(tokenizer: Tokenizer) -> Any:
     backend = getattr(tokenizer.engine, "backend", None)
     if backend is None or not hasattr(backend, "encode_batch"):
-        raise ValueError(f"pieces of words are needed, wordpiece or a tokenizer.json: got tokens by {tokenizer.level}")
+        level = tokenizer.level
+        raise ValueError(f"a subword tokenizer is needed, wordpiece or a tokenizer.json: got tokens by {level}")
     return backend
 
 
 def truncate(tokenizer: Tokenizer, texts: list[SubwordTokens], max_length: int, what: str) -> list[SubwordTokens]:
-    """Keep as many tokens as a text may have, with the one that ends it; say how often that was not all."""
-    longer = [len(ids) for ids, _ in texts if len(ids) > max_length]
-    if not longer:
+    """Truncate texts to a number of tokens, among which is the one that ends a text, and print how many there are.
+
+    Args:
+        tokenizer: the tokenizer of the texts.
+        texts: the texts.
+        max_length: maximum number of tokens of a text.
+        what: what the texts are called in messages.
+    """
+    if not report_truncated([len(ids) for ids, _ in texts], max_length, what):
         return texts
-    found = f"{len(longer):,} of {len(texts):,} {what} are longer than max_length={max_length} tokens"
-    say(f"{found} (the longest has {max(longer):,}): their ends are left out")
-    end = tokenizer.sep_id if tokenizer.sep_id is not None else tokenizer.eos_id
+    end = tokenizer.sep_id
+    if end is None:
+        end = tokenizer.eos_id
+    found = []
+    for ids, words in texts:
+        if len(ids) > max_length and ids[-1] == end:
+            ids = [*ids[: max_length - 1], ids[-1]]
+            words = [*words[: max_length - 1], words[-1]]
+        found.append((ids[:max_length], words[:max_length]))
+    return found
 
-    def shorter(ids: list[int], words: list[int | None]) -> SubwordTokens:
-        if len(ids) <= max_length or ids[-1] != end:
-            return ids[:max_length], words[:max_length]
-        return [*ids[: max_length - 1], ids[-1]], [*words[: max_length - 1], words[-1]]
 
-    return [shorter(*text) for text in texts]
+# Datasets -------------------------------------------------------------------------------------------------------------
 
 
 def concatenate(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Rows one behind the other, and their lengths."""
-    return torch.tensor([i for row in rows for i in row]), torch.tensor([len(row) for row in rows])
+    """Return rows one behind the other ``(total,)``, and their lengths ``(n,)``."""
+    values = [i for row in rows for i in row]
+    lengths = [len(row) for row in rows]
+    return torch.tensor(values), torch.tensor(lengths)
 
 
 class TokenColumnsDataset(SequenceDataset):
-    """Texts of which each token has further numbers; a batch is ``((x, lengths, *further), y)``, each ``(b, t)``.
+    """Texts whose tokens have further numbers each; a batch is ``((x, lengths, *further), y)``, each ``(b, t)``.
 
     Args:
-        columns: rows of tokens, and of each further number.
-        padding: what fills them behind the ends.
+        columns: rows of token ids, and of each further number.
+        padding: value of the padding of each column.
         targets: ``(n,)``; null for none.
     """
 
     def __init__(
-        self, columns: Sequence[list[list[int]]], padding: Sequence[int], targets: Tensor | None = None
+        self,
+        columns: Sequence[list[list[int]]],
+        padding: Sequence[int],
+        targets: Tensor | None = None,
     ) -> None:
         parts = [concatenate(rows) for rows in columns]
-        super().__init__(torch.stack([values for values, _ in parts], 1), parts[0][1], targets, torch.tensor(padding))
+        values = torch.stack([part for part, _ in parts], 1)  # (total, columns)
+        _, lengths = parts[0]
+        super().__init__(values, lengths, targets, torch.tensor(padding))
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """One sample without a batch dimension."""
+        """Return one sample without a batch dimension."""
         inputs, *y = self.batch(torch.tensor([index]))
         return (tuple(part[0] for part in inputs), *(part[0] for part in y))
 
     def batch(self, indices: Tensor) -> tuple[Any, ...]:
-        (both, lengths), *y = super().batch(indices)
-        x, *further = both.unbind(2)
+        (values, lengths), *y = super().batch(indices)  # (b, t, columns), (b,)
+        x, *further = values.unbind(2)  # (b, t) each
         return ((x, lengths, *further), *y)

@@ -1,4 +1,4 @@
-"""Blocks of a long row of tokens, and the order in which an epoch reads them."""
+"""Blocks of a long sequence of tokens, and the order in which an epoch reads them."""
 
 from __future__ import annotations
 
@@ -13,53 +13,64 @@ from zoo.data.sampler import ResumableBatchSampler, mix_seeds
 
 
 class TokenBlocks(Dataset):
-    """Blocks of tokens behind one another, each with the tokens one on: ``(x, y)``, both ``(b, block_size)``.
+    """Consecutive blocks of tokens, each with the tokens that follow: ``(x, y)``, both ``(b, block_size)``.
 
     Item ``i`` from 0 to ``len - 1`` begins at token ``i * block_size``; in a batch ``i + s * len`` is the block that
     begins ``s`` tokens later, or as late as the text allows.
 
     Args:
-        ids: tokens ``(n,)`` of any integer type, in memory or mapped into it.
-        block_size: tokens of a block.
+        ids: token ids ``(n,)`` of any integer type, in memory or mapped into it.
+        block_size: tokens in a block.
     """
 
     def __init__(self, ids: np.ndarray, block_size: int) -> None:
-        self.ids, self.block_size = ids, block_size
-        self._map()
+        self.ids = ids
+        self.block_size = block_size
+        self._make_windows()
 
-    def _map(self) -> None:
+    def _make_windows(self) -> None:
+        # A view of every block and the token behind it, (n - block_size, block_size + 1); no data is copied.
         self._windows = np.lib.stride_tricks.sliding_window_view(self.ids, self.block_size + 1)
 
     def __len__(self) -> int:
         return (len(self.ids) - 1) // self.block_size
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batch(torch.tensor([range(len(self))[index]]))  # which ends a loop over the blocks
+        index = range(len(self))[index]  # raises IndexError, which ends a loop over the blocks
+        x, y = self.batch(torch.tensor([index]))
         return x[0], y[0]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         shift, block = np.divmod(indices.numpy(), len(self))
         starts = np.minimum(block * self.block_size + shift, len(self._windows) - 1)
-        found = self._windows[starts]
-        return torch.from_numpy(found[:, :-1].astype(np.int64)), torch.from_numpy(found[:, 1:].astype(np.int64))
+        tokens = self._windows[starts]  # (b, block_size + 1)
+        x = torch.from_numpy(tokens[:, :-1].astype(np.int64))
+        y = torch.from_numpy(tokens[:, 1:].astype(np.int64))
+        return x, y
 
-    def __getstate__(self) -> dict[str, Any]:  # a process that loads opens the file instead of getting a copy
-        ids = self.ids
-        mapped = isinstance(ids, np.memmap)
-        return {"ids": (ids.filename, ids.dtype, ids.shape) if mapped else ids, "block_size": self.block_size}
+    def __getstate__(self) -> dict[str, Any]:
+        ids: Any = self.ids
+        if isinstance(ids, np.memmap):
+            # A worker process opens the file instead of getting a copy.
+            ids = (ids.filename, ids.dtype, ids.shape)
+        return {"ids": ids, "block_size": self.block_size}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        ids, self.block_size = state["ids"], state["block_size"]
-        self.ids = np.memmap(ids[0], ids[1], "r", shape=ids[2]) if isinstance(ids, tuple) else ids
-        self._map()
+        ids = state["ids"]
+        if isinstance(ids, tuple):
+            filename, dtype, shape = ids
+            ids = np.memmap(filename, dtype, "r", shape=shape)
+        self.ids = ids
+        self.block_size = state["block_size"]
+        self._make_windows()
 
 
 class ShiftedBlockSampler(ResumableBatchSampler):
-    """Blocks in a new order every epoch, and all of them shifted by as many tokens, from 0 to below a block.
+    """Blocks in a new order every epoch, all of them shifted by the same number of tokens, less than a block.
 
     Args:
-        block_size: tokens of a block.
-        n: number of blocks; the rest is as in ``ResumableBatchSampler``.
+        block_size: tokens in a block.
+        n: number of blocks; further arguments are those of ``ResumableBatchSampler``.
     """
 
     def __init__(self, block_size: int, n: int, *args: Any, **kwargs: Any) -> None:
@@ -68,4 +79,5 @@ class ShiftedBlockSampler(ResumableBatchSampler):
 
     def order(self) -> Tensor:
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch, self.n))
-        return super().order() + self.n * int(torch.randint(self.block_size, (), generator=generator))
+        shift = int(torch.randint(self.block_size, (), generator=generator))
+        return super().order() + self.n * shift

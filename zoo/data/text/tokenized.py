@@ -1,4 +1,4 @@
-"""Data of texts as tokens: their tokenizer, which goes into checkpoints."""
+"""Base of data of texts as tokens, whose tokenizer goes into checkpoints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from zoo.text import Tokenizer
 
 
 class TokenizedData(DataModule):
-    """What data of running texts and of texts one by one share."""
+    """Data with one tokenizer: subclasses implement ``build_tokenizer()``."""
 
     def build_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer that is wanted."""
-        raise ValueError(f"{type(self).__name__} does not say what its tokens are: write build_tokenizer()")
+        """Return the tokenizer; called once, when it is first needed."""
+        raise ValueError(f"{type(self).__name__} has no tokenizer: implement build_tokenizer()")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
