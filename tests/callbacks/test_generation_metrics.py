@@ -147,7 +147,7 @@ def test_a_wish_that_cannot_be_met_is_told_before_training(judge, tmp_path):
         trainer(tmp_path, GenerationMetrics(judge, every_n_validations=10, sampler="x")).fit(module, Digits())
     assert module.trainer.global_step == 0
     blind = ClassifierFeatures(torch.nn.Flatten(), [0.5], [0.5])
-    with pytest.raises(ValueError, match="ends in no linear layer"):
+    with pytest.raises(ValueError, match="has no linear layer at its end"):
         trainer(tmp_path, GenerationMetrics(blind, every_n_validations=10, steps=2)).fit(module, Digits())
     assert module.trainer.global_step == 0
 
@@ -211,7 +211,7 @@ def test_two_processes_train_with_it(judge, zoo):
     ("options", "said"),
     [
         ("--generation_metrics.classifier nowhere.ckpt", "no classifier nowhere.ckpt"),
-        ("--generation_metrics.classifier MODEL", "holds a LatentDiffusion, which does not tell one class of many"),
+        ("--generation_metrics.classifier MODEL", "it holds a LatentDiffusion, which is not a multi-class classifier"),
         ("--generation_metrics.inception nowhere.pth", "no weights of Inception nowhere.pth"),
         (
             "--generation_metrics.n 5",
@@ -219,12 +219,12 @@ def test_two_processes_train_with_it(judge, zoo):
         ),
         (
             "--generation_metrics.classifier JUDGE --generation_metrics.n 0",
-            "n, every_n_validations and batch_size start at 1: got n=0",
+            "n, every_n_validations and batch_size must be at least 1: got n=0",
         ),
-        ("--generation_metrics.classifier JUDGE --generation_metrics.n 1", "n must be more: got neighbors=3, n=1"),
+        ("--generation_metrics.classifier JUDGE --generation_metrics.n 1", "less than n: got neighbors=3, n=1"),
         (
             "--generation_metrics.classifier JUDGE --generation_metrics.neighbors 0",
-            "neighbors starts at 1, and n must be",
+            "neighbors must be at least 1 and less than n",
         ),
     ],
 )
@@ -242,8 +242,8 @@ def test_mistakes_on_the_command_line(options, said, judge, model, zoo):
     [
         ({"num_classes": 7}, "has 10 classes, but the model generates 7"),
         ({"class_names": list("abcdefghij")}, "has a class '0' where the model generates 'a'"),
-        ({"image_size": 16}, "is of images of 8 x 8 pixels and 1 channel, and these have 16 x 16"),
-        ({"in_channels": 3}, "and these have 8 x 8 pixels and 3 channels"),
+        ({"image_size": 16}, "takes images of 8 x 8 pixels and 1 channel, got 16 x 16"),
+        ({"in_channels": 3}, "got 8 x 8 pixels and 3 channels"),
     ],
 )
 def test_a_classifier_of_other_images(facts, said, judge, tmp_path):
@@ -253,7 +253,7 @@ def test_a_classifier_of_other_images(facts, said, judge, tmp_path):
 
 
 def test_mistakes_in_python(judge, tmp_path):
-    with pytest.raises(ValueError, match="for models that make images, and BoringModel makes none"):
+    with pytest.raises(ValueError, match="needs a model that generates images, and BoringModel has no sample"):
         trainer(tmp_path, GenerationMetrics(judge)).validate(BoringModel())
     module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
     callbacks = [GenerationMetrics(judge, every_n_validations=2), BestAndLast("val/recall", dirpath=str(tmp_path))]

@@ -154,5 +154,5 @@ def test_processes_that_have_parts_of_the_weights_write_together(tmp_path):
 
 
 def test_other_models_are_refused():
-    with pytest.raises(ValueError, match="is for language models, and Classifier is none"):
+    with pytest.raises(ValueError, match="TextSamples needs a language model, and Classifier is none"):
         TextSamples().setup(L.Trainer(logger=False), Classifier(nn.Linear(2, 2), num_classes=2), "fit")

@@ -56,8 +56,8 @@ def test_statistics_that_the_user_gave(tmp_path):
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        ((2, 1, 16, 16), "is of images of 8 x 8 pixels and 1 channel, and these have 16 x 16 pixels and 1 channel"),
-        ((2, 3, 8, 8), "is of images of 8 x 8 pixels and 1 channel, and these have 8 x 8 pixels and 3 channels"),
+        ((2, 1, 16, 16), "takes images of 8 x 8 pixels and 1 channel, got 16 x 16 pixels and 1 channel"),
+        ((2, 3, 8, 8), "takes images of 8 x 8 pixels and 1 channel, got 8 x 8 pixels and 3 channels"),
     ],
 )
 def test_other_images(images, said, checkpoints):
@@ -66,19 +66,19 @@ def test_other_images(images, said, checkpoints):
 
 
 def test_files_that_hold_no_classifier(checkpoints, tmp_path):
-    with pytest.raises(ValueError, match="holds a MLPRegressor, which does not tell one class of many"):
+    with pytest.raises(ValueError, match="it holds a MLPRegressor, which is not a multi-class classifier"):
         ClassifierFeatures.load(checkpoints["mlp_diabetes"])
     with pytest.raises(ValueError, match=r"no classifier nowhere.ckpt: a checkpoint"):
         ClassifierFeatures.load("nowhere.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
-    with pytest.raises(ValueError, match=r"x.ckpt is no checkpoint of a zoo classifier") as error:
+    with pytest.raises(ValueError, match=r"x.ckpt is not a checkpoint of a zoo classifier") as error:
         ClassifierFeatures.load(tmp_path / "x.ckpt")
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_classifier_without_a_linear_layer():
     net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="ends in no linear layer"):
+    with pytest.raises(ValueError, match="has no linear layer at its end"):
         ClassifierFeatures(net, [0.5], [0.5])(torch.rand(2, 1, 8, 8))
 
 

@@ -124,9 +124,9 @@ def test_precision_and_recall_of_copies_strangers_and_a_collapsed_model():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="neighbors starts at 1, got 0"):
+    with pytest.raises(ValueError, match="neighbors must be at least 1, got 0"):
         PrecisionRecall(0)
-    with pytest.raises(ValueError, match="3 nearest neighbours of each of 3 samples: more samples are needed"):
+    with pytest.raises(ValueError, match="3 nearest neighbors need more than 3 samples, got 3"):
         scores(torch.rand(3, 2), torch.rand(9, 2))
-    with pytest.raises(ValueError, match="takes 2 samples or more of either kind, got 1 real, 9 made"):
+    with pytest.raises(ValueError, match="at least 2 samples of each kind, got 1 real and 9 generated"):
         distance(torch.rand(1, 2), torch.rand(9, 2))

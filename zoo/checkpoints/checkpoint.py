@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -135,12 +135,22 @@ class Checkpoint:
             raise UserError(
                 f"{self.path} does not name the class of its model: a checkpoint of `zoo fit` in one file is needed"
             )
-        model = self._instantiate()
+        model = self._instantiate("model")
         self.check(model)
         content = self._read_weights(weights)
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
         return model.eval()
+
+    def build_data(self) -> L.LightningDataModule:
+        """Build the datamodule from its class path and arguments.
+
+        Raises:
+            UserError: the checkpoint does not name its class, or one that may not be imported.
+        """
+        if "data" not in self.hyperparameters:
+            raise UserError(f"{self.path} does not name the class of its data: a checkpoint of `zoo fit` is needed")
+        return self._instantiate("data")
 
     # Helpers --------------------------------------------------------------------------------------------------------
 
@@ -161,19 +171,22 @@ class Checkpoint:
         self.check_weights(weights)
         return with_ema(self._read("cpu"), weights)
 
-    def _instantiate(self) -> L.LightningModule:
+    def _instantiate(self, section: Literal["model", "data"]) -> Any:
         import lightning as L
         from lightning.pytorch.cli import LightningArgumentParser
 
-        saved = self.hyperparameters["model"]
+        saved = self.hyperparameters[section]
         arguments = dict(saved["init_args"])
-        arguments.pop("compile", None)  # compiling takes longer than it saves in a call or two
+        base: type = L.LightningDataModule
+        if section == "model":
+            base = L.LightningModule
+            arguments.pop("compile", None)  # compiling takes longer than it saves in a call or two
         parser = LightningArgumentParser(exit_on_error=False)
-        parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
-        config = {"model": {"class_path": saved["class_path"], "init_args": arguments}}
+        parser.add_lightning_class_args(base, section, subclass_mode=True)
+        config = {section: {"class_path": saved["class_path"], "init_args": arguments}}
         try:
             with checked("checkpoint"):
-                return parser.instantiate_classes(parser.parse_object(config))["model"]
+                return parser.instantiate_classes(parser.parse_object(config))[section]
         except ArgumentError as error:
             raise ValueError(str(error)) from error
 
