@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.distributed import say
 from zoo.tasks.base import Task, inputs_of
+
+# Of a mean of squares minus the square of a mean this share may be rounding.
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
 
 # Number of training images on which the scale of the latents is measured.
 SCALE_SAMPLES = 1024
@@ -89,7 +93,11 @@ class Autoencoder(Task):
             total = self.trainer.strategy.reduce(total, reduce_op="mean")
         mean, square = total
         scale = cast(Tensor, self.net.scale)
-        scale.copy_((square - mean.square()).rsqrt())
+        variance = (square - mean.square()).clamp(min=0)
+        if variance <= _ROUNDING * square:
+            say("the latents of the training images do not vary: their scale stays as it is")
+            return
+        scale.copy_(variance.rsqrt())
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return the column ``reconstruction``: the reconstruction loss of each image."""
