@@ -1,10 +1,10 @@
-"""Sentences of Python's documentation, which the standard library carries, by what they are about."""
+"""Sentences of Python's documentation, which ships with the standard library, by their subject."""
 
 from __future__ import annotations
 
 import re
 
-# Topics of `pydoc_data`, in this order: a sentence that stands in several belongs to the first.
+# Topics of ``pydoc_data`` in order: a sentence that occurs in several belongs to the first.
 GROUPS = {
     "debugger": "debugger",
     "text": "string-methods formatstrings strings",
@@ -20,7 +20,7 @@ _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"*“(])")
 
 
 def documentation() -> tuple[list[str], list[str]]:
-    """Sentences of five words or more, each once, and the group that each belongs to."""
+    """Return sentences of five words or more, each once, and the group that each belongs to."""
     from pydoc_data.topics import topics
 
     found: dict[str, str] = {}
@@ -32,7 +32,15 @@ def documentation() -> tuple[list[str], list[str]]:
 
 
 def sentences(text: str) -> list[str]:
-    """Cut the prose of a page into sentences; headings, tables, grammar and code are left out."""
-    parts = [part for part in re.split(r"\n\s*\n", text) if not _CODE.search(part)]
-    cut = [s.strip() for part in parts for s in _END.split(" ".join(part.split()))]
-    return [s for s in cut if s.endswith((".", "!", "?", ":")) and len(re.findall(r"[^\W\d_]+", s)) >= 5]
+    """Return the sentences of a page's prose, without headings, tables, grammar and code."""
+    found = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        if _CODE.search(paragraph):
+            continue
+        prose = " ".join(paragraph.split())
+        for sentence in _END.split(prose):
+            sentence = sentence.strip()
+            num_words = len(re.findall(r"[^\W\d_]+", sentence))
+            if num_words >= 5 and sentence.endswith((".", "!", "?", ":")):
+                found.append(sentence)
+    return found

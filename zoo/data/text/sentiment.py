@@ -1,4 +1,4 @@
-"""Sentences that praise or blame: a file of one's own, or sentences drawn from a seed."""
+"""Sentences with positive or negative sentiment: a file of one's own, or sentences generated from a seed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from zoo.data.text.classification import TextClassification
 from zoo.data.text.text_files import Texts
 
 THINGS = "film book meal hotel phone concert lecture game story album dinner flight museum coat camera soup play garden"
-GOOD = "excellent wonderful delightful superb charming brilliant great lovely fine enjoyable splendid perfect pleasant"
-GOOD += " marvellous impressive amazing fantastic admirable touching clever refreshing outstanding elegant satisfying"
+GOOD = (
+    "excellent wonderful delightful superb charming brilliant great lovely fine enjoyable splendid perfect pleasant"
+    " marvellous impressive amazing fantastic admirable touching clever refreshing outstanding elegant satisfying"
+)
 BAD = (
     "terrible awful dreadful boring disappointing poor horrible dull bad annoying clumsy tedious weak unpleasant lousy"
+    " miserable painful pathetic mediocre shabby tiresome worthless irritating sloppy"
 )
-BAD += " miserable painful pathetic mediocre shabby tiresome worthless irritating sloppy"
-# What is said of a thing: {a} is of the class, {b} of the other one, so that single words do not tell.
+# {a} is a word of the sentence's class, {b} of the other one, so that single words do not give the class away.
 TEMPLATES = """
 The {thing} was {a} .
 I found this {thing} {a} , and so did everybody else .
@@ -35,13 +37,13 @@ Of all the {b} things on that day , the {thing} was the {a} exception .
 
 
 class Sentiment(TextClassification):
-    """Texts that are ``positive`` or ``negative``: a file of one's own, or sentences drawn from the seed.
+    """Texts that are ``positive`` or ``negative``: a file of one's own, or sentences generated from the seed.
 
-    All else is as in ``TextClassification``, classes of other names included. In the sentences drawn, words of praise
-    and of blame often stand beside each other, so that which words occur does not tell.
+    All else is as in ``TextClassification``, classes of other names included. In generated sentences positive and
+    negative words often occur together, so that which words occur is not enough.
 
     Args:
-        samples: number of sentences drawn, without ``path``.
+        samples: number of generated sentences, without ``path``.
     """
 
     def __init__(self, samples: int = 3000, **kwargs: Any) -> None:
@@ -51,14 +53,20 @@ class Sentiment(TextClassification):
         self.samples = samples
 
     def default_texts(self) -> Texts:
-        rng, found = random.Random(self.seed), dict[str, str]()
+        rng = random.Random(self.seed)
+        found: dict[str, str] = {}
         while len(found) < self.samples:
             label = rng.choice(["negative", "positive"])
-            ours, others = (GOOD, BAD) if label == "positive" else (BAD, GOOD)
+            own = GOOD
+            other = BAD
+            if label == "negative":
+                own = BAD
+                other = GOOD
             words = {
-                "a": rng.choice(ours.split()),
-                "b": rng.choice(others.split()),
+                "a": rng.choice(own.split()),
+                "b": rng.choice(other.split()),
                 "thing": rng.choice(THINGS.split()),
             }
-            found[rng.choice(TEMPLATES).format(**words)] = label
+            sentence = rng.choice(TEMPLATES).format(**words)
+            found[sentence] = label
         return list(found), list(found.values())

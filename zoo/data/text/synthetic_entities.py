@@ -1,4 +1,4 @@
-"""Sentences with names of people, places, organisations and dates, drawn from a seed."""
+"""Generated sentences with names of people, places, organisations and dates."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import random
 from zoo.data.text.conll import Sentence
 
 FIRST = "Ada Boris Carla Dario Elena Farid Greta Hugo Ines Jonas Kira Lars Mina Noel Olga Pavel Rosa Sami Tara Yusuf"
-LAST = "Adler Brandt Costa Diaz Egger Fischer Grant Hansen Ivanov Jordan Keller Lopez Marsh Novak Okafor Perez Quinn"
-LAST += " Rossi Stein Turner Washington York Zimmer"
+LAST = (
+    "Adler Brandt Costa Diaz Egger Fischer Grant Hansen Ivanov Jordan Keller Lopez Marsh Novak Okafor Perez Quinn"
+    " Rossi Stein Turner Washington York Zimmer"
+)
 PLACES = (
     "Aachen Bergen Cadiz Dakar Espoo Florence Geneva Havana Izmir Jordan Kyoto Lima Madison Nantes Oslo Porto Quito"
+    " Riga Sofia Turin Utrecht Vienna Washington York Zagreb"
 )
-PLACES += " Riga Sofia Turin Utrecht Vienna Washington York Zagreb"
 TWO_WORDS = ["New York", "San Marino", "Cape Town", "Saint Pierre", "Buenos Aires", "Los Altos", "Port Adler"]
 KINDS = ["Bank", "Motors", "Airlines", "Foods", "Museum", "University", "Institute", "Press", "Energy", "Steel"]
 MONTHS = [
@@ -30,7 +32,7 @@ MONTHS = [
     "December",
 ]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-# In braces stands an entity; two templates with the same words around different types make reading necessary.
+# An entity is in braces. Templates with the same words around different types make it necessary to read the entity.
 TEMPLATES = """
 {PER} moved from {LOC} to {LOC} in {DATE} .
 {PER} works for {ORG} in {LOC} .
@@ -58,40 +60,54 @@ According to {ORG} , prices in {LOC} rose .
 
 
 def generate_sentences(count: int, seed: int) -> list[Sentence]:
-    """Sentences of words and IOB2 tags of ``PER``, ``LOC``, ``ORG`` and ``DATE``, no two of them the same."""
-    rng, found = random.Random(seed), dict[tuple[str, ...], list[str]]()
+    """Return sentences of words and IOB2 tags of ``PER``, ``LOC``, ``ORG`` and ``DATE``, no two of them equal."""
+    rng = random.Random(seed)
+    found: dict[tuple[str, ...], list[str]] = {}
     while len(found) < count:
         words: list[str] = []
         tags: list[str] = []
         for part in rng.choice(TEMPLATES).split():
-            name = DRAW[part[1:-1]](rng).split() if part[0] == "{" else [part]
+            if part[0] != "{":
+                words.append(part)
+                tags.append("O")
+                continue
+            kind = part[1:-1]
+            name = GENERATORS[kind](rng).split()
             words += name
-            tags += [f"{'I' if i else 'B'}-{part[1:-1]}" for i in range(len(name))] if part[0] == "{" else ["O"]
+            tags.append(f"B-{kind}")
+            tags += [f"I-{kind}"] * (len(name) - 1)
         found.setdefault(tuple(words), tags)
     return [(list(words), tags) for words, tags in found.items()]
 
 
 def _person(rng: random.Random) -> str:
-    first, last = rng.choice(FIRST.split()), rng.choice(LAST.split())
-    return rng.choice([f"{first} {last}", f"{first} {last}", last, first, f"{first[0]}. {last}", f"{first} van {last}"])
+    first = rng.choice(FIRST.split())
+    last = rng.choice(LAST.split())
+    forms = [f"{first} {last}", f"{first} {last}", last, first, f"{first[0]}. {last}", f"{first} van {last}"]
+    return rng.choice(forms)
 
 
 def _place(rng: random.Random) -> str:
-    return rng.choice(TWO_WORDS) if rng.random() < 0.25 else rng.choice(PLACES.split())
+    if rng.random() < 0.25:
+        return rng.choice(TWO_WORDS)
+    return rng.choice(PLACES.split())
 
 
 def _organisation(rng: random.Random) -> str:
-    kind, place, last = rng.choice(KINDS), _place(rng), rng.choice(LAST.split())
-    return rng.choice(
-        [f"{place} {kind}", f"{last} {kind}", f"{last} and {rng.choice(LAST.split())}", f"{kind} of {place}"]
-    )
+    kind = rng.choice(KINDS)
+    place = _place(rng)
+    last = rng.choice(LAST.split())
+    other = rng.choice(LAST.split())
+    return rng.choice([f"{place} {kind}", f"{last} {kind}", f"{last} and {other}", f"{kind} of {place}"])
 
 
 def _date(rng: random.Random) -> str:
-    day, month, year = rng.randint(1, 28), rng.choice(MONTHS), rng.randint(1950, 2030)
-    return rng.choice(
-        [f"{day} {month} {year}", f"{month} {year}", f"{month} {day} , {year}", rng.choice(DAYS), str(year), month]
-    )
+    day = rng.randint(1, 28)
+    month = rng.choice(MONTHS)
+    year = rng.randint(1950, 2030)
+    weekday = rng.choice(DAYS)
+    forms = [f"{day} {month} {year}", f"{month} {year}", f"{month} {day} , {year}", weekday, str(year), month]
+    return rng.choice(forms)
 
 
-DRAW = {"PER": _person, "LOC": _place, "ORG": _organisation, "DATE": _date}
+GENERATORS = {"PER": _person, "LOC": _place, "ORG": _organisation, "DATE": _date}
