@@ -207,7 +207,7 @@ def test_names_are_those_of_the_images_that_can_be_read(tmp_path, monkeypatch):
     assert stream.predict_names is None, "one may be left out while it is read"
     data.trainer = None
     data.setup("fit")
-    assert set(data.datasets) == {"train", "val", "test"}
+    assert set(data.datasets) == {"train", "val", "test", "predict"}
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
@@ -225,10 +225,12 @@ def lines(path: Path) -> list[str]:
         (lambda p: p.write_text("\n".join([*lines(p)[:4], "[3]"])), r"line 5: an object \{...\} needed, got \[3\]"),
         (lambda p: p.write_text("\n".join(lines(p)[:9])), r"3 of 12 images have no caption, the first is 0000.png"),
         (lambda p: (p.parent / "0002.png").unlink(), "1 of 12 captions have no image, the first is for 0002.png"),
-        (lambda p: p.write_text("\n".join([*lines(p), lines(p)[0]])), "two captions for more/0011.png"),
-        (lambda p: p.write_text(p.read_text().replace('"text"', '"caption"')), "no column 'text'; it has file_name, c"),
-        (lambda p: p.write_text(p.read_text().replace("file_name", "image")), "no column 'file_name'; it has image, "),
-        (lambda p: p.write_bytes(b"\xff\xfe\x00"), "is not text in UTF-8"),
+        (lambda p: p.write_text(p.read_text().replace('"text"', '"caption"')), "has no field 'text'; it has file_name, c"),
+        (lambda p: p.write_text(p.read_text().replace("file_name", "image")), "no field 'file_name'; it has image, "),
+        (lambda p: write(p, [{"file_name": "0000.png", "text": 3}]), "line 1: 'text' is 3, not a text"),
+        (lambda p: write(p, [{"file_name": "0000.png", "text": ["a", 1]}]), "line 1: 'text' is 1, not a text"),
+        (lambda p: write(p, [{"file_name": "0000.png", "text": []}]), "line 1: 'text' is an empty list, not a text"),
+        (lambda p: p.write_bytes(b"\xff\xfe\x00"), "is not text in UTF-16"),
         (lambda p: p.write_text(""), "metadata.jsonl has no rows|is not JSON"),
         (lambda p: [q.unlink() for q in p.parent.rglob("*.png")], "holds no image"),
     ],
@@ -240,6 +242,50 @@ def test_mistakes_in_files_of_captions(tmp_path, spoil, said):
         _ = ImageFolder(str(root), captions="metadata.jsonl").datasets
     assert "\n" not in str(error.value)
     assert str(root) in str(error.value)
+
+
+def drawn(data: ImageFolder) -> list[list[str]]:
+    """The texts of the training images in five epochs."""
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch in range(5):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(sorted(text for _, texts in loader for text in texts))
+    return epochs
+
+
+@pytest.mark.parametrize("kind", ["a list", "several lines", "metadata.csv"])
+def test_one_of_several_texts_is_drawn_anew_in_each_epoch(tmp_path, kind):
+    name = kind if kind.endswith(".csv") else "metadata.jsonl"
+    root = captioned(tmp_path / "p", name=name)
+    files = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    rows = [{"file_name": file, "text": [f"{file} a", f"{file} b"]} for file in files]
+    if kind != "a list":
+        rows = [{"file_name": row["file_name"], "text": text} for row in rows for text in row["text"]]
+    write(root / name, rows)
+    data = ImageFolder(str(root), captions=name)
+    epochs = drawn(data)
+    assert all([text[:-2] for text in epoch] == [text[:-2] for text in epochs[0]] for epoch in epochs)
+    assert {text[-1] for epoch in epochs for text in epoch} == {"a", "b"}
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert drawn(ImageFolder(str(root), captions=name)) == epochs, "the same for the same seed"
+    for split in ("val", "test"):
+        assert {text[-1] for text in told(data, split).values()} == {"a"}
+    latents = Latents(ImageFolder(str(root), captions=name))
+    _ = latents.datasets
+    assert {text[-1] for text in told(latents.data).values()} == {"a"}, "which are stored"
+
+
+def test_names_as_other_systems_write_them(tmp_path):
+    """Backslashes of Windows, and letters with accents in two parts, as macOS names files."""
+    root = captioned(tmp_path / "p")
+    (root / "0000.png").rename(root / "caf\u00e9.png")
+    rows = [json.loads(line) for line in lines(root / "metadata.jsonl")]
+    for row in rows:
+        row["file_name"] = row["file_name"].replace("0000", "cafe\u0301").replace("/", "\\")
+    write(root / "metadata.jsonl", rows)
+    data = ImageFolder(str(root), captions="metadata.jsonl", val_split=0, test_split=0)
+    assert len(told(data)) == 12
 
 
 def test_an_empty_caption_is_allowed_and_other_columns_can_be_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from zoo.data.augment import Augmentation
 from zoo.data.augment.base import LabelMixing
 from zoo.data.augment.chain import Chain, output_size, resize, seeded
 from zoo.data.base import BatchTensorDataset, DataModule, run_seed
-from zoo.data.images.captions import CaptionedDataset, captions_from_classes, check_captions
+from zoo.data.images.captions import Caption, CaptionedDataset, captions_from_classes, check_captions
 from zoo.data.images.statistics import channel_statistics
 from zoo.data.images.statistics import stack_inputs as stack_inputs
 from zoo.data.sampler import mix_seeds
@@ -197,7 +198,7 @@ class ImageData(DataModule):
     # Captions ---------------------------------------------------------------------------------------------------------
 
     @property
-    def texts(self) -> list[str] | None:
+    def texts(self) -> Sequence[Caption] | None:
         """The captions, by the number that stands for each in the datasets; None where that is the class label."""
         if self.captions is None:
             return None
@@ -216,7 +217,10 @@ class ImageData(DataModule):
         datasets = self.splits()
         if texts is None:
             return datasets
-        return {name: CaptionedDataset(dataset, texts) for name, dataset in datasets.items()}
+        captioned: dict[str, Dataset] = {}
+        for name, dataset in datasets.items():
+            captioned[name] = CaptionedDataset(dataset, texts, draw=name == "train")
+        return captioned
 
     # From stored bytes to the input of the network --------------------------------------------------------------------
 

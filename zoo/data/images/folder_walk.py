@@ -91,7 +91,7 @@ def find_images(root: Path, folder: Path, left_out: LeftOut | None = None) -> li
     """
     left_out = left_out or LeftOut()
     paths = []
-    for path in _files(os.path.join(root, folder)):
+    for path in walk_files(root / folder):
         relative = os.path.relpath(path, root)
         if os.path.isfile(path) and is_image(path):
             paths.append(relative)
@@ -110,7 +110,7 @@ def loose_images(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+def walk_files(folder: str | Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Yield the files below a folder, links among them, without hidden ones; a link to a folder above ends there."""
     stat = os.stat(folder)
     identity = (stat.st_dev, stat.st_ino)
@@ -121,6 +121,6 @@ def _files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str
             continue
         # DirEntry.is_dir raises an error for a link to itself.
         if os.path.isdir(entry.path):
-            yield from _files(entry.path, (*above, identity))
+            yield from walk_files(entry.path, (*above, identity))
         else:
             yield entry.path

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.data import disk_cache
 
-VERSION = 1  # of the files
+VERSION = 2  # of the files and of how they are decoded
 ASSUMED_FREE = 4 << 30  # bytes of free memory where the system does not tell
 
 

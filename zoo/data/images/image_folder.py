@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,8 @@ from torch.utils.data import Dataset
 from zoo.data.base import split_indices, split_train_val_test
 from zoo.data.images import image_cache
 from zoo.data.images.base import ImageData
-from zoo.data.images.captions import CaptionedDataset, is_template, read_captions
+from zoo.data.images.caption_files import read_captions
+from zoo.data.images.captions import Caption, CaptionedDataset, is_template
 from zoo.data.images.image_files import ImageHeaders, Resizing, inspect_images
 from zoo.data.images.image_listing import ImageListing, check_folder, list_images, list_unlabelled_images
 from zoo.data.images.image_reader import Caching, ImageReader, ReadImages
@@ -28,7 +30,9 @@ class ImageFolder(ImageData):
     are divided by 257, whether an image is dark or bright.
 
     With ``captions: metadata.jsonl`` they need no classes: beside the images lies a file of that name, a line for each,
-    ``{"file_name": "1.jpg", "text": "a cat"}``, as in Hugging Face's ``imagefolder``, or a ``metadata.csv``.
+    ``{"file_name": "1.jpg", "text": "a cat"}``, as in Hugging Face's ``imagefolder``, or a ``metadata.csv``. Of several
+    texts of an image, in a list or in several lines, one is drawn anew in each epoch of training; in validation and
+    test it is the first.
 
     With ``root/train/cat/1.jpg`` the folders ``train``, ``val`` and ``test`` are the splits, and validation images are
     taken from the training images where there is no ``val``; otherwise the images are split at random by ``seed``, each
@@ -99,7 +103,7 @@ class ImageFolder(ImageData):
         return self.predict_folder is not None and not self.root.exists()
 
     @cached_property
-    def texts(self) -> list[str] | None:  # type: ignore[override]
+    def texts(self) -> Sequence[Caption] | None:  # type: ignore[override]
         if self.captions is None or self._root_is_missing:
             return None
         if is_template(self.captions):

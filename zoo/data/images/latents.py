@@ -20,7 +20,7 @@ from zoo.data import disk_cache
 from zoo.data.base import DataModule
 from zoo.data.images import image_cache, latent_cache
 from zoo.data.images.base import ImageData
-from zoo.data.images.captions import CaptionedDataset
+from zoo.data.images.captions import Caption, CaptionedDataset
 from zoo.data.images.image_reader import ImageFileDataset
 from zoo.data.images.latent_cache import Latent
 from zoo.data.progress import progress_bar
@@ -131,7 +131,7 @@ class Latents(DataModule):
         return self.data.std
 
     @property
-    def texts(self) -> list[str] | None:
+    def texts(self) -> Sequence[Caption] | None:
         return self.data.texts
 
     @property
@@ -159,6 +159,9 @@ class Latents(DataModule):
         super().setup(stage)
 
     def splits(self) -> dict[str, Dataset]:
+        for dataset in self.data.datasets.values():
+            if isinstance(dataset, CaptionedDataset):
+                dataset.draw = False  # texts are stored beside the latents: of several, the first
         return {split: LatentDataset(partial(self._load, split)) for split in self.data.datasets}
 
     def predict_dataset(self) -> Dataset | None:
