@@ -29,10 +29,11 @@ ORDER = (
     "text",
     "weights",
     "checkpoints",
+    "trust",
 )
 MAX_FILES_AT_THE_ROOT = 6
 # Plain PyTorch: other projects can use these packages without Lightning.
-WITHOUT_LIGHTNING = ("layers", "losses", "weights", "text", "diffusion", "optim", "checkpoints")
+WITHOUT_LIGHTNING = ("layers", "losses", "weights", "text", "diffusion", "optim", "metrics", "checkpoints")
 
 
 def modules() -> dict[str, Path]:

@@ -268,6 +268,24 @@ def _gated(original: Callable[..., Any], gate: Callable[[str], Any]) -> Callable
     return import_object
 
 
+def set_yaml_loader(wrap: Callable[[Callable[[str], Any]], Callable[[str], Any]]) -> None:
+    """Replace jsonargparse's loader of YAML, which it uses for configs and for values within them.
+
+    Its public ``set_loader`` replaces that for configs only.
+
+    Args:
+        wrap: gets jsonargparse's own loader and returns another.
+    """
+    from jsonargparse import _loaders_dumpers
+
+    original = jsonargparse.get_loader("yaml")
+    original = getattr(original, "__wrapped__", original)  # ours may be there already
+    loader = functools.wraps(original)(wrap(original))
+    jsonargparse.set_loader("yaml", loader)
+    if hasattr(_loaders_dumpers, "yaml_load"):
+        _loaders_dumpers.yaml_load = loader
+
+
 def subclass_paths(base: Any) -> list[str]:
     """Return the class paths of all imported subclasses of a class, as jsonargparse lists them for a short name."""
     from jsonargparse import _typehints

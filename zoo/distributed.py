@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from zoo.terminal import one_line
+
 # What launchers set, in the order in which Lightning reads it.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -29,7 +31,7 @@ def is_main_process() -> bool:
 def say(text: str) -> None:
     """Print one line for the user on stderr, on the main process only."""
     if is_main_process():
-        print(f"zoo: {text}", file=sys.stderr)
+        print(f"zoo: {one_line(text)}", file=sys.stderr)
 
 
 # Sharded tensors --------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from zoo.checkpoints.hyperparameters import check_hyperparameters, drop_choices_
 from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
 from zoo.checkpoints.sharded import OTHER_VALUES, check_sharded
-from zoo.class_paths import checked
 from zoo.errors import UserError
+from zoo.trust.class_paths import checked
 
 if TYPE_CHECKING:
     import lightning as L

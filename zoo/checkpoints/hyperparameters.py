@@ -1,7 +1,7 @@
 """Hyperparameters in a checkpoint: whoever wrote the file chose them, so they are checked before anything is built.
 
-A checkpoint may name classes (:mod:`zoo.class_paths` decides which) and set what zoo saves there. It may not choose an
-optimizer, other files with weights, or where files are written.
+A checkpoint may name classes (:mod:`zoo.trust.class_paths` decides which) and set what zoo saves there. It may not choose
+an optimizer, other files with weights, or where files are written.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.class_paths import FRAMEWORKS, Allowed, RefusedClassPath, current, resolve
 from zoo.errors import UserError
-from zoo.own_code import defines
+from zoo.terminal import printable
+from zoo.trust.class_paths import FRAMEWORKS, Allowed, RefusedClassPath, current, resolve
+from zoo.trust.own_code import defines
 
 MAX_DEPTH = 40  # of lists and dictionaries within each other
 INSTANTIATORS = ("lightning.pytorch.cli.instantiate_module", "pytorch_lightning.cli.instantiate_module")
@@ -41,15 +42,12 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, exp
     Raises:
         UserError: in one line, with the file and where in it.
     """
+    check_values(checkpoint, source)
     allowed = current()
     for key, section in SECTIONS.items():
         arguments = checkpoint.get(key)
         if arguments is None:
             continue
-        _check_plain(arguments, source, section)
-        instantiator = arguments.get("_instantiator")
-        if instantiator is not None and instantiator not in INSTANTIATORS:
-            raise UserError(f"{source}: {section}: {printable(instantiator)} may not build it")
         is_of_zoo = expected is not None and expected.__module__.startswith("zoo.")
         if "_class_path" in arguments:
             found = _resolve(arguments["_class_path"], source, section, allowed)
@@ -65,6 +63,31 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, exp
         for where, text in _texts(arguments, section):
             if _names_something(text, allowed):
                 _resolve(text, source, where, allowed)
+
+
+def check_values(checkpoint: Mapping[str, Any], source: str | Path) -> None:
+    """Raise an error for hyperparameters that are not plain values by name, without looking at what they name.
+
+    Args:
+        checkpoint: its content.
+        source: the file, for the error.
+
+    Raises:
+        UserError: in one line, with the file and where in it.
+    """
+    for key, section in SECTIONS.items():
+        arguments = checkpoint.get(key)
+        if arguments is None:
+            continue
+        _check_plain(arguments, source, section)
+        instantiator = arguments.get("_instantiator")
+        if instantiator is not None and instantiator not in INSTANTIATORS:
+            raise UserError(f"{source}: {section}: {printable(instantiator)} may not build it")
+        class_path = arguments.get("_class_path", "")
+        if not isinstance(class_path, str):
+            raise UserError(f"{source}: {section}: the class path is a {type(class_path).__name__}, not text")
+        if class_path.startswith("zoo.") and section == "model":
+            _check_saved(arguments, source)
 
 
 def drop_choices_of_user(checkpoint: dict[str, Any]) -> bool:
@@ -109,12 +132,6 @@ def named_classes(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from named_classes(item, where)
-
-
-def printable(value: Any, limit: int = 80) -> str:
-    """Return text of others for a message: without control characters, and not longer than a line."""
-    text = "".join(char if char.isprintable() else "?" for char in str(value))
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from zoo._torch import LOSS
-from zoo.class_paths import resolve
+from zoo.trust.class_paths import resolve
 
 
 def class_names(key: str) -> set[str]:

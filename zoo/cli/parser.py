@@ -14,12 +14,13 @@ from jsonargparse import set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from zoo._lightning import set_name_resolver, subclass_paths, untested
-from zoo.class_paths import FRAMEWORKS, allow_in_process
+from zoo._lightning import set_name_resolver, set_yaml_loader, subclass_paths, untested
 from zoo.cli.error_messages import one_line
 from zoo.cli.suggestions import near_config
 from zoo.distributed import is_main_process
 from zoo.errors import UserError
+from zoo.trust.class_paths import FRAMEWORKS, allow_in_process
+from zoo.trust.reading import bounded_loader, parse_yaml, read_yaml
 
 # A short name that several packages have means the class of the first of these.
 PREFERRED = ("zoo", "torch", "torchvision", "torchmetrics", "lightning")
@@ -48,7 +49,7 @@ def read_tensor(value: Any) -> torch.Tensor:
     """Return a float32 tensor of a number or a list of numbers, such as the class weights of torch's losses."""
     try:
         if isinstance(value, str):
-            value = yaml.safe_load(value)
+            value = parse_yaml(value)
         return torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, yaml.YAMLError):
         raise ValueError(f"expected a number or a list of numbers, got {value!r}") from None
@@ -61,12 +62,13 @@ register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=read_te
 
 
 def allow_imports(extra: Iterable[str] = ()) -> None:
-    """Let parsers accept the class paths that :mod:`zoo.class_paths` allows, and no others.
+    """Let parsers accept the class paths that :mod:`zoo.trust.class_paths` allows, and no others.
 
     Args:
         extra: packages of ``--allow-import``.
     """
     allowed = allow_in_process(extra)
+    set_yaml_loader(bounded_loader)
     resolve_short_names()
     # The second lock: it goes by package, and holds for paths of modules, too.
     set_parsing_settings(
@@ -117,16 +119,4 @@ def check_config(path: str) -> None:
         raise UserError(f"{path} is a folder, not a config")
     if not file.is_file():
         raise UserError(f"no config {path}{near_config(path) or '; `zoo list configs` lists the configs'}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}, line {line}: broken YAML, {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: broken YAML, {str(error).splitlines()[0]}") from None
-    if content is None:
-        raise UserError(f"{path} is empty")
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a config: it holds a {type(content).__name__}, not keys with values")
+    read_yaml(file)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from zoo.callbacks import BestAndLast, EarlyStopping, GenerationMetrics
 from zoo.cli.argv import options
 from zoo.cli.tables import confusion_table, key_value_table
+from zoo.terminal import one_line
 
 # Confusion matrices of more classes do not fit a terminal.
 MAX_CLASSES = 20
@@ -109,7 +110,7 @@ def print_samples_per_class(trainer: L.Trainer) -> None:
         if confusion is None or len(confusion) > MAX_CLASSES:
             continue
         predicted = confusion.sum(0).tolist()
-        counts = [f"{name}: {n}" for name, n in zip(callback.class_names, predicted, strict=True)]
+        counts = [f"{one_line(name)}: {n}" for name, n in zip(callback.class_names, predicted, strict=True)]
         print(f"  generated images by predicted class: {', '.join(counts)}")
 
 

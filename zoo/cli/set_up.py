@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 
 from zoo.cli.parser import allow_imports
+from zoo.terminal import visible
 
 # Hints of Lightning that do not apply to zoo, or repeat what zoo prints.
 SILENCED = (
@@ -44,4 +45,4 @@ def silence_hints() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in SILENCED:
         warnings.filterwarnings("ignore", text)
-    warnings.formatwarning = lambda message, *_, **__: f"zoo: warning: {' '.join(str(message).split())}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"zoo: warning: {visible(' '.join(str(message).split()))}\n"

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from zoo.terminal import one_line, visible
+
 # Columns are shortened no further than this when a table does not fit the terminal.
 MIN_COLUMN_WIDTH = 8
 
@@ -16,7 +18,7 @@ def key_value_table(rows: Iterable[tuple[str, Any]]) -> str:
     cells = []
     for name, value in rows:
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        cells.append((name, text))
+        cells.append((one_line(name), one_line(text)))
     width = max((len(name) for name, _ in cells), default=0)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in cells)
 
@@ -49,7 +51,7 @@ def format_cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return one_line(str(value))
 
 
 def confusion_table(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -59,6 +61,7 @@ def confusion_table(counts: Sequence[Sequence[int]], names: Sequence[str]) -> st
         counts: of shape (k, k).
         names: of the k classes; column titles are cut to the width of the numbers, at least 8.
     """
+    names = [one_line(name) for name in names]
     longest_count = max(len(str(count)) for row in counts for count in row)
     longest_name = max(len(name) for name in names)
     width = max(longest_count, min(8, longest_name)) + 1
@@ -81,6 +84,7 @@ def text_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]], inde
     """
     if not rows:
         return ""
+    rows = [[visible(cell) for cell in row] for row in rows]
     filled = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
     lines = [] if header is None else [[header[i] for i in filled]]
     for row in rows:

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from zoo._lightning import weigh_logged_means
 from zoo.checkpoints import load_upgraded
-from zoo.class_paths import checked
 from zoo.data.loading import BatchTensorDataset as BatchTensorDataset
 from zoo.data.loading import batch_loader
 from zoo.data.sampler import (
@@ -24,6 +23,7 @@ from zoo.data.sampler import (
     mix_seeds,
 )
 from zoo.data.spec import DataSpec
+from zoo.trust.class_paths import checked
 
 
 class DataModule(L.LightningDataModule):

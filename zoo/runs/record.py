@@ -17,6 +17,7 @@ from zoo.files import write_text
 from zoo.runs import run_folder
 from zoo.runs.lock import lock
 from zoo.runs.loggers import MetricsCSV, tensorboard_logger, wandb_logger
+from zoo.trust.reading import read_yaml
 
 LoggerName = Literal["csv", "wandb", "tensorboard"]
 # What a checkpoint restores with the optimizer, whatever the config says.
@@ -125,7 +126,7 @@ class RunRecord(L.Callback):
         saved = folder / "config.yaml"
         self.resumed = saved.exists()
         if self.resumed:
-            self.changes = run_folder.changes(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
+            self.changes = run_folder.changes(read_yaml(saved), config)
         for key, (old, _) in self.changes.items():
             option = ".".join(key.split(".")[:2])
             if option in RESTORED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -22,6 +21,7 @@ from zoo.files import write_json, write_text
 from zoo.runs import git
 from zoo.runs.lock import NAME as LOCK
 from zoo.runs.lock import lock, unlock
+from zoo.trust.reading import read_json, read_yaml
 
 ROOT = Path("runs")
 LAST = ("last.ckpt", "previous.ckpt")  # checkpoints to resume from, in this order
@@ -238,10 +238,9 @@ def slurm_job() -> str | None:
 def read_environment(folder: Path) -> dict[str, Any]:
     """Return what ``environment.json`` of a run holds; nothing if there is none that can be read."""
     try:
-        entry = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / "environment.json")
+    except (OSError, UserError):
         return {}
-    return entry if isinstance(entry, dict) else {}
 
 
 def of_checkpoint(checkpoint: Path) -> Path | None:
@@ -254,12 +253,7 @@ def of_checkpoint(checkpoint: Path) -> Path | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.yaml`` of a run with the present names of classes and options."""
-    import yaml
-
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.yaml'} is not a config: it holds no keys with values")
-    return upgrade_config(config)
+    return upgrade_config(read_yaml(folder / "config.yaml"))
 
 
 def upgrade_saved_config(folder: Path) -> None:
@@ -267,7 +261,7 @@ def upgrade_saved_config(folder: Path) -> None:
     import yaml
 
     path = folder / "config.yaml"
-    saved_config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    saved_config = read_yaml(path)
     upgraded = upgrade_config(saved_config)
     if upgraded != saved_config:
         write_text(path, yaml.safe_dump(upgraded, sort_keys=False))
@@ -308,8 +302,11 @@ def write_environment(folder: Path, entry: dict[str, Any]) -> None:
     """Write ``environment.json``, or add an entry to its list ``resumed``."""
     path = folder / "environment.json"
     if path.exists():
-        first = json.loads(path.read_text())
-        entry = first | {"resumed": [*first.get("resumed", []), entry]}
+        first = read_json(path)
+        resumed = first.get("resumed", [])
+        if not isinstance(resumed, list):
+            raise UserError(f"{path}: resumed is a {type(resumed).__name__}, not a list")
+        entry = first | {"resumed": [*resumed, entry]}
     write_json(path, entry)
 
 

@@ -17,12 +17,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, log_global, logged_step, trainer_of
 from zoo.callbacks.weight_choice import has_weight_choice
 from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema, use_raw
-from zoo.class_paths import checked
 from zoo.layers.init import InitRule, initialize
 from zoo.optim import OptimizerFactory, ParamGroupRule, build_optimizer, fused_by_default
 from zoo.optim.plateau import plateau_monitor
 from zoo.tasks.adapter import NetAdapter
+from zoo.tasks.by_name import loss_module, optimizer_class, schedule_class
 from zoo.tasks.running_mean import RunningMean, quotient
+from zoo.trust.class_paths import checked
 
 
 class Task(L.LightningModule):
@@ -74,10 +75,10 @@ class Task(L.LightningModule):
             if not _is_plain_value(value):
                 forget_hyperparameter(self, name)
         self.net = net
-        self.loss = loss
+        self.loss = loss_module(loss)
         self.lr = lr
-        self.optimizer = optimizer or torch.optim.AdamW
-        self.lr_scheduler = lr_scheduler
+        self.optimizer = optimizer_class(optimizer) or torch.optim.AdamW
+        self.lr_scheduler = schedule_class(lr_scheduler)
         self.param_groups = param_groups
         self.layer_decay = layer_decay
         self.adapters = adapters or []

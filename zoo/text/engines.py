@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from zoo.terminal import printable
 from zoo.text.vocabulary import Level, Vocabulary, tokenize
 from zoo.text.word_cache import WordCache, splits_like_gpt2
 
 Array = np.ndarray
 CANNOT_TOKENIZE = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
+MAX_TOKENS = 2**23  # a number beyond it would make embeddings of that size
 CACHE_AFTER = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
 
 
@@ -154,8 +156,11 @@ def as_value_error(what: str) -> Iterator[None]:
     """Tell errors of the tokenizers library, which are bare exceptions, as mistakes of a user."""
     try:
         yield
-    except Exception as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
+    except BaseException as error:
+        # A panic of the library's Rust code is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what}: {printable(' '.join(str(error).split()), 200)}") from None
 
 
 class TokenizersEngine(Engine):
@@ -174,7 +179,11 @@ class TokenizersEngine(Engine):
         self.source = self.backend.to_str()
         self.backend.encode_special_tokens = True
         self.specials = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
-        self.size = max(self.backend.get_vocab().values()) + 1  # numbers may have gaps
+        self.size = max(self.backend.get_vocab().values(), default=-1) + 1  # numbers may have gaps
+        if not 0 < self.size <= MAX_TOKENS:
+            raise ValueError(
+                f"the tokens have numbers up to {self.size - 1:,}, but at most {MAX_TOKENS - 1:,} is allowed"
+            )
         self._words = WordCache(self.encode) if splits_like_gpt2(self.source) else None
         self._seen = 0
 

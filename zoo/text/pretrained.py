@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from zoo.trust.reading import read_json
 
 # What special tokens are called, of files that do not say what they are for; the first that is there is taken.
 NAMES = {
@@ -38,16 +39,21 @@ def read_pretrained(path: Path) -> Parts:
 
 
 def _read_json(path: Path) -> Parts:
-    content = _json(path)
+    content = read_json(path)
     if not isinstance(content.get("model"), dict):
         raise ValueError(f"{path} is no tokenizer of the tokenizers library: it has no 'model'")
-    added = [token["content"] for token in content.get("added_tokens") or [] if "content" in token]
+    added = []
+    for token in content.get("added_tokens") or []:
+        if not isinstance(token, dict):
+            raise ValueError(f"{path}: added_tokens holds a {type(token).__name__}, not tokens")
+        if isinstance(token.get("content"), str):
+            added.append(token["content"])
     specials = {role: name for role, names in NAMES.items() for name in reversed(names) if name in added}
     unknown = content["model"].get("unk_token")  # which may be the name of none
     if isinstance(unknown, str) and unknown in (*added, *(content["model"].get("vocab") or ())):
         specials["unknown"] = unknown
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        config = _json(path.with_name(name)) if path.with_name(name).is_file() else {}
+        config = read_json(path.with_name(name)) if path.with_name(name).is_file() else {}
         for role, key in KEYS.items():
             token = config.get(key)
             token = token.get("content") if isinstance(token, dict) else token
@@ -56,16 +62,6 @@ def _read_json(path: Path) -> Parts:
             elif isinstance(token, str) and token in added:
                 specials[role] = token
     return "huggingface", path.read_text(encoding="utf-8"), specials
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON, or half of it is missing: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return content
 
 
 def _read_sentencepiece(path: Path) -> Parts:

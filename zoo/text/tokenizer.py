@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from zoo.terminal import printable
 from zoo.text.engines import Array, ByteEngine, Engine, SentencePieceEngine, TokenizersEngine, VocabularyEngine
 from zoo.text.pretrained import read_pretrained
 from zoo.text.training import count_characters, train_bpe, train_wordpiece
 from zoo.text.vocabulary import UNKNOWN, Vocabulary, tokenize
+from zoo.trust.reading import unpack
 
 TrainedLevel = Literal["characters", "bytes", "words", "bpe", "wordpiece"]
 TokenizerLevel = Literal[TrainedLevel, "huggingface", "sentencepiece"]
@@ -134,10 +135,14 @@ class Tokenizer:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Tokenizer:
         """The tokenizer that said so of itself."""
+        if not isinstance(plain, dict) or "packed" not in plain:
+            raise ValueError(f"a tokenizer in a checkpoint is a dict with 'packed', got {printable(plain, 60)}")
+        text = unpack(plain["packed"], "the tokenizer")
         try:
-            return cls(*json.loads(zlib.decompress(base64.b64decode(plain["packed"]))))
-        except (TypeError, KeyError, zlib.error, binascii.Error):
-            raise ValueError(f"a tokenizer in a checkpoint is a dict with 'packed', got {str(plain)[:60]}") from None
+            level, source, specials = json.loads(text)
+            return cls(level, source, specials)
+        except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
+            raise ValueError(f"the tokenizer in the checkpoint cannot be used: {printable(error)}") from None
 
     def __eq__(self, other: object) -> bool:
         """Whether both cut and number texts alike."""

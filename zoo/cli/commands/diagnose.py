@@ -16,11 +16,12 @@ def add_arguments(parser: Any) -> None:
 def run(cli: Any) -> int:
     from zoo import diagnosis
     from zoo.errors import UserError
+    from zoo.terminal import visible
 
     if cli.datamodule is None:
         raise UserError("diagnose needs data: give --data NAME, or a config with -c FILE")
     # The checks train by themselves and must not be watched.
     cli.trainer.callbacks.clear()
     report = diagnosis.run(cli.trainer, cli.model, cli.datamodule)
-    print(report.to_json() if cli.config.json else report)
+    print(report.to_json() if cli.config.json else visible(str(report)))
     return 0 if report.ok else 1

@@ -24,10 +24,11 @@ def run(cli: Any) -> None:
     from zoo.cli.data_report import data_report
     from zoo.errors import UserError
     from zoo.runs import run_folder
+    from zoo.terminal import visible
 
     if cli.datamodule is None:
         raise UserError("show-data needs data: give --data NAME, or a config with -c FILE")
     path = run_folder.ROOT / cli.run_name / "data.png"
     if cli.config.out is not None:
         path = Path(cli.config.out)
-    print(data_report(cli.datamodule, path))
+    print(visible(data_report(cli.datamodule, path)))

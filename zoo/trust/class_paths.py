@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.errors import UserError
-from zoo.own_code import defines, is_users_module, modules_in
+from zoo.trust.own_code import defines, is_users_module, modules_in
 
 Origin = Literal["config", "checkpoint"]
 
@@ -272,6 +272,28 @@ def resolve(path: str, origin: Origin = "config", allowed: Allowed | None = None
         raise RefusedClassPath(path, f"is {_outside(package)}")
     _check(path, found, origin, allowed)
     return found
+
+
+def refusal(path: str, origin: Origin = "checkpoint") -> str | None:
+    """Return why a class path may not be named, or None; nothing of the user's own code is imported.
+
+    Args:
+        path: the class path.
+        origin: where it comes from.
+    """
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        return "is no class path"
+    allowed = current()
+    if module.partition(".")[0] not in FRAMEWORKS and allowed.is_own(module):
+        return None if defines(module, name) else f"is not defined in {module}"
+    try:
+        resolve(path, origin, allowed)
+    except RefusedClassPath as error:
+        return error.sentence.removeprefix(f"{path} ")
+    except (ImportError, AttributeError):
+        return "does not exist"
+    return None
 
 
 def current() -> Allowed:
