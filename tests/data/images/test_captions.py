@@ -225,7 +225,7 @@ def lines(path: Path) -> list[str]:
         (lambda p: p.write_text("\n".join([*lines(p)[:4], "[3]"])), r"line 5: an object \{...\} needed, got \[3\]"),
         (lambda p: p.write_text("\n".join(lines(p)[:9])), r"3 of 12 images have no caption, the first is 0000.png"),
         (lambda p: (p.parent / "0002.png").unlink(), "1 of 12 captions have no image, the first is for 0002.png"),
-        (lambda p: p.write_text(p.read_text().replace('"text"', '"caption"')), "has no field 'text'; it has file_name, c"),
+        (lambda p: p.write_text(p.read_text().replace('"text"', '"caption"')), "no field .text.; it has file_name, c"),
         (lambda p: p.write_text(p.read_text().replace("file_name", "image")), "no field 'file_name'; it has image, "),
         (lambda p: write(p, [{"file_name": "0000.png", "text": 3}]), "line 1: 'text' is 3, not a text"),
         (lambda p: write(p, [{"file_name": "0000.png", "text": ["a", 1]}]), "line 1: 'text' is 1, not a text"),
