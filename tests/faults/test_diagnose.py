@@ -167,7 +167,7 @@ def test_rates_are_judged_at_a_warmup_s_peak():
 def test_a_machine_that_is_too_slow_is_no_fault_of_the_module(seed, monkeypatch):
     torch.manual_seed(seed)
     clock = SimpleNamespace(monotonic=itertools.count(0, 3.0).__next__)
-    monkeypatch.setattr("zoo.diagnosis.probe.time", clock)  # three seconds a step
+    monkeypatch.setattr("zoo.diagnosis.steps.time", clock)  # three seconds a step
     report = diagnose(Module(nets.mlp()), Data(*nets.table()), overfit_steps=60)
     overfit = next(f for f in report.findings if f.name == "overfit")
     assert overfit.status == "skipped"
@@ -183,7 +183,7 @@ def test_wrong_arguments_and_empty_data_are_named():
         def train_dataloader(self):
             return []
 
-    with pytest.raises(ValueError, match="Empty gives no training batch"):
+    with pytest.raises(ValueError, match="Empty yields no training batch"):
         diagnose(Module(nets.mlp()), Empty(*nets.table()))
 
 

@@ -333,7 +333,8 @@ def snapshot_training_state(snapshot: StateSnapshot, trainer: Any, module: Light
         ValueError: for data that can be iterated only once.
     """
     snapshot.add(module)
-    snapshot.add(trainer.optimizers[0])
+    for optimizer in trainer.optimizers:
+        snapshot.add(optimizer)
     snapshot.add(getattr(trainer.precision_plugin, "scaler", None))
     for loader in CombinedLoader(trainer.train_dataloader, "sequential").flattened:
         if hasattr(loader, "__next__"):

@@ -1,4 +1,4 @@
-"""The checks a practitioner does before training, on real batches: ``diagnose(module, datamodule)``."""
+"""Diagnosis: the checks of a practitioner before training, on real batches: ``diagnose(module, datamodule)``."""
 
 from zoo.diagnosis.report import Finding, Report
 from zoo.diagnosis.runner import diagnose, run

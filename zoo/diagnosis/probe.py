@@ -1,11 +1,8 @@
-"""The module under examination: run it, disturb it, train it a little, and put everything back."""
+"""Observation and perturbation of a module in training, with everything restored afterwards."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
-from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -14,92 +11,107 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
-from zoo._lightning import batch_to_device, step_arguments
 from zoo._torch import uncompile
-from zoo.callbacks.learning_rates import peak_lrs, set_value
-from zoo.callbacks.lr_finder import cycle_batches, optimizer_step, snapshot_training_state
+from zoo.callbacks.lr_finder import cycle_batches, snapshot_training_state
 from zoo.callbacks.state_snapshot import StateSnapshot
 from zoo.diagnosis.data_statistics import SplitStatistics, collect_statistics
 from zoo.diagnosis.recorder import Call, Loss, Recorder, identify_loss, main_output, map_tensors, named_tensors
 from zoo.diagnosis.report import Skip
+from zoo.diagnosis.steps import TrainingSteps
 from zoo.diagnosis.tensor_diff import same_values
 
-Gradients = dict[str, Tensor]
-"""By the parameter's name; parameters without a gradient are absent."""
+CUSTOMARY_TARGETS = ("batch[1]", "batch['label']", "batch['labels']", "batch['target']")
+SMALL_BATCH = 8  # samples: quick to overfit
 
 
 class Probe:
-    """A module inside a running trainer, with a few of its own batches.
+    """A module within a running trainer, with a few of its own batches.
 
     Args:
-        trainer: stands right before its first training batch.
+        trainer: the trainer, right before its first training batch.
         module: the module.
         datamodule: its data.
-        batches: how many training batches to look at.
-        overfit_steps: optimizer steps to overfit one batch with.
+        batches: number of training batches to read.
+        overfit_steps: optimizer steps for overfitting one batch.
     """
 
     def __init__(
-        self, trainer: Any, module: LightningModule, datamodule: LightningDataModule, batches: int, overfit_steps: int
+        self,
+        trainer: Any,
+        module: LightningModule,
+        datamodule: LightningDataModule,
+        batches: int,
+        overfit_steps: int,
     ) -> None:
-        self.trainer, self.module, self.datamodule, self.overfit_steps = trainer, module, datamodule, overfit_steps
+        self.trainer = trainer
+        self.module = module
+        self.datamodule = datamodule
+        self.overfit_steps = overfit_steps
+        self.steps = TrainingSteps(trainer, module)
         self.snapshot = StateSnapshot()
         snapshot_training_state(self.snapshot, trainer, module)
-        for optimizer in trainer.optimizers[1:]:
-            self.snapshot.add(optimizer)
         for part in module.modules():
-            uncompile(part)  # compiling would take longer than all the checks
+            uncompile(part)  # compiling would take longer than all checks
             if isinstance(part, LightningModule):
                 vars(part).update(log=_no_log, log_dict=_no_log)
         self.initial_state = StateSnapshot()
         self.initial_state.add(module)
         for optimizer in trainer.optimizers:
             self.initial_state.add(optimizer)
-        self.recording, self.recorded = (
-            False,
-            list[Gradients](),
-        )  # while recording: the gradients each optimizer steps with
         self.raw_batches = list(islice(cycle_batches(trainer), batches))
-        self.batches = [self._transfer(raw) for raw in self.raw_batches]
+        self.batches = [self.steps.to_device(raw) for raw in self.raw_batches]
 
     # State ------------------------------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Weights, buffers, modes, optimizers as they were when the diagnosis began."""
+        """Restore weights, buffers, attributes, modes and optimizers as they were when the diagnosis began."""
         self.initial_state.restore()
-        self.recording = False
-        self.recorded.clear()
+        self.steps.stop_recording()
 
     def close(self) -> None:
+        """Restore everything, also what the probe itself changed."""
         self.snapshot.restore()
 
     @property
     def automatic(self) -> bool:
-        return self.module.automatic_optimization and len(self.trainer.optimizers) == 1
+        """Whether Lightning takes the optimizer steps, with one optimizer."""
+        return self.steps.automatic
 
     @property
     def params(self) -> dict[str, nn.Parameter]:
         return dict(self.module.named_parameters())
 
+    def record_gradients(self, optimizer: Any) -> None:
+        """Record the gradients of an optimizer right before its step."""
+        self.steps.record_gradients(optimizer)
+
     @torch.no_grad()
     def perturb_weights(self) -> None:
-        """From the restored state move all weights a little: what starts at zero then says what it is connected to."""
+        """Restore the module and add a little noise to all weights, so that those initialised to 0 have an effect."""
         self.restore()
         torch.manual_seed(0)
-        for p in self.module.parameters():
-            if p.is_floating_point():
-                scale = float(p.detach().float().square().mean().sqrt())
-                p.add_(torch.randn_like(p) * (0.05 * scale or 0.02))
+        for param in self.module.parameters():
+            if param.is_floating_point():
+                rms = float(param.detach().float().square().mean().sqrt())
+                param.add_(torch.randn_like(param) * (0.05 * rms or 0.02))
 
-    # What one training step shows -------------------------------------------------------------------------------------
+    # Observation of a training step -----------------------------------------------------------------------------------
 
     def trace(self, batch: Any = None, train: bool = True, seed: int = 0, gradients: bool = False) -> Recorder:
-        """Run ``training_step`` on a batch, as found or in eval mode, and return what was seen, errors included.
+        """Run ``training_step`` and return what was observed, errors included.
 
-        A module that optimises by itself takes its step.
+        With manual optimization, the module takes its optimizer steps.
+
+        Args:
+            batch: a batch on the module's device; None for the first one.
+            train: whether to keep the module's modes; otherwise all of it is in eval mode.
+            seed: seed of the random numbers.
+            gradients: whether to build the graph of the loss.
         """
-        recorder, modes = Recorder(self.module), {m: m.training for m in self.module.modules()}
-        batch = self.batches[0] if batch is None else batch
+        if batch is None:
+            batch = self.batches[0]
+        recorder = Recorder(self.module)
+        modes = self._modes()
         torch.manual_seed(seed)
         try:
             if not train:
@@ -107,23 +119,32 @@ class Probe:
             with torch.set_grad_enabled(gradients or not self.automatic):
                 self.module.on_train_batch_start(batch, 0)
                 with recorder:
-                    recorder.result = self.trainer.strategy.training_step(*self._arguments(batch, 0))
+                    recorder.result = self.trainer.strategy.training_step(*self.steps.arguments(batch, 0))
         except Exception as error:
             recorder.error = error
         finally:
-            for m, mode in modes.items():
-                m.training = mode
+            self._set_modes(modes)
         net = recorder.net
         if not recorder.losses and recorder.loss is not None and net is not None:
             self._guess_loss(recorder, net, batch)
         return recorder
 
+    def _modes(self) -> dict[nn.Module, bool]:
+        return {part: part.training for part in self.module.modules()}
+
+    def _set_modes(self, modes: dict[nn.Module, bool]) -> None:
+        for part, mode in modes.items():
+            part.training = mode
+
     def _guess_loss(self, recorder: Recorder, net: Call, batch: Any) -> None:
-        """For losses written out in ``training_step``: outputs and targets are those that give its value."""
-        output, value = main_output(net.output), recorder.loss
+        """For losses written out in ``training_step``: find the target with which torch's loss has the same value."""
+        output = main_output(net.output)
+        value = recorder.loss
+        if output is None or value is None:
+            return
         for target in reversed(named_tensors(batch).values()):
-            kind = identify_loss(output.detach(), target, value) if output is not None and value is not None else ""
-            if kind and output is not None:
+            kind = identify_loss(output.detach(), target, value)
+            if kind:
                 recorder.torch_losses.append(Loss(kind, output, target, {}, value))
                 return
 
@@ -135,159 +156,181 @@ class Probe:
             self.initial_state.restore()
         return recorder
 
+    @cached_property
+    def failure(self) -> tuple[int, Exception, str] | None:
+        """What two whole training steps raise, see ``TrainingSteps.failure``."""
+        self.restore()
+        batches = self.raw_batches
+        if len(batches) == 1:
+            batches = batches * 2
+        failure = self.steps.failure(batches[:2])
+        self.restore()
+        return failure
+
     def first_step(self) -> Recorder:
-        """The first training step, or Skip where it failed."""
+        """Return the first training step, or raise Skip where it failed."""
         if self.first_trace.error is not None:
             raise Skip("training_step fails, see above")
         return self.first_trace
 
     def require_gradient(self) -> None:
-        """Skip where no step could be taken."""
+        """Raise Skip where no optimizer step can be taken."""
         first = self.first_step()
         if self.automatic and (first.loss is None or not first.loss.requires_grad):
             raise Skip("the loss has no gradient, see above")
+        if self.failure is not None:
+            raise Skip("a training step fails, see above")
 
     def main_loss(self) -> Loss:
-        """The main loss of the first training step, or Skip."""
-        found = self.first_step().losses
-        if not found:
+        """Return the loss with the largest input in the first training step, or raise Skip."""
+        losses = self.first_step().losses
+        if not losses:
             raise Skip("the training step calls no loss function of torch, so outputs and targets are unknown")
-        return max(found, key=lambda loss: loss.input.numel())
+        return max(losses, key=lambda loss: loss.input.numel())
 
     def network_call(self) -> Call:
-        """The network's call in the first training step, or Skip."""
+        """Return the call of the network in the first training step, or raise Skip."""
         call = self.first_step().net
         if call is None or main_output(call.output) is None:
-            raise Skip("the training step calls no module that returns numbers")
+            raise Skip("the training step calls no module that returns a floating-point tensor")
         return call
 
     def outputs(self, trace: Recorder) -> Tensor | None:
-        """Outputs with one row a sample: what goes into the loss, or else what the network returns."""
-        of_loss = [loss.input for loss in trace.losses[:1]]
-        of_net = [trace.net.output] if trace.net else []
-        found = [main_output(value) for value in of_loss + of_net]
-        return next((x.detach() for x in found if x is not None and len(x) == self.batch_size), None)
+        """Return outputs with one row per sample: the input of the loss, or else the output of the network."""
+        candidates = [loss.input for loss in trace.losses[:1]]
+        if trace.net is not None:
+            candidates.append(trace.net.output)
+        for candidate in candidates:
+            output = main_output(candidate)
+            if output is not None and len(output) == self.batch_size:
+                return output.detach()
+        return None
 
     @cached_property
     def batch_size(self) -> int:
-        """Samples in the first batch."""
-        return next((len(t) for t in named_tensors(self.batches[0]).values() if t.ndim), 0)
+        """Number of samples in the first batch."""
+        return size_of(self.batches[0])
 
     @torch.no_grad()
     def replay(
-        self, call: Call, args: Any = None, kwargs: Any = None, seed: int = 0, train: bool = False, still: tuple = ()
+        self,
+        call: Call,
+        args: Any = None,
+        kwargs: Any = None,
+        seed: int = 0,
+        train: bool = False,
+        still: tuple = (),
     ) -> tuple[Tensor, Recorder]:
-        """Call the network again, in eval mode, or in training mode without dropout and with some classes ``still``."""
-        modes = {m: m.training for m in self.module.modules()}
+        """Call the network again.
+
+        Args:
+            call: an earlier call of the network.
+            args: other positional arguments.
+            kwargs: other keyword arguments.
+            seed: seed of the random numbers.
+            train: whether the network is in training mode.
+            still: classes of modules that stay in eval mode; with any, functional dropout is disabled, too.
+
+        Returns:
+            The main output and the record of the run.
+
+        Raises:
+            Skip: the network fails with other arguments, or returns no floating-point tensor.
+        """
+        modes = self._modes()
         recorder = Recorder(self.module, mute_dropout=bool(still))
+        changed = args is not None or kwargs is not None
+        if args is None:
+            args = call.args
+        if kwargs is None:
+            kwargs = call.kwargs
         torch.manual_seed(seed)
         try:
             self.module.train(train)
-            for m in self.module.modules():
-                m.training = m.training and not isinstance(m, still)
+            for part in self.module.modules():
+                part.training = part.training and not isinstance(part, still)
             with recorder, self.trainer.precision_plugin.forward_context():
-                out = call.module(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
+                result = call.module(*args, **kwargs)
+        except Exception as error:
+            if not changed:
+                raise
+            # The network may be right to refuse what the check made of its inputs.
+            recorder.error = error
+            raise NetworkRefuses(f"the network fails on a changed input: {type(error).__name__}: {error}") from error
         finally:
-            for m, mode in modes.items():
-                m.training = mode
-        output = main_output(out)
+            self._set_modes(modes)
+        output = main_output(result)
         if output is None:
-            raise Skip("the network returns no numbers")
+            raise Skip("the network returns no floating-point tensor")
         return output.float(), recorder
+
+    # Data -------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def targets(self) -> set[str]:
-        """The tensors of a batch that are what the loss compares with, by content or else by custom."""
+        """Names of the tensors in a batch with which the loss compares, by value, or else by customary names."""
         batch = named_tensors(self.batches[0])
-        found = {n for n, t in batch.items() for loss in self.first_trace.losses if same_values(t, loss.target)}
-        return found or {n for n in batch if n in ("batch[1]", "batch['label']", "batch['labels']", "batch['target']")}
+        names: set[str] = set()
+        for loss in self.first_trace.losses:
+            names |= {name for name, tensor in batch.items() if same_values(tensor, loss.target)}
+        return names or {name for name in batch if name in CUSTOMARY_TARGETS}
 
     @cached_property
     def splits(self) -> dict[str, SplitStatistics]:
-        """What was read of the data."""
+        """Statistics of the splits of the data."""
         return collect_statistics(self.trainer, self.datamodule, self.targets)
 
-    # Training a little ------------------------------------------------------------------------------------------------
+    # A few samples to overfit -----------------------------------------------------------------------------------------
 
-    def step(self, raw: Any, index: int = 0, seed: int = 0) -> float:
-        """One training step as Lightning takes it, on a batch as the loader gives it; returns the loss."""
-        torch.manual_seed(seed)
-        if self.automatic:
-            loss = optimizer_step(self.trainer, self.module, iter([raw]), index)
-            return float("nan") if loss is None else loss
-        batch = self._transfer(raw)
-        self.module.on_train_batch_start(batch, index)
-        recorder = Recorder(self.module)
-        with recorder:
-            recorder.result = self.trainer.strategy.training_step(*self._arguments(batch, index))
-        self.module.on_train_batch_end(recorder.result, batch, index)
-        return float("nan") if recorder.loss is None else float(recorder.loss.detach())
+    def first_samples(self, count: int) -> Any:
+        """Return the first samples of the first batch, as the loader would yield them."""
+        size = size_of(self.raw_batches[0])
 
-    def record_gradients(self, optimizer: Any) -> None:
-        """Called right before any optimizer steps."""
-        if self.recording:
-            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            held = {n: p.grad for n, p in self.params.items() if id(p) in mine}
-            self.recorded.append({n: g.detach().clone() for n, g in held.items() if g is not None})
+        def cut(_: str, tensor: Tensor) -> Tensor:
+            if tensor.ndim and len(tensor) == size:
+                return tensor[:count]
+            return tensor
 
-    def set_peak_lr(self) -> None:
-        """Set the rates that a schedule rises to, which a warmup may hold near zero now."""
-        if self.automatic:
-            with suppress(ValueError):  # a schedule that is none of torch's
-                for group, peak in zip(self.trainer.optimizers[0].param_groups, peak_lrs(self.trainer), strict=True):
-                    set_value(group, "lr", peak)
+        return map_tensors(self.raw_batches[0], cut)
 
     @cached_property
     def small_batch(self) -> Any:
-        """A handful of the first batch's samples, as the loader gives them: quick to overfit."""
-        size = next((len(t) for t in named_tensors(self.raw_batches[0]).values() if t.ndim), 0)
-        small = map_tensors(self.raw_batches[0], lambda _, t: t[:8] if t.ndim and len(t) == size else t)
-        return self.raw_batches[0] if self.trace(self._transfer(small), gradients=True).error else small
+        """A few samples of the first batch; all of it where ``training_step`` fails on a part."""
+        small = self.first_samples(SMALL_BATCH)
+        if self.trace(self.steps.to_device(small), gradients=True).error:
+            return self.raw_batches[0]
+        return small
 
     def small_batch_loss(self) -> float:
-        """The mean loss per target on the few samples, as ``training_step`` computes it."""
-        trace = self.trace(self._transfer(self.small_batch), gradients=True)
+        """Return the mean loss per target on the few samples, as ``training_step`` computes it."""
+        trace = self.trace(self.steps.to_device(self.small_batch), gradients=True)
         if trace.error is not None or trace.loss is None:
             return float("nan")
-        return trace.losses[0].mean() if self.returns_plain_loss else float(trace.loss.detach())
+        if self.returns_plain_loss:
+            return trace.losses[0].mean()
+        return float(trace.loss.detach())
 
     @cached_property
     def returns_plain_loss(self) -> bool:
-        """Whether the training step returns the plain mean of one of torch's losses, which can fall to 0."""
+        """Whether ``training_step`` returns the plain mean of one of torch's losses, which can fall to 0."""
         first = self.first_trace
         if len(first.losses) != 1 or first.loss is None or not first.losses[0].kind:
             return False
-        return math.isclose(float(first.loss.detach().float().mean()), first.losses[0].mean(), rel_tol=0.02)
+        value = float(first.loss.detach().float().mean())
+        return math.isclose(value, first.losses[0].mean(), rel_tol=0.02)
 
-    def train(self, steps: int, optimizer: Any = None, seconds: float = 10.0) -> list[float]:
-        """Train on the few samples, with the module's own optimizer if none is given; return its losses."""
-        start, losses = time.monotonic(), list[float]()
-        for i in range(steps):
-            loss = self.step(self.small_batch, i) if optimizer is None else self._plain_step(optimizer)
-            losses.append(loss)
-            done = not abs(loss) < 1e30 or 0 <= loss < 0.02 * abs(losses[0])
-            if done or time.monotonic() - start > seconds:
-                break
-        return losses
 
-    def _plain_step(self, optimizer: Any) -> float:
-        torch.manual_seed(0)
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            result = self.trainer.strategy.training_step(*self._arguments(self._transfer(self.small_batch), 0))
-            loss = result["loss"] if isinstance(result, Mapping) else result
-            loss.backward()
-        optimizer.step()
-        return float(loss.detach())
+class NetworkRefuses(Skip):
+    """The network raises an exception for arguments that a check has changed."""
 
-    # Helpers ----------------------------------------------------------------------------------------------------------
 
-    def _transfer(self, raw: Any) -> Any:
-        return batch_to_device(self.trainer, raw)
-
-    def _arguments(self, batch: Any, index: int) -> tuple[Any, ...]:
-        return step_arguments(self.module, batch, index)
+def size_of(batch: Any) -> int:
+    """Return the size of the first dimension of the first tensor that has one; 0 without any."""
+    for tensor in named_tensors(batch).values():
+        if tensor.ndim:
+            return len(tensor)
+    return 0
 
 
 def _no_log(*_: Any, **__: Any) -> None:
-    """Stands in for ``log`` during the diagnosis."""
+    """Take the place of ``log`` during the diagnosis."""

@@ -1,6 +1,6 @@
-"""What happens inside a training step: modules called, losses taken, activations, random numbers.
+"""Recorder of a training step: modules called, losses computed, activations, random numbers.
 
-Everything is seen from outside, by hooks on the modules and a watch over torch's functions, so that it works for any
+It observes from outside, by hooks on the modules and by a torch function mode, so that it works for any
 LightningModule.
 """
 
@@ -29,47 +29,79 @@ LOSSES = {
 DISTANCES = frozenset({"squared error", "absolute error", "smooth L1", "Huber loss"})
 ACTIVATIONS = frozenset({"relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"})
 DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
+# Losses that are recognised by their value where training_step computes them by hand.
+RECOGNISED = frozenset({"cross-entropy", "binary cross-entropy with logits", "squared error"})
+# Middle of the range, and distance from it up to which an output is not saturated: 99 % of the way to an end.
+RANGES = {"tanh": (0.0, 0.99), "sigmoid": (0.5, 0.495)}
 UNIFORM = frozenset({"rand", "rand_like", "bernoulli", "bernoulli_", "uniform_", "randperm"})
 NORMAL = frozenset({"randn", "randn_like", "normal", "normal_"})
 
 
 def named_tensors(value: Any, name: str = "batch") -> dict[str, Tensor]:
-    """The tensors in nested containers, by how one would write them."""
-    found: dict[str, Tensor] = {}
+    """Return the tensors in nested containers by the expression that selects them, such as ``batch['x'][0]``."""
+    tensors: dict[str, Tensor] = {}
 
-    def note(path: str, tensor: Tensor) -> Tensor:
-        found[path] = tensor
+    def add(path: str, tensor: Tensor) -> Tensor:
+        tensors[path] = tensor
         return tensor
 
-    map_tensors(value, note, name)
-    return found
+    map_tensors(value, add, name)
+    return tensors
 
 
 def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "batch") -> Any:
-    """The same containers, each tensor replaced by ``change(name, tensor)``."""
+    """Return the same containers with each tensor replaced by ``change(name, tensor)``.
+
+    Args:
+        value: nested mappings, lists, tuples, named tuples and dataclasses.
+        change: called with the name and the tensor.
+        name: name of the outermost container.
+    """
     if isinstance(value, Tensor):
         return change(name, value)
     if isinstance(value, Mapping):
         items = {k: map_tensors(v, change, f"{name}[{k!r}]") for k, v in value.items()}
-        return items if type(value) is dict else type(value)(items)  # type: ignore[call-arg]
+        if type(value) is dict:
+            return items
+        return type(value)(items)  # type: ignore[call-arg]
     if isinstance(value, (list, tuple)):
-        items = [map_tensors(v, change, f"{name}[{i}]") for i, v in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        members = [map_tensors(v, change, f"{name}[{i}]") for i, v in enumerate(value)]
+        if hasattr(value, "_fields"):
+            return type(value)(*members)  # a named tuple
+        return type(value)(members)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f.name for f in dataclasses.fields(value) if f.init]
-        return dataclasses.replace(value, **{f: map_tensors(getattr(value, f), change, f"{name}.{f}") for f in fields})
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        changed = {n: map_tensors(getattr(value, n), change, f"{name}.{n}") for n in names}
+        return dataclasses.replace(value, **changed)
     return value
 
 
 def main_output(value: Any) -> Tensor | None:
-    """The tensor that matters in what a network returns: its logits, or else the first with numbers per sample."""
-    floats = {k: t for k, t in named_tensors(value, "").items() if t.is_floating_point() and t.ndim}
-    return next((t for k, t in floats.items() if "logits" in k), next(iter(floats.values()), None))
+    """Return the main tensor of a network's output: its logits, or else the first floating-point tensor; or None."""
+    first: Tensor | None = None
+    for name, tensor in named_tensors(value, "").items():
+        if not tensor.is_floating_point() or not tensor.ndim:
+            continue
+        if "logits" in name:
+            return tensor
+        if first is None:
+            first = tensor
+    return first
 
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """One call of a module."""
+    """One call of a module.
+
+    Args:
+        path: path of the module.
+        module: the module.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        training: whether it was in training mode.
+        depth: number of calls around this one.
+        output: what it returned.
+    """
 
     path: str
     module: nn.Module
@@ -81,12 +113,21 @@ class Call:
 
     @property
     def name(self) -> str:
+        """Path and class, as in findings."""
         return f"{self.path or 'the module'} ({type(self.module).__name__})"
 
 
 @dataclasses.dataclass(eq=False)
 class Loss:
-    """One call of a loss; ``kind`` is empty where it is none of torch's."""
+    """One evaluation of a loss.
+
+    Args:
+        kind: name of the loss; empty for one that torch does not have.
+        input: predictions.
+        target: targets.
+        options: other arguments.
+        value: the loss.
+    """
 
     kind: str
     input: Tensor
@@ -96,48 +137,77 @@ class Loss:
 
     @property
     def classes(self) -> int:
-        return self.input.shape[1] if self.input.ndim > 1 else self.input.shape[0]
+        """Number of classes of a cross-entropy."""
+        if self.input.ndim > 1:
+            return self.input.shape[1]
+        return self.input.shape[0]
 
     @property
     def is_classes(self) -> bool:
-        """Whether targets are class numbers."""
+        """Whether targets are class indices."""
         return self.kind in ("cross-entropy", "negative log-likelihood") and not self.target.is_floating_point()
 
     @property
+    def ignore_index(self) -> int:
+        """Class index that the loss ignores."""
+        return self.options.get("ignore_index", -100)
+
+    @property
     def valid(self) -> Tensor:
-        """The class numbers that count."""
-        return self.target[self.target != self.options.get("ignore_index", -100)]
+        """The class indices that are not ignored."""
+        return self.target[self.target != self.ignore_index]
 
     def mean(self) -> float:
-        """The plain mean per target, without weights, smoothing or sums; what the training came to."""
-        x, y = self.input.detach().float(), self.target
+        """Return the mean per target in float32, without class weights, label smoothing or sums."""
+        x = self.input.detach().float()
         if self.is_classes:
-            score = F.cross_entropy if self.kind == "cross-entropy" else F.nll_loss
-            return float(score(x, y, ignore_index=self.options.get("ignore_index", -100)))
+            function = F.cross_entropy if self.kind == "cross-entropy" else F.nll_loss
+            return float(function(x, self.target, ignore_index=self.ignore_index))
         for function, kind in LOSSES.items():
-            if kind == self.kind and x.shape == y.shape:
-                return float(function(x, y.float()))
-        return float("nan") if self.value is None else float(self.value.detach().float().mean())
+            if kind == self.kind and x.shape == self.target.shape:
+                return float(function(x, self.target.float()))
+        if self.value is None:
+            return float("nan")
+        return float(self.value.detach().float().mean())
+
+
+@dataclasses.dataclass(eq=False)
+class Activation:
+    """One call of a ReLU, tanh or sigmoid.
+
+    Args:
+        place: the innermost module that calls it; None outside of all modules.
+        kind: ``relu``, ``tanh`` or ``sigmoid``.
+        active: which units of a ReLU are above 0 for any sample ``(units,)``; for tanh and sigmoid the fraction of
+            outputs that are not saturated ``(1,)``. Units are channels of images, or else features.
+        before: the call of the last module with parameters before it.
+    """
+
+    place: Call | None
+    kind: str
+    active: Tensor
+    before: Call | None
 
 
 class Recorder(TorchFunctionMode):
-    """Watches one forward pass of a module; after it, lists of what was called.
+    """Context that records one forward pass of a module.
 
     Args:
-        module: whose submodules are watched.
-        mute_dropout: let dropout pass everything on.
+        module: the module whose submodules are observed.
+        mute_dropout: whether functional dropout returns its input.
     """
 
     def __init__(self, module: nn.Module, mute_dropout: bool = False) -> None:
         super().__init__()
-        self.root, self.mute_dropout = module, mute_dropout
-        self.paths = {m: path for path, m in module.named_modules()}
+        self.root = module
+        self.mute_dropout = mute_dropout
+        self.paths = {part: path for path, part in module.named_modules()}
         self.calls: list[Call] = []  # in the order in which they began
         self.finished: list[Call] = []  # in the order in which they ended: inner modules before outer ones
-        self.activations: list[tuple[Call | None, str, Tensor, Call | None]] = []  # where, which, output, layer before
-        self.dropouts: list[tuple[str, bool]] = []  # where, and whether that module was in training mode
-        self.random: set[str] = set()
-        self.softmaxes: list[tuple[str, Tensor, int]] = []
+        self.activations: list[Activation] = []
+        self.dropouts: list[tuple[str, bool]] = []  # path, and whether that module was in training mode
+        self.random: set[str] = set()  # names of functions that draw random numbers
+        self.softmaxes: list[tuple[str, Tensor, int]] = []  # path, output, dimension
         self.result: Any = None
         self.error: Exception | None = None
         self.torch_losses: list[Loss] = []
@@ -146,21 +216,31 @@ class Recorder(TorchFunctionMode):
 
     @property
     def losses(self) -> list[Loss]:
+        """Evaluations of torch's losses, or without any those of modules that act as a loss."""
         return self.torch_losses or self._custom_losses()
 
     @property
     def loss(self) -> Tensor | None:
-        """What the training step returned, or, for one that steps by itself, the last loss it took."""
-        result = self.result.get("loss") if isinstance(self.result, Mapping) else self.result
+        """The loss that the training step returned, or with manual optimization the last one that it computed."""
+        result = self.result
+        if isinstance(result, Mapping):
+            result = result.get("loss")
         if isinstance(result, Tensor):
             return result
-        return self.losses[-1].value if self.losses else None
+        losses = self.losses
+        return losses[-1].value if losses else None
 
     @property
     def net(self) -> Call | None:
-        """The call of the network: of those not inside another, that with the most parameters."""
-        outer = [c for c in self.finished if c.depth == 0 and any(True for _ in c.module.parameters())]
-        return max(outer, key=lambda c: sum(p.numel() for p in c.module.parameters()), default=None)
+        """The call of the network: of the outermost modules, the one with the most parameters."""
+        outermost = [call for call in self.finished if call.depth == 0]
+        with_parameters = [call for call in outermost if any(True for _ in call.module.parameters())]
+        return max(with_parameters, key=_num_parameters, default=None)
+
+    @property
+    def unfinished_call(self) -> str:
+        """Name of the innermost module whose forward pass raised an exception; empty if none did."""
+        return self._stack[-1].name if self._stack else ""
 
     def __enter__(self) -> Recorder:
         for module in self.paths:
@@ -174,7 +254,14 @@ class Recorder(TorchFunctionMode):
             handle.remove()
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        call = Call(self.paths[module], module, args, kwargs, module.training, len(self._stack))
+        call = Call(
+            path=self.paths[module],
+            module=module,
+            args=args,
+            kwargs=kwargs,
+            training=module.training,
+            depth=len(self._stack),
+        )
         self.calls.append(call)
         self._stack.append(call)
 
@@ -190,56 +277,105 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         place = self._stack[-1] if self._stack else None
-        path = place.path if place else ""
         if func in LOSSES:
-            given = inspect.signature(func).bind(*args, **kwargs).arguments
-            options = {k: v for k, v in given.items() if k not in ("input", "target")}
-            loss = Loss(LOSSES[func], given["input"], given["target"], options)
-            self.torch_losses.append(loss)  # before the call, which a label out of range may end
-            loss.value = func(*args, **kwargs)
-            return loss.value
+            return self._record_loss(func, args, kwargs)
         if name in DROPOUTS and hasattr(F, name):
-            given = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
-            if given.get("training", True) and given.get("p", 0.5) > 0:
-                self.dropouts.append((path, bool(place and place.module.training)))
-                if self.mute_dropout:
-                    return given["input"]
+            muted = self._record_dropout(place, args, kwargs)
+            if muted is not None:
+                return muted
         elif name in UNIFORM or name in NORMAL:
             self.random.add(name)
         output = func(*args, **kwargs)
-        if name in ACTIVATIONS and isinstance(output, Tensor):
-            before = next((c for c in reversed(self.finished) if _has_own_parameters(c.module)), None)
-            self.activations.append((place, name.rstrip("_"), output, before))
-        elif name == "softmax" and isinstance(output, Tensor):
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if isinstance(dim, int):
-                self.softmaxes.append((path, output, dim % max(output.ndim, 1)))
+        if not isinstance(output, Tensor):
+            return output
+        if name in ACTIVATIONS and output.ndim > 1 and output.numel():
+            before = next((call for call in reversed(self.finished) if _has_own_parameters(call.module)), None)
+            kind = name.rstrip("_")
+            # Measured at once, because the output may be changed in place afterwards.
+            self.activations.append(Activation(place, kind, _active(kind, output.detach()), before))
+        elif name == "softmax":
+            self._record_softmax(place, output, args, kwargs)
         return output
 
+    def _record_loss(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        arguments = inspect.signature(func).bind(*args, **kwargs).arguments
+        options = {name: value for name, value in arguments.items() if name not in ("input", "target")}
+        loss = Loss(LOSSES[func], arguments["input"], arguments["target"], options)
+        # Before the call, which fails for a class index out of range.
+        self.torch_losses.append(loss)
+        loss.value = func(*args, **kwargs)
+        return loss.value
+
+    def _record_dropout(self, place: Call | None, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+        """Record a functional dropout that is active; return its input if it is to be muted."""
+        arguments = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+        if not arguments.get("training", True) or arguments.get("p", 0.5) <= 0:
+            return None
+        path = ""
+        training = False
+        if place is not None:
+            path = place.path
+            training = place.module.training
+        self.dropouts.append((path, training))
+        if self.mute_dropout:
+            return arguments["input"]
+        return None
+
+    def _record_softmax(self, place: Call | None, output: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
+        dim = kwargs.get("dim")
+        if dim is None and len(args) > 1:
+            dim = args[1]
+        if isinstance(dim, int):
+            path = place.path if place else ""
+            self.softmaxes.append((path, output, dim % max(output.ndim, 1)))
+
     def _custom_losses(self) -> list[Loss]:
-        """Modules that turn outputs and targets into one number: losses that torch does not know."""
-        found = []
+        """Return the calls of modules that reduce predictions and targets to one number: losses torch does not have."""
+        losses: list[Loss] = []
         for call in self.finished:
-            tensors = [a for a in call.args if isinstance(a, Tensor)]
-            one_number = isinstance(call.output, Tensor) and call.output.ndim == 0
-            if one_number and len(tensors) >= 2 and tensors[0].is_floating_point() and tensors[0].ndim:
-                kind = identify_loss(tensors[0].detach(), tensors[1], call.output)
-                found.append(Loss(kind, tensors[0], tensors[1], {}, call.output))
-        return found
+            tensors = [arg for arg in call.args if isinstance(arg, Tensor)]
+            is_number = isinstance(call.output, Tensor) and call.output.ndim == 0
+            if not is_number or len(tensors) < 2:
+                continue
+            prediction, target = tensors[:2]
+            if prediction.is_floating_point() and prediction.ndim:
+                kind = identify_loss(prediction.detach(), target, call.output)
+                losses.append(Loss(kind, prediction, target, {}, call.output))
+        return losses
+
+
+def _active(kind: str, output: Tensor) -> Tensor:
+    """Return the active units of a ReLU ``(units,)``, or the fraction of outputs that are not saturated ``(1,)``."""
+    if kind == "relu":
+        dim = 1 if output.ndim > 3 else -1
+        return output.movedim(dim, 0).flatten(1).amax(1) > 0
+    middle, reach = RANGES[kind]
+    return ((output - middle).abs() <= reach).float().mean().view(1)
 
 
 def _has_own_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
+def _num_parameters(call: Call) -> int:
+    return sum(param.numel() for param in call.module.parameters())
+
+
 def identify_loss(x: Tensor, y: Tensor, value: Tensor) -> str:
-    """Which of torch's losses gives this value, or none."""
+    """Return the name of the loss of torch that has this value; empty if none has.
+
+    Args:
+        x: predictions.
+        y: targets.
+        value: the loss.
+    """
     for function, kind in LOSSES.items():
-        if kind in ("cross-entropy", "binary cross-entropy with logits", "squared error"):
-            try:
-                target = y if kind == "cross-entropy" else y.to(x.dtype)
-                if torch.allclose(function(x, target), value, rtol=1e-4):
-                    return kind
-            except (RuntimeError, IndexError, ValueError):
-                continue
+        if kind not in RECOGNISED:
+            continue
+        target = y if kind == "cross-entropy" else y.to(x.dtype)
+        try:
+            if torch.allclose(function(x, target), value, rtol=1e-4):
+                return kind
+        except (RuntimeError, IndexError, ValueError):
+            continue
     return ""

@@ -1,4 +1,4 @@
-"""What a diagnosis says: one finding a check, and all of them as text or JSON."""
+"""Result of a diagnosis: one or several findings per check, as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Literal
 
 Status = Literal["ok", "warning", "error", "skipped"]
 
+LINE_WIDTH = 120
+
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Args:
-        status: ``ok``; ``warning``: worth a look; ``error``: will not train as meant; ``skipped``: does not apply.
-        message: what was seen, in plain words, with the layer or tensor and the likely cause.
-        advice: what to do about it.
+        status: ``ok``; ``warning``: probably a problem; ``error``: training fails or does not do what is intended;
+            ``skipped``: the check does not apply.
+        message: the observation with the name of the layer or tensor, and the likely cause.
+        advice: what to change.
         details: further lines, such as the shapes layer by layer.
-        name: of the check.
+        name: name of the check.
     """
 
     status: Status
@@ -47,13 +50,13 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about one module and its data.
+    """All findings about a module and its data.
 
     Args:
-        module: class of the LightningModule.
-        data: class of the LightningDataModule.
-        findings: in the order of the checks.
-        seconds: how long it took.
+        module: class name of the LightningModule.
+        data: class name of the LightningDataModule.
+        findings: findings in the order of the checks.
+        seconds: duration of the diagnosis.
     """
 
     module: str
@@ -63,31 +66,54 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error; warnings may be meant."""
+        """Whether there is no error; warnings may be intended."""
         return not self.of("error")
 
     def of(self, status: Status) -> list[Finding]:
-        return [f for f in self.findings if f.status == status]
+        """Return the findings with a status."""
+        return [finding for finding in self.findings if finding.status == status]
 
     def to_json(self) -> str:
-        findings = [{"name": f.name, **asdict(f)} for f in self.findings]
-        whole = {"ok": self.ok, **vars(self), "findings": findings, "seconds": round(self.seconds, 2)}
-        return json.dumps(whole, indent=2)
+        """Return the report as a JSON object with ``ok``, ``module``, ``data``, ``findings`` and ``seconds``."""
+        findings = [{"name": finding.name, **asdict(finding)} for finding in self.findings]
+        content = {
+            "ok": self.ok,
+            "module": self.module,
+            "data": self.data,
+            "findings": findings,
+            "seconds": round(self.seconds, 2),
+        }
+        return json.dumps(content, indent=2)
 
     def __str__(self) -> str:
-        counts = ((len(self.of("error")), "error"), (len(self.of("warning")), "warning"))
-        summary = ", ".join(f"{n or 'no'} {word}{'s' * (n != 1)}" for n, word in counts)
-        summary += f", {len(self.of('ok'))} ok, {len(self.of('skipped'))} skipped"
-        lines = [f"{self.module} on {self.data}: {summary} ({self.seconds:.1f} s)"]
-        width = max((len(f.name) for f in self.findings), default=0)
+        counts = [
+            _count(len(self.of("error")), "error"),
+            _count(len(self.of("warning")), "warning"),
+            f"{len(self.of('ok'))} ok",
+            f"{len(self.of('skipped'))} skipped",
+        ]
+        lines = [f"{self.module} on {self.data}: {', '.join(counts)} ({self.seconds:.1f} s)"]
+        width = max((len(finding.name) for finding in self.findings), default=0)
         margin = " " * (width + 13)
-        for f in self.findings:
-            mark = f.status.upper() if f.status == "error" else f.status
-            lines += _wrapped(f"  {mark:<8} {f.name:<{width}}  {f.message}", margin)
-            lines += _wrapped(f"{margin}-> {f.advice}", margin + "   ") if f.advice else []
-            lines += [f"{margin}{line}" for line in f.details]
+        for finding in self.findings:
+            mark = finding.status
+            if mark == "error":
+                mark = mark.upper()
+            lines += _wrap(f"  {mark:<8} {finding.name:<{width}}  {finding.message}", margin)
+            if finding.advice:
+                lines += _wrap(f"{margin}-> {finding.advice}", margin + "   ")
+            lines += [f"{margin}{line}" for line in finding.details]
         return "\n".join(lines)
 
 
-def _wrapped(line: str, margin: str) -> list[str]:
-    return textwrap.wrap(line, 120, subsequent_indent=margin, break_on_hyphens=False, drop_whitespace=True) or [line]
+def _count(number: int, noun: str) -> str:
+    """Return ``no errors``, ``1 error``, ``2 errors``."""
+    if number == 0:
+        return f"no {noun}s"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}s"
+
+
+def _wrap(line: str, margin: str) -> list[str]:
+    return textwrap.wrap(line, LINE_WIDTH, subsequent_indent=margin, break_on_hyphens=False) or [line]

@@ -1,4 +1,4 @@
-"""Comparing two runs of the same module."""
+"""Comparison of two runs of the same module: whether outputs differ, and where the difference begins."""
 
 from __future__ import annotations
 
@@ -7,47 +7,71 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.diagnosis.recorder import Recorder, main_output
+from zoo.diagnosis.recorder import Call, Recorder, main_output
+
+Select = Callable[[Tensor], Tensor | None]
 
 
 def values_differ(x: Tensor, y: Tensor, tolerance: float = 1e-5) -> bool:
-    """Whether two outputs differ by more than rounding, in what both of them cover."""
+    """Return whether two outputs differ by more than rounding, in the region that both of them cover.
+
+    Args:
+        x: an output.
+        y: another output, which may have other sizes.
+        tolerance: relative to the largest magnitude in ``x``.
+    """
     if x.ndim != y.ndim:
         return True
     common = tuple(slice(0, min(a, b)) for a, b in zip(x.shape, y.shape, strict=True))
-    x, y = x[common].detach().float(), y[common].detach().float()
-    return bool(x.numel()) and float((x - y).abs().max()) > tolerance * float(x.abs().max())
+    first = x[common].detach().float()
+    second = y[common].detach().float()
+    if not first.numel():
+        return False
+    largest = float((first - second).abs().max())
+    return largest > tolerance * float(first.abs().max())
 
 
 def same_values(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors hold the same numbers in the same order, whatever their shape and type."""
-    return x.numel() == y.numel() and torch.equal(x.detach().double().flatten(), y.detach().double().flatten())
+    """Return whether two tensors hold the same numbers in the same order, whatever their shapes and dtypes."""
+    if x.numel() != y.numel():
+        return False
+    return torch.equal(x.detach().double().flatten(), y.detach().double().flatten())
 
 
-def first_differing_module(
-    one: Recorder, two: Recorder, select: Callable[[Tensor], Tensor | None], tolerance: float = 1e-5
-) -> str:
-    """Name the module in which two runs begin to differ, inner ones first.
+def first_differing_module(one: Recorder, two: Recorder, select: Select, tolerance: float = 1e-5) -> str:
+    """Return the name of the module where two runs begin to differ, inner modules first.
 
     Args:
         one: a run.
-        two: another one.
-        select: the part of an output that should be equal; None where it does not have that part.
-        tolerance: relative to the largest number.
+        two: another run.
+        select: returns the part of an output that should be equal; None for outputs without that part.
+        tolerance: relative to the largest magnitude.
     """
-
-    def changed(a: object, b: object) -> bool:
-        pair = main_output(a), main_output(b)
-        parts = [select(t) for t in pair if t is not None]
-        return len(parts) == 2 and all(p is not None for p in parts) and values_differ(*parts, tolerance)  # type: ignore
-
     for a, b in zip(one.finished, two.finished, strict=False):
         if a.path != b.path:
             break
-        if changed(a.output, b.output):
-            if not changed(a.args, b.args) or any(True for _ in a.module.children()):
-                return a.name
-            # what came in differed already, and no module made it: code between modules did
-            parent = a.path.rpartition(".")[0]
-            return f"{parent or 'the module'}, in its own code before {a.name}"
+        if not _changed(a.output, b.output, select, tolerance):
+            continue
+        has_children = any(True for _ in a.module.children())
+        if has_children or not _changed(a.args, b.args, select, tolerance):
+            return a.name
+        return _code_before(a)
     return "code outside the layers"
+
+
+def _changed(a: object, b: object, select: Select, tolerance: float) -> bool:
+    """Return whether the selected parts of two outputs exist and differ."""
+    parts: list[Tensor] = []
+    for value in (a, b):
+        output = main_output(value)
+        part = None if output is None else select(output)
+        if part is None:
+            return False
+        parts.append(part)
+    return values_differ(parts[0], parts[1], tolerance)
+
+
+def _code_before(call: Call) -> str:
+    """Name the code between modules: the input of this call differed although no module had a different output."""
+    parent = call.path.rpartition(".")[0] or "the module"
+    return f"{parent}, in its own code before {call.name}"

@@ -50,17 +50,19 @@ class BufferCopies:
     @torch.no_grad()
     def update(self) -> None:
         """Copy all buffers, into the existing copies where these fit."""
-        present = [buffer for buffer in self.buffers if buffer.value is not None]
-        absent = [buffer for buffer in self.buffers if buffer.value is None]
-        for buffer in absent:
-            buffer.copy = None
-        if all(buffer.has_same_shape() for buffer in present):
-            if present:
-                torch._foreach_copy_([buffer.copy for buffer in present], [buffer.value for buffer in present])
-            return
-        for buffer in present:
-            assert buffer.value is not None
-            buffer.copy = buffer.value.clone()
+        copies: list[Tensor] = []
+        values: list[Tensor] = []
+        for buffer in self.buffers:
+            value = buffer.value
+            if value is None:
+                buffer.copy = None
+            elif buffer.copy is None or buffer.copy.shape != value.shape:
+                buffer.copy = value.clone()
+            else:
+                copies.append(buffer.copy)
+                values.append(value)
+        if copies:
+            torch._foreach_copy_(copies, values)
 
     @torch.no_grad()
     def restore(self) -> None:
