@@ -6,7 +6,14 @@ from lightning.pytorch.callbacks import Timer
 
 from zoo.callbacks import EMA, BestAndLast, EarlyStopping, FineTuning, NaNGuard
 from zoo.callbacks.phases import Phase
-from zoo.cli.validation import check_callbacks, check_trainer, is_untrained, warn_of_untrained
+from zoo.cli.validation import (
+    LAUNCHER_VARIABLES,
+    check_callbacks,
+    check_processes,
+    check_trainer,
+    is_untrained,
+    warn_of_untrained,
+)
 from zoo.errors import UserError
 
 SLOTS = {"ema": (EMA, ""), "early_stopping": (EarlyStopping, ""), "checkpoint": (BestAndLast, "")}
@@ -52,3 +59,29 @@ def test_a_warning_of_layers_that_know_nothing(recwarn):
         warn_of_untrained(model(weights=None), [head])
     with pytest.warns(UserWarning, match="teacher is untrained: give --model.teacher_checkpoint"):
         warn_of_untrained(model(teacher=Namespace(class_path="zoo.models.MLP"), teacher_checkpoint=None), [])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "data", "text"),
+    [
+        (
+            {"num_nodes": 3},
+            {},
+            r"^--trainer.num_nodes is 3, but nothing says which of the machines this is: .*torchrun",
+        ),
+        ({}, {"num_workers": 9999999}, r"^--data.num_workers is 9999999: with \d+ CPU cores at most \d+ processes"),
+        ({"accelerator": "cpu", "devices": "9999"}, {}, r"^--trainer.devices is 9999: with \d+ CPU cores"),
+    ],
+)
+def test_processes_that_will_not_come_are_refused(trainer, data, text, monkeypatch):
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    config = Namespace(trainer=Namespace(trainer), data=Namespace(init_args=Namespace(data)))
+    with pytest.raises(UserError, match=text):
+        check_processes(config)
+
+
+def test_processes_of_a_launcher_are_taken(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "somewhere")
+    check_processes(Namespace(trainer=Namespace(num_nodes=3, devices="auto"), data=None))
+    check_processes(Namespace(trainer=Namespace(devices=[0, 1]), data=Namespace(init_args=Namespace(num_workers=8))))

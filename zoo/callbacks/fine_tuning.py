@@ -31,8 +31,9 @@ class FineTuning(L.Callback):
     """
 
     def __init__(self, plan: list[Phase]) -> None:
-        check_plan(plan)
-        self.plan = plan
+        # In Python, too, a phase may be written as in a config: {"until": "2 epochs", "train": "head"}.
+        self.plan = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in plan]
+        check_plan(self.plan)
         self.phase: int | None = None
         # One entry per phase.
         self._trainable: list[set[Tensor]] = []

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import lightning as L
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -153,6 +156,7 @@ class ZooCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.config = parser.parse_args(args)
+        make_plain(self.config)
         validation.check_required(self.command.name, self.config)
         self.replaced_data: dict[str, Any] = {}
         if checkpoint:
@@ -295,7 +299,29 @@ class ZooCLI(LightningCLI):
             skip_validation=True,
             format="yaml",
         )
+        # jsonargparse does not know the name of a function, as ModelPruning takes one, for plain text.
+        text = re.sub(r"Unable to serialize instance (\w+)$", r"\1", text, flags=re.MULTILINE)
         config = yaml.safe_load(text)
         for key in ("config", "ckpt_path", "data_changed", "resume", "run_dir"):
             config.pop(key, None)
         return without_fitted(config, self.replaced_data)
+
+
+def make_plain(value: Any) -> Any:
+    """Return a config with texts in place of defaults of Lightning's callbacks that YAML cannot hold: enums, devices.
+
+    Args:
+        value: the config, changed in place, or a value in it.
+    """
+    if isinstance(value, Enum) and isinstance(value, str):
+        return value.value
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, Namespace):
+        for key, item in vars(value).items():
+            setattr(value, key, make_plain(item))
+    elif isinstance(value, dict):
+        value.update({key: make_plain(item) for key, item in value.items()})
+    elif isinstance(value, list):
+        value[:] = [make_plain(item) for item in value]
+    return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,6 +18,18 @@ from zoo.errors import UserError
 
 Slots = Mapping[str, tuple[Any, str]]
 MAX_SEED = 2**32 - 1  # of numpy
+# What torchrun, SLURM, LSF and MPI set, or the user, where a training runs on several machines.
+LAUNCHER_VARIABLES = (
+    "MASTER_ADDR",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_JOB_ID",
+    "LSB_JOBID",
+    "OMPI_COMM_WORLD_SIZE",
+)
+# Processes that a machine can take: at least this many, or so many for each core.
+MANY_PROCESSES = 64
+PROCESSES_PER_CORE = 8
 
 
 def check_required(command: str, config: Namespace) -> None:
@@ -41,6 +55,7 @@ def check(command: str, config: Namespace, built: Any, slots: Slots) -> None:
         slots: options that take a callback: the class, and a help text.
     """
     check_trainer(config.trainer)
+    check_processes(config)
     if command == "predict" and is_untrained(config):
         weights = " or --model.weights" if "weights" in config.model.get("init_args", {}) else ""
         raise UserError(f"predict needs a trained model: give --ckpt_path FILE{weights}")
@@ -66,6 +81,27 @@ def check_trainer(options: Namespace) -> None:
     clip = options.get("gradient_clip_val")
     if clip is not None and clip < 0:
         raise UserError(f"--trainer.gradient_clip_val is {clip}: a limit above 0, or null for none")
+
+
+def check_processes(config: Namespace) -> None:
+    """Raise an error for machines that are not there to wait for, and for more processes than a machine can start."""
+    nodes = config.trainer.get("num_nodes") or 1
+    started_by_launcher = any(name in os.environ for name in LAUNCHER_VARIABLES)
+    if nodes > 1 and not started_by_launcher and not config.trainer.get("plugins"):
+        raise UserError(
+            f"--trainer.num_nodes is {nodes}, but nothing says which of the machines this is: start the command on all "
+            "of them with torchrun or srun, or set MASTER_ADDR and NODE_RANK"
+        )
+    cores = os.cpu_count() or 1
+    most = max(MANY_PROCESSES, PROCESSES_PER_CORE * cores)
+    counts = {"--data.num_workers": values(config.get("data") or {}, "num_workers")}
+    if config.trainer.get("accelerator") == "cpu" or not torch.cuda.is_available():
+        counts["--trainer.devices"] = iter([config.trainer.get("devices")])
+    for option, given in counts.items():
+        for value in given:
+            number = int(value) if str(value).isdecimal() else 0
+            if number > most:
+                raise UserError(f"{option} is {value}: with {cores} CPU cores at most {most} processes make sense")
 
 
 def check_strategy(name: str) -> None:
