@@ -12,6 +12,7 @@ import zoo.models
 import zoo.tasks
 from zoo.catalog.components import KINDS, Catalog
 from zoo.checkpoints import Checkpoint
+from zoo.cli.parser import ZooParser, allow_imports
 from zoo.errors import UserError
 from zoo.trust import class_paths
 from zoo.trust.class_paths import RefusedClassPath, accepted_class_paths, bases_of, resolve
@@ -106,7 +107,7 @@ def arguments_with_files(cls: type) -> set[str]:
         names = inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return set()
-    return {name for name in names if re.search(r"path|file|dir$|url|command|script|root|checkpoint$", name)}
+    return {name for name in names if re.search(r"path|file|dir$|url|command|script|root|teacher", name)}
 
 
 def test_what_zoo_lists_and_its_configs_name_is_accepted():
@@ -201,11 +202,14 @@ def test_no_slot_of_a_config_runs_a_gadget(slot, config, refused):
         refused("fit", "-c", config(key, around(gadget)))
 
 
-def test_what_is_listed_is_still_called(config, zoo):
-    """An activation within a layer, and a distance within a loss."""
-    value = within(LAYER, "activation", d_model=64, nhead=2)("torch.nn.functional.gelu")
-    code, _, err = zoo("plan", "-c", config("model.net", value))
-    assert (code, err) == (0, "")
+def test_what_is_listed_is_still_called():
+    allow_imports()
+    parser = ZooParser(exit_on_error=False)
+    parser.add_argument("--loss", type=torch.nn.Module)
+    near = within(VECTORS, "distance_function")("torch.nn.functional.pairwise_distance")
+    loss = parser.instantiate_classes(parser.parse_object({"loss": near}))["loss"]
+    assert loss.distance_function is torch.nn.functional.pairwise_distance
+    assert "torch.nn.functional.pairwise_distance" in parser.dump(parser.parse_object({"loss": near}))
 
 
 def test_option_runs_no_gadget(refused):
@@ -228,9 +232,9 @@ MODELS = {
     "a function by its name alone": ({**CLASSIFIER, "net": RUN_TEXT["class_path"]}, "model.net"),
     "a function as loss": ({**CLASSIFIER, "net": NET, "loss": LOAD}, "model.loss"),
     "a function as model": ({**RUN_TEXT["init_args"], "_class_path": RUN_TEXT["class_path"]}, "model"),
-    "a function in a list": ({**CLASSIFIER, "net": SLOTS["a layer in a stack"][1](RUN_TEXT)}, "model.net"),
+    "a function in a list": ({**CLASSIFIER, "net": SLOTS["a layer in a stack"][1](RUN_TEXT)}, "model.net.layers"),
     "a function in a loss": ({**CLASSIFIER, "net": NET, "loss": within(VECTORS, "distance_function")("torch.load")},
-                             "model.loss"),
+                             "model.loss.distance_function"),
     "an optimizer": ({**CLASSIFIER, "net": NET, "optimizer": {"class_path": "torch.optim.SGD"}}, "model.optimizer"),
     "a schedule": ({**CLASSIFIER, "net": NET, "lr_scheduler": "zoo.optim.Constant"}, "model.lr_scheduler"),
     "groups": ({**CLASSIFIER, "net": NET, "param_groups": [{"params": "x"}]}, "model.param_groups"),
@@ -300,7 +304,13 @@ def test_a_checkpoint_names_no_place_to_write_to_and_downloads_nothing(good, not
 
 
 def test_a_checkpoint_names_no_second_checkpoint(good):
-    student = {"_class_path": "zoo.tasks.Distiller", "net": NET, "num_classes": 10, "teacher_checkpoint": "evil.ckpt"}
+    student = {
+        "_class_path": "zoo.tasks.Distiller",
+        "net": NET,
+        "num_classes": 10,
+        "teacher_checkpoint": "evil.ckpt",
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    }
     state = zoo.tasks.Distiller(zoo.models.MLP(64, [4], 10), zoo.models.MLP(64, [4], 10), num_classes=10).state_dict()
     torch.save({**good, "hyper_parameters": student, "state_dict": state}, "a.ckpt")
     torch.save(good, "evil.ckpt")

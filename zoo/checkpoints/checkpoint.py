@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.ema_weights import Weights, with_ema
-from zoo.checkpoints.hyperparameters import check_hyperparameters, drop_choices_of_user
+from zoo.checkpoints.hyperparameters import check_hyperparameters, check_values, drop_choices_of_user
 from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
 from zoo.checkpoints.sharded import OTHER_VALUES, check_sharded
 from zoo.errors import UserError
 from zoo.trust.class_paths import checked
+from zoo.trust.memory import budget_of_checkpoint
 
 if TYPE_CHECKING:
     import lightning as L
@@ -161,6 +162,7 @@ class Checkpoint:
         content = read_tensors(file, device)
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}, which is not a checkpoint")
+        check_values(content, self.path)
         upgrade(content, self._model_class)
         return content
 
@@ -185,7 +187,7 @@ class Checkpoint:
         parser.add_lightning_class_args(base, section, subclass_mode=True)
         config = {section: {"class_path": saved["class_path"], "init_args": arguments}}
         try:
-            with checked("checkpoint"):
+            with checked("checkpoint"), budget_of_checkpoint(self.metadata):
                 return parser.instantiate_classes(parser.parse_object(config))[section]
         except ArgumentError as error:
             raise ValueError(str(error)) from error
@@ -222,7 +224,10 @@ def state_differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     """Describe in which names and shapes a state differs from a model's own: one text for each kind of difference."""
     reshaped = []
     for name, tensor in own.items():
-        if name in state and state[name].shape != tensor.shape:
+        theirs = state.get(name)
+        if theirs is not None and not isinstance(theirs, Tensor) and isinstance(tensor, Tensor):
+            reshaped.append(f"{name} a {type(theirs).__name__} instead of a tensor")
+        elif isinstance(theirs, Tensor) and theirs.shape != tensor.shape:
             reshaped.append(f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}")
     differences = {
         "missing": [name for name in own if name not in state],
@@ -257,6 +262,7 @@ def load_upgraded(path: Any, cls: type) -> Any:
     metadata = read_tensors(path, "meta")
     if not isinstance(metadata, dict):
         raise UserError(f"{path} holds a {type(metadata).__name__}, which is not a checkpoint")
+    check_values(metadata, path)
     is_current = metadata.get(FORMAT_KEY) == FORMAT
     if not is_current:
         upgrade(metadata, model=cls, data=cls)

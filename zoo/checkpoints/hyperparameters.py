@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zoo.errors import UserError
 from zoo.terminal import printable
 from zoo.trust.class_paths import FRAMEWORKS, Allowed, RefusedClassPath, current, resolve
@@ -19,6 +21,21 @@ MAX_DEPTH = 40  # of lists and dictionaries within each other
 INSTANTIATORS = ("lightning.pytorch.cli.instantiate_module", "pytorch_lightning.cli.instantiate_module")
 SECTIONS = {"hyper_parameters": "model", "datamodule_hyper_parameters": "data"}
 BASES = {"model": "LightningModule", "data": "LightningDataModule"}
+
+# What a checkpoint of Lightning and zoo consists of, as far as it is read here.
+KINDS: dict[str, tuple[type, ...]] = {
+    "zoo_format": (int,),
+    "epoch": (int,),
+    "global_step": (int,),
+    "state_dict": (dict,),
+    "ema_params": (dict,),
+    "raw_params": (dict,),
+    "callbacks": (dict,),
+    "loops": (dict,),
+    "optimizer_states": (list,),
+    "lr_schedulers": (list,),
+}
+OF_TENSORS = ("state_dict", "ema_params", "raw_params")
 
 # Arguments of zoo's models that no checkpoint of zoo has a value for.
 NEVER_SAVED = ("optimizer", "lr_scheduler", "param_groups", "init", "weights")
@@ -66,7 +83,9 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, exp
 
 
 def check_values(checkpoint: Mapping[str, Any], source: str | Path) -> None:
-    """Raise an error for hyperparameters that are not plain values by name, without looking at what they name.
+    """Raise an error for a checkpoint whose parts are of other kinds than Lightning and zoo save.
+
+    What its hyperparameters name is not looked at.
 
     Args:
         checkpoint: its content.
@@ -75,6 +94,17 @@ def check_values(checkpoint: Mapping[str, Any], source: str | Path) -> None:
     Raises:
         UserError: in one line, with the file and where in it.
     """
+    for key, kinds in KINDS.items():
+        value = checkpoint.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{source}: {key} is a {type(value).__name__}, not a {names}")
+    for key in OF_TENSORS:
+        for name, value in (checkpoint.get(key) or {}).items():
+            if not isinstance(name, str):
+                raise UserError(f"{source}: {key}: the name {printable(name)} is a {type(name).__name__}, not text")
+            if key == "ema_params" and not isinstance(value, Tensor):
+                raise UserError(f"{source}: {key}: {printable(name)} is a {type(value).__name__}, not a tensor")
     for key, section in SECTIONS.items():
         arguments = checkpoint.get(key)
         if arguments is None:

@@ -38,6 +38,7 @@ from zoo.data.spec import DataSpec
 from zoo.distributed import is_main_process
 from zoo.errors import UserError
 from zoo.runs import fingerprint, record, run_folder
+from zoo.trust.memory import MemoryBudget, budget_of_checkpoint, budget_of_machine
 
 # jsonargparse finds a short name among the classes that are imported already.
 for _package in ("callbacks", "data", "layers", "losses", "models", "optim", "tasks"):
@@ -213,12 +214,21 @@ class ZooCLI(LightningCLI):
         strategy = getattr(self.config.trainer.get("strategy"), "class_path", "")
         is_sharded = strategy.endswith(".ModelParallelStrategy")
         if not is_sharded or arguments.get("meta_device", False) is not None:
-            return self._build("model")
+            with self._memory_budget():
+                return self._build("model")
         arguments.meta_device = True
         try:
             return self._build("model")
         finally:
             arguments.meta_device = None  # in the config it stays as the user left it
+
+    def _memory_budget(self) -> MemoryBudget:
+        """Return how much the model may ask for: by its checkpoint, or else by the machine."""
+        path = self.config.get("ckpt_path")
+        checkpoint = Checkpoint(path) if path else None
+        if checkpoint is None or checkpoint.is_sharded:
+            return budget_of_machine()
+        return budget_of_checkpoint(checkpoint.metadata)
 
     def _fill_in_data_spec(self) -> None:
         """Give the model the attributes of the data that it does not have, and refuse contradictions."""

@@ -24,6 +24,7 @@ from zoo.tasks.adapter import NetAdapter
 from zoo.tasks.by_name import loss_module, optimizer_class, schedule_class
 from zoo.tasks.running_mean import RunningMean, quotient
 from zoo.trust.class_paths import checked
+from zoo.trust.memory import budget_of_machine
 
 
 class Task(L.LightningModule):
@@ -244,7 +245,7 @@ class Task(L.LightningModule):
     ) -> Self:
         """Load a module as Lightning does, also from checkpoints of older versions of zoo with other names."""
         file = load_upgraded(checkpoint_path, cls)
-        with checked("checkpoint", cls):
+        with checked("checkpoint", cls), budget_of_machine():
             return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

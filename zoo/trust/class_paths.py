@@ -110,7 +110,7 @@ REFUSED = {
     "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy",
     "lightning.pytorch.strategies.xla.XLAStrategy",
     "lightning.pytorch.strategies.single_xla.SingleDeviceXLAStrategy",
-    "lightning.pytorch.plugins.io.xla_plugin.XLACheckpointIO",
+    "lightning.fabric.plugins.io.xla.XLACheckpointIO",
 }
 
 # Functions of torch.nn.functional, for arguments that take a callable: activations, and distances between vectors.

@@ -168,7 +168,7 @@ def parse_json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
     except ValueError as error:  # broken, not UTF-8, or a number of too many digits
         raise UserError(f"{source} is not JSON, or half of it is missing: {printable(error)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{source} holds a {type(content).__name__}, not a JSON object")
+        raise UserError(f"{source} holds no JSON object, but a {type(content).__name__}")
     return content
 
 
