@@ -75,15 +75,7 @@ def generate(
     state = _GenerationState(net, prompts, uniform, block_size, cache)
     outputs: list[list[int]] = [[] for _ in prompts]
     while state.rows:
-        logits = at_least_float32(state.next_logits()[:, :vocab_size])
-        seen = None
-        if sampling.repetition_penalty != 1:
-            seen = state.seen(logits.shape[1])
-        logits = process_logits(logits, sampling, seen)
-        if sampling.temperature == 0:
-            tokens = logits.argmax(1)
-        else:
-            tokens = sample_tokens(logits, state.uniform[:, state.n, None])
+        tokens = next_tokens(state, sampling, vocab_size)
         finished = set()
         for row, token in state.append(tokens):
             if token in eos_ids:
@@ -96,6 +88,20 @@ def generate(
         if finished:
             state.remove(finished)
     return outputs
+
+
+def next_tokens(state: _GenerationState, sampling: SamplingConfig, vocab_size: int | None) -> Int[Tensor, " b"]:
+    """Return the next token of each row, sampled or the most probable one."""
+    logits = state.next_logits()[:, :vocab_size]
+    logits = at_least_float32(logits)
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = state.seen(logits.shape[1])
+    logits = process_logits(logits, sampling, seen)
+    if sampling.temperature == 0:
+        return logits.argmax(1)
+    uniform = state.uniform[:, state.n, None]  # (b, 1)
+    return sample_tokens(logits, uniform)
 
 
 class _GenerationState:
@@ -123,14 +129,18 @@ class _GenerationState:
         self.rows = list(range(len(prompts)))
         self.prompt_lengths = [len(prompt) for prompt in prompts]
         self.longest = max(self.prompt_lengths)
-        self.n = min(self.prompt_lengths)  # tokens so far, prompt included
-        self.start = 0  # first token of the context that the cache holds
-        tokens = torch.zeros(len(prompts), self.longest + uniform.shape[1], dtype=torch.long)
+        # Number of tokens so far, prompt included; longer prompts are read along.
+        self.n = min(self.prompt_lengths)
+        # Index of the first token of the context that the cache holds.
+        self.start = 0
+        max_new_tokens = uniform.shape[1]
+        tokens = torch.zeros(len(prompts), self.longest + max_new_tokens, dtype=torch.long)  # (b, t)
+        # Aligned with the tokens, so that a row's samples do not depend on the lengths of other prompts.
         numbers = torch.zeros(tokens.shape, dtype=torch.float64)
         for i, prompt in enumerate(prompts):
             end = len(prompt)
             tokens[i, :end] = torch.tensor(prompt)
-            numbers[i, end : end + uniform.shape[1]] = uniform[i]
+            numbers[i, end : end + max_new_tokens] = uniform[i]
         self.tokens = tokens.to(device)
         self.uniform = numbers.to(device)
         self.limits = torch.tensor(self.prompt_lengths, device=device)
@@ -138,8 +148,10 @@ class _GenerationState:
         self.cache: Any = None
         self.decoder: SingleTokenDecoder | None = None
         if cache and hasattr(net, "make_cache"):
-            self.cache = net.make_cache(len(prompts), min(tokens.shape[1], block_size))  # type: ignore[operator]
+            length = min(tokens.shape[1], block_size)
+            self.cache = net.make_cache(len(prompts), length)  # type: ignore[operator]
             self.decoder = SingleTokenDecoder.for_network(net, self.cache)
+        # Logits of the last token alone, if the network can do that.
         self.options = {}
         if "logits_to_keep" in inspect.signature(net.forward).parameters:
             self.options["logits_to_keep"] = 1
@@ -148,21 +160,25 @@ class _GenerationState:
         """Return the logits of the next token."""
         start = window_start(self.n, self.block_size)
         if self.cache is None:
-            return self.net(self.tokens[:, start : self.n], **self.options)[:, -1]
+            context = self.tokens[:, start : self.n]  # (b, t)
+            return self.net(context, **self.options)[:, -1]
         if start != self.start:
             self.start = start
             self.cache.reset()
         first = start + self.cache.position  # the first token that is not in the cache
         if self.decoder is not None and first == self.n - 1:
             return self.decoder(self.tokens[:, first])
-        return self.net(self.tokens[:, first : self.n], cache=self.cache, **self.options)[:, -1]
+        new = self.tokens[:, first : self.n]
+        return self.net(new, cache=self.cache, **self.options)[:, -1]
 
     def seen(self, vocab_size: int) -> Bool[Tensor, "b v"]:
         """Return which tokens the texts contain so far."""
         if self._seen is None:
+            new = self.tokens[:, : self.n]
             self._seen = self.tokens.new_zeros(len(self.rows), vocab_size, dtype=torch.bool)
-            return self._seen.scatter_(1, self.tokens[:, : self.n], True)
-        return self._seen.scatter_(1, self.tokens[:, self.n - 1 : self.n], True)
+        else:
+            new = self.tokens[:, self.n - 1 : self.n]
+        return self._seen.scatter_(1, new, True)
 
     def append(self, tokens: Int[Tensor, " b"]) -> list[tuple[int, int]]:
         """Append a token to every row; return the rows and tokens that are new, and not part of a longer prompt."""
@@ -211,7 +227,7 @@ class TextStream:
         self.tokenizer = tokenizer
         self.stop = stop
         self.ids = list(before)[-8:]
-        # ids[decode_start:decode_end] are decoded as context; the text of later ids is still to come
+        # ids[decode_start:decode_end] are decoded as context; the text of later ids is still to come.
         self.decode_start = 0
         self.decode_end = len(self.ids)
         self.pending = ""
@@ -239,7 +255,8 @@ class TextStream:
 
     def _new_text(self) -> str:
         before = self.tokenizer.decode(self.ids[self.decode_start : self.decode_end])
-        return self.tokenizer.decode(self.ids[self.decode_start :])[len(before) :]
+        whole = self.tokenizer.decode(self.ids[self.decode_start :])
+        return whole[len(before) :]
 
     def _without_stop(self, text: str) -> str:
         """Cut text at the first stop string, and hold back an end that may begin one."""

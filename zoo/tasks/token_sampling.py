@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,19 +42,27 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, valid, allowed in (
-            ("temperature", 0 <= self.temperature < float("inf"), "a number from 0 up"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
-            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)}")
+        self._require("temperature", 0 <= self.temperature < math.inf, "a number from 0 up")
+        if self.top_k is not None:
+            self._require("top_k", self.top_k >= 1, "1 or more")
+        if self.top_p is not None:
+            self._require("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+        if self.min_p is not None:
+            self._require("min_p", 0 <= self.min_p <= 1, "from 0 to 1")
+        self._require("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0")
+
+    def _require(self, name: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)}")
+
+
+# Filters of the logits ------------------------------------------------------------------------------------------------
 
 
 def apply_repetition_penalty(
-    logits: Float[Tensor, "b v"], seen: Bool[Tensor, "b v"], penalty: float
+    logits: Float[Tensor, "b v"],
+    seen: Bool[Tensor, "b v"],
+    penalty: float,
 ) -> Float[Tensor, "b v"]:
     """Make tokens that occurred before less probable."""
     penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
@@ -75,32 +84,39 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
         if threshold is not None:
             return logits.masked_fill(logits < threshold, -torch.inf)
     order = logits.argsort()  # ascending
-    cumulative = probabilities.gather(1, order).cumsum(1, dtype=torch.float64)
+    ascending = probabilities.gather(1, order)
+    # float64, in which sums of many small numbers are exact enough to compare
+    cumulative = ascending.cumsum(1, dtype=torch.float64)
     removed = cumulative <= 1 - p
     removed[:, -1] = False  # rounding must not remove the most probable token
     return logits.masked_fill(removed.scatter(1, order, removed), -torch.inf)
 
 
 def _top_p_threshold(
-    logits: Float[Tensor, "b v"], probabilities: Float[Tensor, "b v"], p: float
+    logits: Float[Tensor, "b v"],
+    probabilities: Float[Tensor, "b v"],
+    p: float,
 ) -> Float[Tensor, "b 1"] | None:
     """Return the smallest logit that top-p keeps, from a partial sort, or None where that may differ from a full sort.
 
     It may if more than ``CANDIDATES`` tokens are kept, if the threshold separates equal logits, or if a cumulative
     probability is so close to ``1 - p`` that the order of a float64 sum (with an error below 1e-11) decides.
     """
-    top, order = logits.topk(CANDIDATES)  # descending
+    top, order = logits.topk(CANDIDATES)  # (b, CANDIDATES), descending
     total = probabilities.sum(1, keepdim=True, dtype=torch.float64)
-    rest = total - probabilities.gather(1, order).cumsum(1, dtype=torch.float64)  # probability below each candidate
-    last = (rest > 1 - p).sum(1, keepdim=True)  # index of the last token that is kept
+    descending = probabilities.gather(1, order)
+    # Total probability of the tokens below each candidate.
+    rest = total - descending.cumsum(1, dtype=torch.float64)
+    # Index of the last token that is kept.
+    last = (rest > 1 - p).sum(1, keepdim=True)  # (b, 1)
     index = last.clamp(max=CANDIDATES - 2)
     threshold = top.gather(1, index)
     enough_candidates = last == index
     separates = threshold > top.gather(1, index + 1)
-    unambiguous = (rest - (1 - p)).abs().amin(1, keepdim=True) > 1e-9
-    if bool((enough_candidates & separates & unambiguous).all()):
-        return threshold
-    return None
+    distance = (rest - (1 - p)).abs().amin(1, keepdim=True)
+    unambiguous = distance > 1e-9
+    is_certain = enough_candidates & separates & unambiguous
+    return threshold if is_certain.all() else None
 
 
 def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
@@ -112,7 +128,9 @@ def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
 
 
 def process_logits(
-    logits: Float[Tensor, "b v"], sampling: SamplingConfig, seen: Bool[Tensor, "b v"] | None = None
+    logits: Float[Tensor, "b v"],
+    sampling: SamplingConfig,
+    seen: Bool[Tensor, "b v"] | None = None,
 ) -> Float[Tensor, "b v"]:
     """Return the logits of the distribution that a token is sampled from.
 
@@ -136,27 +154,32 @@ def process_logits(
     return logits
 
 
-def sample_tokens(logits: Float[Tensor, "b v"], uniform: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
-    """Sample tokens by inverting the cumulative distribution at uniform numbers from [0, 1).
+# Sampling -------------------------------------------------------------------------------------------------------------
 
-    In a large vocabulary the chunk is found first and then the token in it, as a sum is much faster than a cumulative
-    sum.
-    """
+
+def sample_tokens(logits: Float[Tensor, "b v"], uniform: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
+    """Sample tokens by inverting the cumulative distribution at uniform numbers from [0, 1)."""
     probabilities = logits.softmax(1)
+    if probabilities.shape[1] > LARGE_VOCABULARY:
+        return _sample_by_chunks(probabilities, uniform)
+    cumulative = probabilities.cumsum(1, dtype=torch.float64)
+    return _find_interval(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
+
+
+def _sample_by_chunks(probabilities: Float[Tensor, "b v"], uniform: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
+    """Sample a chunk of the vocabulary first, then a token in it, as a sum is much faster than a cumulative sum."""
     size = probabilities.shape[1]
-    if size <= LARGE_VOCABULARY:
-        cumulative = probabilities.cumsum(1, dtype=torch.float64)
-        return _find_interval(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
     whole = size - size % CHUNK
-    chunk_sums = [
-        probabilities[:, :whole].unflatten(1, (-1, CHUNK)).sum(2),  # (b, chunks)
-        probabilities[:, whole:].sum(1, keepdim=True),  # the last, shorter one
-    ]
-    cumulative = torch.cat(chunk_sums, 1).cumsum(1, dtype=torch.float64)
+    chunks = probabilities[:, :whole].unflatten(1, (-1, CHUNK))  # (b, chunks, CHUNK)
+    last_chunk = probabilities[:, whole:]  # shorter, or empty
+    chunk_sums = torch.cat([chunks.sum(2), last_chunk.sum(1, keepdim=True)], 1)
+    cumulative = chunk_sums.cumsum(1, dtype=torch.float64)
     point = uniform * cumulative[:, -1:]
     chunk = _find_interval(cumulative, point)  # (b, 1)
     tokens = chunk * CHUNK + torch.arange(CHUNK, device=chunk.device)  # (b, CHUNK)
-    within = probabilities.gather(1, tokens.clamp(max=size - 1)).where(tokens < size, 0.0)
+    within = probabilities.gather(1, tokens.clamp(max=size - 1))
+    within = within.where(tokens < size, 0.0)
+    # What remains of the point beyond the chunks before this one.
     rest = point - F.pad(cumulative, (1, 0)).gather(1, chunk)
     offset = _find_interval(within.cumsum(1, dtype=torch.float64), rest)
     return (chunk * CHUNK + offset).squeeze(1)
