@@ -13,8 +13,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo._lightning import drop_anonymous
 from zoo.distributed import is_main_process, say
+from zoo.errors import UserError
 from zoo.files import atomic_file, one_line_for_disk_errors, open_without_links
+from zoo.terminal import printable
 
+MAX_DIGITS = 18  # of a step
 WANDB_HOST = "api.wandb.ai"
 
 
@@ -87,8 +90,22 @@ class MetricsCSV(Logger):
     def _read(self, upto: int) -> None:
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            self.columns = list(reader.fieldnames or self.columns)
-            self.rows = [row for row in reader if row["step"] and int(row["step"]) < upto]
+            try:
+                self.columns = list(reader.fieldnames or self.columns)
+                rows = list(reader)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise UserError(f"{self.path} is no CSV file: {error}") from None
+        if "step" not in self.columns or len(set(self.columns)) < len(self.columns):
+            raise UserError(f"{self.path} is no log of a run: its columns are {printable(', '.join(self.columns))}")
+        self.rows = []
+        for row in rows:
+            step = row["step"]
+            if not step:
+                continue
+            if not step.isdecimal() or len(step) > MAX_DIGITS or None in row:
+                raise UserError(f"{self.path} is no log of a run: it has a row of step {printable(step)}")
+            if int(step) < upto:
+                self.rows.append(row)
 
     def _rewrite(self) -> None:
         with atomic_file(self.path) as new, open(new, "w", newline="", encoding="utf-8") as file:

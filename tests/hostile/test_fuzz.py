@@ -1,0 +1,8 @@
+"""A small number of inputs of the fuzzing script."""
+
+from fuzz import fuzz
+
+
+def test_readers_answer_random_changes_with_clear_errors_only():
+    refused = fuzz(2_000)
+    assert min(refused.values()) > 10, refused  # each reader saw inputs that it has to refuse
