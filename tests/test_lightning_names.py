@@ -7,7 +7,10 @@ import inspect
 import sys
 import tomllib
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import jsonargparse
 import lightning as L
@@ -25,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.conftest import ROOT
 from zoo import _lightning, _torch
 from zoo.cli.lightning_cli import ZooCLI
+from zoo.errors import UserError
 
 
 class Module(L.LightningModule):
@@ -305,6 +309,70 @@ def test_without_a_resolver_to_replace(monkeypatch, own_resolver):
 def test_subclass_paths():
     paths = _lightning.subclass_paths(torch.optim.Optimizer)
     assert {"torch.optim.SGD", f"{__name__}.SGD"} <= set(paths)
+
+
+@pytest.fixture
+def own_imports(monkeypatch):
+    """jsonargparse's own functions, whatever a test puts in their place."""
+    from jsonargparse import _actions, _loaders_dumpers, _typehints
+
+    for module in (_actions, _typehints):
+        original = getattr(module.import_object, "__wrapped__", module.import_object)
+        monkeypatch.setattr(module, "import_object", original)
+    loader = jsonargparse.get_loader("yaml")
+    loader = getattr(loader, "__wrapped__", loader)
+    monkeypatch.setattr(_loaders_dumpers, "yaml_load", loader)
+    monkeypatch.setitem(_loaders_dumpers.loaders, "yaml", loader)
+
+
+def test_set_import_gate(own_imports, monkeypatch):
+    """Each way by which a value names something passes the gate; what stands in code does not."""
+    seen = []
+
+    def gate(path):
+        seen.append(path)
+        raise ImportError("no")
+
+    _lightning.set_import_gate(gate)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--base", type=nn.Module)
+    parser.add_argument("--function", type=Callable)
+    parser.add_argument("--factory", type=Callable[[int], nn.Module])
+    parser.add_argument("--kind", type=type[nn.Module])
+    parser.add_argument("--anything", type=Any)
+    for option in ("base", "function", "factory", "kind", "anything"):
+        for value in ("a.b", {"class_path": "a.b"}):
+            with suppress(jsonargparse.ArgumentError):
+                parser.parse_object({option: value})
+        assert seen[-1:] == ["a.b"] or option == "anything"
+        seen.clear()
+    with suppress(SystemExit, jsonargparse.ArgumentError):
+        parser.parse_args(["--base.help", "a.b"])
+    assert seen == ["a.b"]
+    monkeypatch.delattr("jsonargparse._typehints.import_object")
+    with pytest.raises(UserError, match="imports in a way that zoo cannot check"):
+        _lightning.set_import_gate(gate)
+
+
+def test_set_yaml_loader(own_imports):
+    """For configs, and for text within them."""
+    seen = []
+
+    def wrap(load):
+        def loader(text):
+            seen.append(text)
+            return load(text)
+
+        return loader
+
+    _lightning.set_yaml_loader(wrap)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--numbers", type=list[int])
+    parser.add_argument("--config", action="config")
+    assert parser.parse_string("numbers: [1, 2]").numbers == [1, 2]
+    assert parser.parse_object({"numbers": "[3, 4]"}).numbers == [3, 4]
+    assert seen[0] == "numbers: [1, 2]"
+    assert "[3, 4]" in seen
 
 
 def test_the_command_line_replaces_no_private_method():

@@ -20,6 +20,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
+from zoo.errors import UserError
+
 # The versions for which zoo replaces private code: the training loop, and the resolver of short class names. With other
 # versions their own code runs.
 TESTED = {"lightning": ">=2.6.6,<2.7", "jsonargparse": ">=4.52,<4.54"}
@@ -100,6 +102,16 @@ def restart_validation(checkpoint: dict[str, Any]) -> None:
     progress["total"] = counts | {"ready": 1, "started": 1}
     progress["current"] = counts
     progress["is_last_batch"] = False
+
+
+def begin_validation(trainer: Any) -> None:
+    """End the restart that ``restart_validation`` has prepared: the validation that begins now is a whole one.
+
+    All names here are public.
+    """
+    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    if total.started != total.processed:
+        total.reset()
 
 
 def leave_fit() -> NoReturn:
@@ -240,14 +252,15 @@ def set_import_gate(gate: Callable[[str], Any]) -> None:
         gate: gets a dotted path and returns its object, raises an error, or returns None to leave it to jsonargparse.
 
     Raises:
-        RuntimeError: this jsonargparse imports in another way, so that nothing would be checked.
+        UserError: this jsonargparse imports in another way, so that nothing would be checked.
     """
     from jsonargparse import _actions, _typehints
 
     for module in (_typehints, _actions):
         original = getattr(module, "import_object", None)
         if original is None:
-            raise RuntimeError(f"jsonargparse {jsonargparse.__version__} imports in a way that zoo cannot check")
+            found = f"jsonargparse {jsonargparse.__version__} imports in a way that zoo cannot check"
+            raise UserError(f"{found}: install one that is tested, {TESTED['jsonargparse']}")
         original = getattr(original, "__wrapped__", original)  # ours may be there already
         setattr(module, "import_object", _gated(original, gate))  # noqa: B010
 

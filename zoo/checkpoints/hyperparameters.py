@@ -1,7 +1,7 @@
 """Hyperparameters in a checkpoint: whoever wrote the file chose them, so they are checked before anything is built.
 
-A checkpoint may name classes (:mod:`zoo.trust.class_paths` decides which) and set what zoo saves there. It may not choose
-an optimizer, other files with weights, or where files are written.
+A checkpoint may name classes (:mod:`zoo.trust.class_paths` decides which) and set what zoo saves there. It may not
+choose an optimizer, other files with weights, or where files are written.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], source: str | Path, exp
         is_of_zoo = expected is not None and expected.__module__.startswith("zoo.")
         if "_class_path" in arguments:
             found = _resolve(arguments["_class_path"], source, section, allowed)
-            bases = [base.__name__ for base in found.__mro__]
+            bases = [base.__name__ for base in getattr(found, "__mro__", ())]
             if BASES[section] not in bases:
                 path = printable(arguments["_class_path"])
                 raise UserError(f"{source}: {section}: {path} is not a {BASES[section]}")
