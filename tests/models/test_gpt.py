@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from zoo.models import GPT, GPTLanguageModel, LLaMA, LLaMALanguageModel
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights import folders
-from zoo.weights.formats import llama as llama_format
-from zoo.weights.formats.huggingface import HuggingFaceNet
+from zoo.weights.formats.llama import SCALING
+from zoo.weights.pretrained import PretrainedNet
+from zoo.weights.tensors import LazyTensors
 
 MODERN = {
     "positions": "rotary",
@@ -31,11 +31,11 @@ NETS = {
     "LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **kw),
     "grouped LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **{"kv_heads": 2, "tied": True, **kw}),
 }
-SCALED = dict(zip(llama_format.SCALING, (8.0, 1.0, 4.0, 32), strict=True))
+SCALED = dict(zip(SCALING, (8.0, 1.0, 4.0, 32), strict=True))
 every_net = pytest.mark.parametrize("kind", NETS)
 
 
-def make(kind: str, **kwargs) -> HuggingFaceNet:
+def make(kind: str, **kwargs) -> PretrainedNet:
     torch.manual_seed(0)
     return NETS[kind](**kwargs)
 
@@ -192,7 +192,7 @@ def test_reading_goes_tensor_by_tensor(tmp_path, monkeypatch):
     """So the weights are in memory once: no more than one tensor of the file is alive at a time."""
     make("grouped LLaMA").save_pretrained(tmp_path / "a", max_shard_size=20_000)
     alive, most = weakref.WeakSet(), []
-    original = folders.LazyTensors.__getitem__
+    original = LazyTensors.__getitem__
 
     def spy(self, name):
         most.append(len(alive))
@@ -200,7 +200,7 @@ def test_reading_goes_tensor_by_tensor(tmp_path, monkeypatch):
         alive.add(tensor)
         return tensor
 
-    monkeypatch.setattr(folders.LazyTensors, "__getitem__", spy)
+    monkeypatch.setattr(LazyTensors, "__getitem__", spy)
     LLaMA.from_pretrained(tmp_path / "a")
     assert len(most) > 20
     assert max(most) <= 1
@@ -373,7 +373,7 @@ def test_weights_of_something_else(folder, tmp_path):
     with pytest.raises(ValueError, match="is no LLaMA, but gpt2"):
         LLaMA.from_pretrained(folder)
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(ValueError, match=r"holds neither model\.safetensors, pytorch_model\.bin nor the index"):
+    with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor pytorch_model\.bin, nor the index"):
         load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds no config\.json"):

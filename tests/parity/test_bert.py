@@ -64,7 +64,7 @@ def assert_same(ours: BERT, theirs: hf.PreTrainedModel, padded: bool = True, typ
     assert expected.abs().max() > 1e-2
     assert_near("output", out, expected, out.dtype)
     own, found = gradients(ours, out), gradients(theirs, expected)
-    names = {e.param: e.names for e in ours.entries()}
+    names = {e.param: e.names for e in ours.weights_format.entries(ours)}
     used = [name for name, _ in ours.named_parameters() if not (name.startswith("pooler") and type(ours) is BERT)]
     assert sorted(own) == sorted(used)
     prefix = "" if type(ours) is BERT else theirs.base_model_prefix + "."
@@ -167,7 +167,7 @@ def test_sizes_have_as_many_parameters_as_published(size, given):
         ours = BERTForSequenceClassification(30522, 2, **SIZES[size]) if given is None else BERT(30522, **SIZES[size])
     expected = {name: tuple(p.shape) for name, p in theirs.named_parameters()}
     names = {
-        n: p.shape[0] // (len(e.names)) for e, p in zip(ours.entries(), ours.parameters(), strict=True) for n in e.names
+        n: p.shape[0] // (len(e.names)) for e, p in zip(ours.weights_format.entries(ours), ours.parameters(), strict=True) for n in e.names
     }
     assert {n: s[0] for n, s in expected.items()} == names
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())

@@ -48,7 +48,7 @@ def test_outputs_and_gradients(dtype, tied, tmp_path):
     [part.backward() for part in loss]
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in model.parameters())
     theirs, ours = dict(model.named_parameters()), dict(net.named_parameters())
-    for entry in net.entries():
+    for entry in net.weights_format.entries(net):
         grad = ours[entry.param].grad
         assert grad.abs().max() > 1e-6 or entry.param.endswith("qkv.bias")
         assert_near(
@@ -142,7 +142,7 @@ def test_presets_have_the_sizes_of_transformers(name):
     millions = {"gpt2": 124, "gpt2-medium": 355, "gpt2-large": 774, "gpt2-xl": 1558}
     assert sum(p.numel() for p in net.parameters()) // 10**6 in (millions[name], millions[name] - 1)
     own = shapes(net)
-    for entry in net.entries():
+    for entry in net.weights_format.entries(net):
         shape = own[entry.param][::-1] if entry.transpose else own[entry.param]
         assert shape == theirs[entry.names[0]]
 

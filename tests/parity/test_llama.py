@@ -99,7 +99,7 @@ def test_outputs_and_gradients(kind, tmp_path, monkeypatch):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
     theirs, ours = dict(model.named_parameters()), dict(net.named_parameters())
     seen = set()
-    for entry in net.entries():
+    for entry in net.weights_format.entries(net):
         for name, grad in zip(entry.names, entry.pieces(ours[entry.param].grad), strict=True):
             assert grad.abs().max() > 1e-6
             assert_near(f"gradient of {name}", grad, theirs[name].grad, torch.float64)
@@ -148,7 +148,7 @@ def test_config_from_before_transformers_5(kind, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_attention_heads": None}, "does not tell num_attention_heads"),
+        ({"num_attention_heads": None}, "does not state num_attention_heads"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "'llama3' without low_freq_factor, high"),
     ],
 )
@@ -246,7 +246,7 @@ def test_presets_have_the_published_sizes(name, vocab_size, billions):
         num_attention_heads=a["heads"], num_key_value_heads=a["kv_heads"], tie_word_embeddings=a["tied"],
     )  # fmt: skip
     theirs, own = shapes(on_meta(lambda: LlamaForCausalLM(config))), dict(net.named_parameters())
-    for entry in net.entries():
+    for entry in net.weights_format.entries(net):
         for file, piece in zip(entry.names, entry.pieces(own[entry.param]), strict=True):
             assert tuple(piece.shape) == theirs[file]
 

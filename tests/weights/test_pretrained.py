@@ -12,6 +12,7 @@ import torch
 import torchvision.models as theirs
 from sklearn.datasets import load_sample_images
 
+from zoo.errors import UserError
 from zoo.models import VGG, EfficientNet, EfficientNetClassifier, ResNet, ResNetClassifier, VGGClassifier, ViT
 from zoo.models import ViTClassifier as ViTModule
 from zoo.weights import fetch, preprocessing_of, read, transform, write
@@ -268,7 +269,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*net\.pth: No space left"):
         net.save_pretrained(tmp_path / "net.pth")
     assert (tmp_path / "net.pth").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]

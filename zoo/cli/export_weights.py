@@ -21,7 +21,8 @@ from zoo.models.pretrained_noise import PREDICTION_TYPES, SCHEDULES
 from zoo.tasks.tokenized import TextTask
 from zoo.text.save import save_tokenizer
 from zoo.weights.files import write
-from zoo.weights.formats.diffusers import SCHEDULER, DiffusersNet, save_pipeline
+from zoo.weights.formats.diffusers import SCHEDULER, save_pipeline
+from zoo.weights.formats.huggingface import HuggingFaceFormat
 from zoo.weights.pretrained import PretrainedNet
 
 # Errors of the writers that name another way to write the same net; the command line names its own.
@@ -87,7 +88,7 @@ def export_folder(
     """
     model = Checkpoint(path).build(weights)
     net: Any = getattr(model, "net", None)
-    if not has_folder_format(type(net)):
+    if folder_format(type(net)) is None:
         raise UserError(
             f"{path} holds a {type(model).__name__}, which has no folder format (there is one for "
             f"{', '.join(names_with_folder_format())}): --out FILE.safetensors writes it for zoo"
@@ -102,21 +103,26 @@ def export_folder(
                 write_diffusion(model, folder, dtype)
             elif writes_shards(net):
                 write_text_model(model, net, folder, max_shard_size)
-            elif isinstance(net, PretrainedNet):
-                net.save_pretrained(folder, format="huggingface")
             else:
-                net.save_pretrained(folder)
+                net.save_pretrained(folder, format=folder_format(type(net)))
     except ValueError as error:
         reason = re.sub(OTHER_WAY, "", str(error))
         raise UserError(f"{path}: {reason}; --out FILE.safetensors writes it for zoo") from None
     return sorted(item.name for item in out.iterdir())
 
 
-def has_folder_format(cls: type) -> bool:
-    """Return whether networks of a class are written as a folder that another library loads."""
-    if not issubclass(cls, PretrainedNet):
-        return False
-    return bool({"huggingface", "diffusers"} & set(cls.weights_format.formats))
+def folder_format(cls: type) -> str | None:
+    """Return the format in which networks of a class are written as a folder for another library, or None."""
+    if issubclass(cls, PretrainedNet):
+        for name in ("huggingface", "diffusers"):
+            if name in cls.weights_format.formats:
+                return name
+    return None
+
+
+def writes_shards(net: Any) -> bool:
+    """Return whether the weights of a network may be split into several files."""
+    return isinstance(getattr(net, "weights_format", None), HuggingFaceFormat)
 
 
 def names_with_folder_format() -> list[str]:
@@ -124,7 +130,7 @@ def names_with_folder_format() -> list[str]:
     names = []
     for name in models.__all__:
         cls = getattr(models, name)
-        if isinstance(cls, type) and has_folder_format(cls):
+        if isinstance(cls, type) and folder_format(cls):
             names.append(name)
     return names
 
@@ -163,9 +169,9 @@ def write_diffusion(model: LatentDiffusion, folder: Path, dtype: torch.dtype | N
     """Write a Stable Diffusion pipeline for text-to-image models, else its networks and noise schedule alone."""
     scheduler = scheduler_config(model)
     net = model.net
-    assert isinstance(net, DiffusersNet)
+    assert isinstance(net, PretrainedNet)
     net.config = {**net.config, "sample_size": model.shape[-1]}
-    parts: dict[Any, DiffusersNet] = {"unet": net}
+    parts: dict[Any, PretrainedNet] = {"unet": net}
     frozen = model._frozen
     if "autoencoder" in frozen:
         parts["vae"] = frozen["autoencoder"]

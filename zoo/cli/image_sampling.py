@@ -19,7 +19,7 @@ from zoo.errors import UserError
 from zoo.files import atomic_folder
 from zoo.models import LatentDiffusion
 from zoo.tasks.diffusion import Diffusion
-from zoo.weights.folders import open_file
+from zoo.weights.files import open_file
 from zoo.weights.formats.ldm import is_single_file
 
 # Errors list no more classes than this.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,8 @@ from zoo.distributed import say
 from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
 from zoo.tasks.autoencoder import Autoencoder
 from zoo.tasks.base import require
-from zoo.weights.files import Weights
-from zoo.weights.folders import RenamedTensors
-from zoo.weights.formats.diffusers import DiffusersNet
-from zoo.weights.formats.diffusers_configs import parse_vae_config, vae_config
+from zoo.weights.formats.autoencoder_kl import AutoencoderKLFormat
+from zoo.weights.pretrained import PretrainedNet
 
 # For images of 8 to 32 pixels (latents of half the size), for larger ones (a quarter), and Stable Diffusion 1 and 2.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,8 +25,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # Epsilon of all group normalizations.
 EPS = 1e-6
-# Names of the attention's layers in old files of diffusers, and today's.
-RENAMED_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass
@@ -169,7 +165,7 @@ class Decoder(Coder):
         return self.conv_out(self.conv_norm_out(z))
 
 
-class AutoencoderKL(DiffusersNet):
+class AutoencoderKL(PretrainedNet):
     """Convolutional variational autoencoder (VAE) with latent images, as of latent diffusion.
 
     Parameters are named as in diffusers. The buffer ``scale`` is the factor that gives latents a standard deviation of
@@ -184,7 +180,7 @@ class AutoencoderKL(DiffusersNet):
         scale: factor for the latents; measured in training.
     """
 
-    part = "vae"
+    weights_format = AutoencoderKLFormat()
     presets = PRESETS
     scale: Tensor
 
@@ -211,19 +207,6 @@ class AutoencoderKL(DiffusersNet):
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         self.register_buffer("scale", torch.tensor(scale))
-
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        return parse_vae_config(weights)
-
-    def config_json(self) -> dict[str, Any]:
-        return vae_config(self.arguments, float(self.scale))
-
-    def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
-        if not any(".query." in name for name in weights.state):
-            return weights.state
-        # The attention's names in files that diffusers wrote before 2023.
-        return RenamedTensors(weights.state, {present_name(name): name for name in weights.state})
 
     def check(self, height: int, width: int) -> None:
         """Raise a ValueError for an image size that cannot be halved as often as the encoder does."""
@@ -263,13 +246,6 @@ class AutoencoderKL(DiffusersNet):
         latents = self.encode(x)
         z = latents.sample() if sample else latents.mean
         return self.decode(z), latents
-
-
-def present_name(name: str) -> str:
-    """Return the present name of a tensor in a file that diffusers wrote before 2023."""
-    for old, new in RENAMED_LAYERS.items():
-        name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
-    return name
 
 
 class AutoencoderKLModule(Autoencoder):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.distributed import say
 from zoo.layers.attention import attention
 from zoo.layers.recurrent import length_mask
-from zoo.weights.files import Weights
-from zoo.weights.formats import bert as bert_format
-from zoo.weights.formats.huggingface import Entry, HuggingFaceNet, open_weights
+from zoo.weights.formats.bert import BERTFormat
+from zoo.weights.pretrained import PretrainedNet
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -36,19 +32,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "minilm-l6": {"dim": 384, "depth": 6, "heads": 12},
     "distilbert": {"dim": 768, "depth": 6, "heads": 12, "token_types": 0, "pooler": "relu"},
 }
-
-# Arguments in which a network has to agree with its weights.
-SHAPE_ARGUMENTS = (
-    "vocab_size",
-    "dim",
-    "depth",
-    "heads",
-    "hidden",
-    "max_length",
-    "token_types",
-    "activation",
-    "norm_eps",
-)
 
 
 class Embeddings(nn.Module):
@@ -167,7 +150,7 @@ class Pooler(nn.Module):
         return self.activation(self.dense(states[:, 0]))
 
 
-class BERT(HuggingFaceNet):
+class BERT(PretrainedNet):
     """BERT: bidirectional Transformer encoder; returns hidden states ``(b, t, d)``.
 
     Args:
@@ -187,8 +170,7 @@ class BERT(HuggingFaceNet):
         activation_checkpointing: recompute the blocks in the backward pass, which saves memory.
     """
 
-    architecture: ClassVar[str] = "Model"  # name of the class in transformers, after Bert
-    ignored_keys = bert_format.HEAD_KEYS
+    weights_format = BERTFormat()
     class_names: list[str] | None = None
 
     def __init__(
@@ -270,86 +252,9 @@ class BERT(HuggingFaceNet):
             return ["input_ids", "token_type_ids", "attention_mask"]
         return ["input_ids", "attention_mask"]
 
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def open_pretrained(cls, path: str | Path) -> Weights:
-        return bert_format.standardize_keys(open_weights(path), head=cls.architecture != "Model")
-
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        config = bert_format.infer_config(weights)
-        config.pop("head_dropout", None)
-        return config
-
-    @classmethod
-    def _infer_config(cls, weights: Weights) -> dict[str, Any]:
-        known: set[str] = set()
-        for base in cls.__mro__:
-            if "__init__" in vars(base):
-                known.update(inspect.signature(base).parameters)
-        # a module's checkpoint holds the network's arguments under one name
-        saved = weights.arguments.get("architecture") or weights.arguments
-        arguments = {name: value for name, value in saved.items() if name in known}
-        return arguments or cls.infer_config(weights)
-
-    def entries(self) -> list[Entry]:
-        names = [name for name, _ in self.named_parameters()]
-        return bert_format.tensor_entries(names, self.arguments, head=self.architecture != "Model")
-
-    def config_json(self) -> dict[str, Any]:
-        config = bert_format.to_config_json(self.arguments, self.architecture, self.class_names)
-        return {**self.config, **config}
-
-    def _load_weights(self, weights: Weights) -> None:
-        """Load weights; a pooler or head that the file lacks, or has for other classes, is initialised instead."""
-        own = dict(self.named_parameters())
-        state = dict(weights.state)
-        if "embeddings.token.weight" in state:  # a file of zoo
-            entries = [Entry(name, (name,)) for name in own]
-        else:
-            entries = self.entries()
-        missing = set()
-        for entry in entries:
-            part = entry.param.partition(".")[0]
-            name = entry.names[0]
-            fits = name in state and state[name].shape == own[entry.param].shape
-            if part in ("pooler", "head") and not fits:
-                missing.add(part)
-        for part in sorted(missing):
-            self._initialize_part(part, entries, own, state, weights.source)
-        super()._load_weights(Weights(weights.source, state, weights.arguments, weights.config))
-
-    def _initialize_part(
-        self, part: str, entries: list[Entry], own: dict[str, nn.Parameter], state: dict[str, Tensor], source: Any
-    ) -> None:
-        """Initialise a pooler or head, and put its weights in the place of the file's."""
+    def initialize_part(self, part: str) -> None:
+        """Initialise the pooler or the head anew."""
         getattr(self, part).apply(init_weights)
-        params = {e.names[0]: own[e.param] for e in entries if e.param.startswith(f"{part}.")}
-        matrices = [state[name] for name in params if name in state and state[name].ndim == 2]
-        if matrices:
-            classes = len(next(iter(params.values())))
-            message = f"its head of {len(matrices[0])} classes is replaced by a fresh one of {classes}"
-        else:
-            message = f"it has no {part}, so one starts fresh"
-        say(f"{source}: {message}")
-        for name, parameter in params.items():
-            state[name] = parameter.detach()
-
-    def _compare(self, weights: Weights) -> None:
-        theirs = self._infer_config(weights)
-        differences = shape_differences(theirs, self.arguments)
-        if differences:
-            raise ValueError(f"{weights.source} does not fit this {type(self).__name__}: it has {differences}")
-
-
-def shape_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return where arguments of weights differ from a network's in shape, such as ``dim=64 instead of 32``."""
-    differences = []
-    for name in SHAPE_ARGUMENTS:
-        if name in theirs and name in ours and theirs[name] != ours[name]:
-            differences.append(f"{name}={theirs[name]} instead of {ours[name]}")
-    return ", ".join(differences)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.models.bert import ACTIVATIONS, BERT, SIZES, Activation, Size, init_weights, shape_differences
+from zoo.models.bert import ACTIVATIONS, BERT, SIZES, Activation, Size, init_weights
 from zoo.tasks import Classifier, require
 from zoo.tasks.entities import EntityTagger
 from zoo.tasks.masked_language import MaskedLanguageModel
 from zoo.tasks.tokenized import TextTask, find_tokenizer
 from zoo.text import Tokenizer
 from zoo.text.save import save_tokenizer
-from zoo.weights.files import Weights
+from zoo.weights.formats.bert import BERTFormat, bert_differences
 from zoo.weights.packages import model_folder
 
 # Heads ----------------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class BERTForMaskedLM(BERT):
         vocab_size: vocabulary size.
     """
 
-    architecture: ClassVar[str] = "ForMaskedLM"
+    weights_format = BERTFormat("ForMaskedLM")
 
     def __init__(self, vocab_size: int, **kwargs: Any) -> None:
         kwargs["pooler"] = None
@@ -99,12 +99,11 @@ class BERTForTokenClassification(BERT):
         head_dropout: dropout probability before the last layer; null for ``dropout``.
     """
 
-    architecture: ClassVar[str] = "ForTokenClassification"
-    pooled: ClassVar[bool] = False
+    weights_format = BERTFormat("ForTokenClassification", has_classes=True)
 
     def __init__(self, vocab_size: int, num_classes: int, head_dropout: float | None = None, **kwargs: Any) -> None:
         pooler = None
-        if self.pooled:
+        if self.weights_format.pooled:
             pooler = kwargs.get("pooler") or "tanh"
         super().__init__(vocab_size, **{**kwargs, "pooler": pooler})
         self.arguments |= {"num_classes": num_classes, "head_dropout": head_dropout}
@@ -116,30 +115,6 @@ class BERTForTokenClassification(BERT):
     def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b ..."]:
         return self.head(states)  # (b, t, k)
 
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        arguments = super().infer_config(weights)
-        distilbert = arguments["token_types"] == 0
-        if "classifier.weight" in weights.state:
-            arguments["num_classes"] = len(weights.state["classifier.weight"])
-        if not distilbert:
-            arguments["head_dropout"] = weights.config.get("classifier_dropout")
-        elif cls.pooled:  # DistilBERT's token classifier has no head dropout of its own
-            arguments["head_dropout"] = weights.config.get("seq_classif_dropout")
-        if cls.pooled:
-            arguments["pooler"] = "relu" if distilbert else "tanh"
-        return arguments
-
-    def _load_weights(self, weights: Weights) -> None:
-        super()._load_weights(weights)
-        names = self.config.get("id2label") or {}
-        num_classes = self.arguments["num_classes"]
-        if len(names) == num_classes:
-            self.class_names = [names[str(i)] for i in range(num_classes)]
-        else:  # those of a head that was replaced
-            for name in ("id2label", "label2id"):
-                self.config = {k: v for k, v in self.config.items() if k != name}
-
 
 class BERTForSequenceClassification(BERTForTokenClassification):
     """BERT text classifier: logits ``(b, k)``.
@@ -150,8 +125,7 @@ class BERTForSequenceClassification(BERTForTokenClassification):
         head_dropout: dropout probability before the last layer; null for ``dropout``.
     """
 
-    architecture = "ForSequenceClassification"
-    pooled = True
+    weights_format = BERTFormat("ForSequenceClassification", has_classes=True, pooled=True)
 
     def apply_head(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b k"]:
         assert self.pooler is not None
@@ -232,9 +206,8 @@ class BERTModule(TextTask):
     def _load_pretrained(
         self, weights: str, chosen: dict[str, Any], vocab_size: int | None
     ) -> tuple[BERT, Tokenizer | None]:
-        opened = self.network.open_pretrained(weights)
-        arguments = self.network._infer_config(opened)
-        differences = shape_differences(arguments, chosen)
+        arguments = self.network.pretrained_arguments(weights)
+        differences = bert_differences(arguments, chosen)
         if differences:
             raise ValueError(f"{weights} has {differences}: leave out what the weights say")
         tokenizer = find_tokenizer(weights)

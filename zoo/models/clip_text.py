@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,10 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import attention
-from zoo.weights.files import Weights
-from zoo.weights.folders import RenamedTensors
-from zoo.weights.formats.diffusers import DiffusersNet
-from zoo.weights.formats.diffusers_configs import parse_text_config, text_config
+from zoo.weights.formats.clip_text import CLIPTextFormat
+from zoo.weights.pretrained import PretrainedNet
 
 Activation = Literal["gelu", "quick_gelu"]
 # Stable Diffusion 1.x (OpenAI's ViT-L/14) and 2.x (OpenCLIP's ViT-H/14 without its last layer).
@@ -110,7 +107,7 @@ class EncoderLayer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
-class CLIPTextEncoder(DiffusersNet):
+class CLIPTextEncoder(PretrainedNet):
     """CLIP text encoder: hidden states of a prompt's tokens, which condition text-to-image models.
 
     Parameters are named as in transformers' ``CLIPTextModel``.
@@ -126,7 +123,7 @@ class CLIPTextEncoder(DiffusersNet):
         clip_skip: number of last layers to skip before the final norm: 1 returns the penultimate hidden states.
     """
 
-    part = "text_encoder"
+    weights_format = CLIPTextFormat()
     presets = PRESETS
 
     def __init__(
@@ -166,28 +163,3 @@ class CLIPTextEncoder(DiffusersNet):
         for layer in layers[: len(layers) - self.clip_skip]:
             x = layer(x)
         return self.final_layer_norm(x)
-
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        return parse_text_config(weights)
-
-    def config_json(self) -> dict[str, Any]:
-        return text_config(self.arguments)
-
-    def convert_state_dict(self, weights: Weights) -> Mapping[str, Tensor]:
-        # Published files prefix the names; those of a whole CLIP hold the image encoder too, old ones buffers.
-        prefix = ""
-        if any(name.startswith("text_model.") for name in weights.state):
-            prefix = "text_model."
-        starts = (prefix, "embeddings.", "encoder.", "final_layer_norm.")
-        ignored = ("position_ids", "text_projection.weight")
-        names = {}
-        for name in weights.state:
-            if name.startswith(starts) and not name.endswith(ignored):
-                names[name.removeprefix(prefix)] = name
-        return RenamedTensors(weights.state, names)
-
-    def export_state_dict(self) -> dict[str, Tensor]:
-        return {f"text_model.{name}": tensor for name, tensor in self.parameter_state_dict().items()}

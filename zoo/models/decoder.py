@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
-
 import torch
+from torch import nn
 
 from zoo.layers.decoder import initialize_decoder
 from zoo.layers.kv_cache import KVCache
-from zoo.weights.files import Weights
-from zoo.weights.formats.huggingface import Entry, HuggingFaceNet
+from zoo.weights.pretrained import PretrainedNet
 
 
-class Decoder(HuggingFaceNet):
-    """Decoder-only Transformer; ``format`` is the module of ``zoo.weights.formats`` for its published weights."""
+class Decoder(PretrainedNet):
+    """Decoder-only Transformer with a key-value cache."""
 
-    format: ClassVar[Any]
+    blocks: nn.ModuleList
+    # Whether to recompute the activations of the blocks in the backward pass.
+    activation_checkpointing: bool = False
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
@@ -31,19 +30,3 @@ class Decoder(HuggingFaceNet):
         head_dim = arguments.get("head_dim", arguments["dim"] // heads)
         weight = next(self.parameters())
         return KVCache(arguments["depth"], batch, kv_heads, length, head_dim, weight.dtype, weight.device)
-
-    # Published weights ------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def open_pretrained(cls, path: str | Path) -> Weights:
-        return cls.format.open_pretrained(path)
-
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        return cls.format.infer_config(weights)
-
-    def entries(self) -> list[Entry]:
-        return self.format.entries(self.arguments)
-
-    def config_json(self) -> dict[str, Any]:
-        return self.format.config_json(self.arguments, self.config)

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.checkpoints import Checkpoint
 from zoo.models.autoencoder_kl import AutoencoderKL
 from zoo.models.clip_text import CLIPTextEncoder
-from zoo.weights.folders import open_file
+from zoo.weights.files import open_file
 from zoo.weights.formats.diffusers import Part
 from zoo.weights.formats.ldm import PREFIXES
 

@@ -15,7 +15,7 @@ from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import RotaryEmbedding
 from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
-from zoo.weights.formats import gpt as gpt_format
+from zoo.weights.formats.gpt import GPTFormat
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -123,8 +123,7 @@ class GPT(Decoder):
             https://arxiv.org/abs/1608.05859).
     """
 
-    format = gpt_format
-    ignored_keys = r"\.attn\.(masked_)?bias$"  # the causal mask, in the oldest files
+    weights_format = GPTFormat()
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from zoo.tasks.base import require
 from zoo.tasks.diffusion import Condition, Diffusion
 from zoo.text.prompts import PromptTokenizer
 from zoo.text.tokenizer import Tokenizer
-from zoo.weights.formats.diffusers import DiffusersNet, scheduler_config
+from zoo.weights.formats.diffusers import scheduler_config
+from zoo.weights.pretrained import PretrainedNet
 
 # Arguments of the U-Net that its preset gives and the module can override.
 SIZES = ("channels", "blocks", "attention", "heads", "head_dim", "groups", "linear_projection")
@@ -93,7 +94,7 @@ class LatentDiffusion(Diffusion):
             text_encoder = text_encoder or pipeline_containing("text_encoder", weights)
         check_text_arguments(condition, text_encoder, tokenizer)
 
-        frozen: dict[str, DiffusersNet] = {}
+        frozen: dict[str, PretrainedNet] = {}
         shape = (image_channels, side, side)
         text_dim = None
         if autoencoder is not None:
@@ -369,7 +370,7 @@ def latent_shape(autoencoder: AutoencoderKL, channels: int, side: int) -> tuple[
     return autoencoder.arguments["latent_channels"], latent_side, latent_side
 
 
-def load_prompt_tokenizer(source: str, encoder: DiffusersNet) -> PromptTokenizer:
+def load_prompt_tokenizer(source: str, encoder: Any) -> PromptTokenizer:
     """Load the tokenizer of a text encoder.
 
     Args:

@@ -14,7 +14,8 @@ from zoo.layers.kv_cache import KVCache
 from zoo.layers.rotary import RotaryEmbedding
 from zoo.models.decoder import Decoder
 from zoo.tasks.decoder import DecoderLanguageModel, network
-from zoo.weights.formats import llama as llama_format
+from zoo.weights.formats.llama import LLaMAFormat, check_scaling
+from zoo.weights.formats.meta_llama import llama31_rope_scaling
 
 
 def sizes(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **constants: Any) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def sizes(dim: int, depth: int, heads: int, kv_heads: int, hidden_dim: int, **co
 # Constants that changed between releases.
 LLAMA_1 = {"norm_eps": 1e-6}
 LLAMA_3 = {"theta": 500_000.0}
-LLAMA_31 = {**LLAMA_3, "rope_scaling": llama_format.llama31_rope_scaling(8.0)}
-LLAMA_32 = {**LLAMA_3, "rope_scaling": llama_format.llama31_rope_scaling(32.0), "tied": True}
+LLAMA_31 = {**LLAMA_3, "rope_scaling": llama31_rope_scaling(8.0)}
+LLAMA_32 = {**LLAMA_3, "rope_scaling": llama31_rope_scaling(32.0), "tied": True}
 Preset = Literal[
     "baby",
     "llama-7b",
@@ -112,8 +113,7 @@ class LLaMA(Decoder):
         tied: share the weights of the token embedding and the output layer.
     """
 
-    format = llama_format
-    ignored_keys = r"rotary_emb\.inv_freq$"  # in old files
+    weights_format = LLaMAFormat()
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class LLaMA(Decoder):
         hidden_dim = hidden_dim or -(-8 * dim // (3 * 256)) * 256
         rope_scaling = dict(rope_scaling) if rope_scaling else None
         if rope_scaling is not None:
-            llama_format.check_scaling(rope_scaling)
+            check_scaling(rope_scaling)
         # all of them resolved: what a checkpoint holds needs no defaults
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.config: dict[str, Any] = {}

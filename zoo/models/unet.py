@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from zoo.layers.image_blocks import Downsample, GroupNormSiLU, ResBlock, SpatialSelfAttention, Stage, Upsample
 from zoo.models.spatial_transformer import SpatialTransformer
-from zoo.weights.files import Weights
-from zoo.weights.formats.diffusers import DiffusersNet
-from zoo.weights.formats.diffusers_configs import parse_unet_config, unet_config
+from zoo.weights.formats.unet import UNetFormat
+from zoo.weights.pretrained import PretrainedNet
 
 # For images of 8 pixels, of 28 to 32 pixels, for latents of 16 to 64 positions, and for Stable Diffusion's weights.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -111,7 +110,7 @@ def sinusoidal_embedding(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-class UNet(DiffusersNet):
+class UNet(PretrainedNet):
     """U-Net of denoising diffusion: predicts the noise, velocity or flow of noisy images at given timesteps.
 
     Parameters are named as in diffusers: with ``text_dim`` it is ``UNet2DConditionModel``, without it ``UNet2DModel``.
@@ -133,7 +132,7 @@ class UNet(DiffusersNet):
             Diffusion 2.
     """
 
-    part = "unet"
+    weights_format = UNetFormat(PRESETS)
     presets = PRESETS
     # Whether to recompute the activations of the blocks in the backward pass.
     activation_checkpointing: bool = False
@@ -209,37 +208,6 @@ class UNet(DiffusersNet):
             self.up_blocks.append(UpBlock(resnets, attentions, **resize))
         self.conv_norm_out = GroupNormSiLU(groups, channels[0], 1e-5)
         self.conv_out = nn.Conv2d(channels[0], out_channels, 3, padding=1)
-
-    @classmethod
-    def infer_config(cls, weights: Weights) -> dict[str, Any]:
-        return parse_unet_config(weights)
-
-    @classmethod
-    def _infer_config(cls, weights: Weights) -> dict[str, Any]:
-        arguments = super()._infer_config(weights)
-        state = weights.state
-        if "preset" not in weights.arguments or "conv_in.weight" not in state:
-            return arguments
-        # The weights are of a LatentDiffusion, whose arguments are None where its preset decides.
-        explicit = {name: value for name, value in arguments.items() if value is not None}
-        if explicit.get("heads") or explicit.get("head_dim"):
-            # Either of them replaces both of the preset.
-            explicit = {"heads": None, "head_dim": None, **explicit}
-        preset = PRESETS.get(weights.arguments["preset"], {})
-        arguments = {**preset, **explicit}
-        # Numbers that depend on the data are known from shapes.
-        arguments["in_channels"] = state["conv_in.weight"].shape[1]
-        arguments["num_classes"] = None
-        if "class_embedding.weight" in state:
-            arguments["num_classes"] = len(state["class_embedding.weight"]) - 1
-        arguments["text_dim"] = None
-        for name in state:
-            if name.endswith("attn2.to_k.weight"):
-                arguments["text_dim"] = state[name].shape[1]
-        return arguments
-
-    def config_json(self) -> dict[str, Any]:
-        return unet_config(self.arguments)
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from zoo.layers.init import InitRule, initialize
 from zoo.tasks.base import require
 from zoo.tasks.language import LanguageModel
 from zoo.tasks.tokenized import find_tokenizer
-from zoo.weights.formats.huggingface import HuggingFaceNet
+from zoo.weights.pretrained import PretrainedNet
 from zoo.weights.sharded import UnshardedInit, materialize
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class DecoderLanguageModel(LanguageModel):
             arithmetic and far less memory (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
-    net: HuggingFaceNet
+    net: Any
 
     def __init__(
         self,
-        net: HuggingFaceNet,
+        net: Any,
         weights: str | None = None,
         activation_checkpointing: bool = False,
         **kwargs: Any,
@@ -87,7 +87,7 @@ class DecoderLanguageModel(LanguageModel):
             materialize_and_init(self.net, device, self._weights, self._init)
 
 
-def is_meta(net: HuggingFaceNet) -> bool:
+def is_meta(net: PretrainedNet) -> bool:
     """Return whether a network is on the meta device, without memory for its weights."""
     return next(net.parameters()).is_meta
 
@@ -115,7 +115,7 @@ def materialize_and_init(
         initialize(net, list(init))
 
 
-def shard(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
+def shard(net: Any, mesh: DeviceMesh) -> None:
     """Shard each parameter over the devices; a block's parameters are gathered only while it computes."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -127,7 +127,7 @@ def shard(net: HuggingFaceNet, mesh: DeviceMesh) -> None:
 
 
 def network(
-    cls: type[HuggingFaceNet],
+    cls: type[PretrainedNet],
     module: LanguageModel,
     vocab_size: int | None,
     block_size: int | None,

@@ -1,11 +1,11 @@
-"""Weights in files: read as plain tensors only, written whole or not at all."""
+"""Weights in files and folders: read as plain tensors only, written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,35 +14,46 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.ema_weights import with_ema
+from zoo.checkpoints.hyperparameters import check_values
 from zoo.checkpoints.integrity import SEALED_KEY, placeholder, seal, verify
 from zoo.checkpoints.renames import upgrade, upgrade_header
+from zoo.errors import UserError
 from zoo.files import atomic_file
+from zoo.terminal import printable
+from zoo.trust.reading import parse_json_object
 from zoo.weights.preprocessing import huggingface_preprocessing, timm_preprocessing
+from zoo.weights.tensors import LazyTensors
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+WRITABLE = SUFFIXES[:3]
+# Names of the weights in a folder, without suffix: of transformers and timm (safetensors, torch), and of diffusers.
+STEMS = ("model", "pytorch_model")
+DIFFUSERS_STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
+WRAPPERS = ("state_dict", "model", "net")  # keys of training scripts' checkpoints
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 @dataclass
 class Weights:
-    """What a file of weights holds.
+    """The content of a file or folder of weights.
 
     Args:
-        source: how to call it in a message: its path or name.
-        state: parameters and buffers, by the names that the file gives them.
-        arguments: of the network's constructor, where zoo wrote the file.
-        config: what ``config.json`` beside it says, where another library wrote it.
-        preprocessing: what the images have to look like, see :class:`zoo.weights.PretrainedNet`.
+        source: path or name for messages.
+        state: parameters and buffers by the names of the file; those of safetensors are read when they are asked for.
+        arguments: of the network's constructor, or of its module's, if zoo wrote the file.
+        config: content of ``config.json`` beside the weights; empty if there is none.
+        preprocessing: of the images that they were trained on, see :mod:`zoo.weights.preprocessing`.
     """
 
     source: str
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Type of the first tensor of floating-point numbers; None if there is none."""
+        """Type of the first floating-point tensor; None if there is none."""
         for tensor in self.state.values():
             if tensor.is_floating_point():
                 return tensor.dtype
@@ -50,112 +61,200 @@ class Weights:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether ``weights`` means a file or folder, rather than a published name."""
+    """Return whether ``weights`` names a file or folder, rather than published weights."""
     return name.endswith(SUFFIXES) or os.sep in name or Path(name).exists()
 
 
-def read(path: str | Path, device: str = "cpu") -> Weights:
-    """Read a file of weights, or a folder with ``model.safetensors`` and ``config.json``.
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path, stems: tuple[str, str] = STEMS) -> Weights:
+    """Open a file of weights, or a folder with weights and ``config.json``.
 
     Args:
-        path: ``.safetensors``; ``.pth`` or ``.pt`` of tensors; a checkpoint of zoo, of which the averages are taken
-            where it has them; or a folder as Hugging Face and timm save it.
-        device: ``meta`` reads no weights, only names, shapes and what else the file tells.
+        path: ``.safetensors``; ``.pth``, ``.pt`` or ``.bin`` of tensors; a checkpoint of zoo, whose EMA weights are
+            taken if it has them; or a folder of transformers, timm or diffusers, with one file or several shards.
+        stems: names of the files in a folder, for safetensors and for torch.
 
     Raises:
-        ValueError: there is no such file, it is broken, or it holds more than tensors and plain values.
+        UserError: there is no such file, it is broken, or it holds more than tensors and plain values.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path, device)
+        return read_folder(path, stems)
     if not path.is_file():
-        raise ValueError(f"weights: there is no file {path}")
-    verify(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path, device)
-    try:
-        mapped = zipfile.is_zipfile(path)  # so that what is copied from it is in memory once
-        content = torch.load(path, weights_only=True, map_location=device, mmap=mapped)
-    except Exception as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise ValueError(
-                f"{path} holds Python objects, which could run code; only plain tensors are read"
-            ) from None
-        raise ValueError(f"{path} is no whole file of weights") from None
-    known = {}
-    if isinstance(content, dict) and "state_dict" in content:
-        upgrade(content)
-        content = with_ema(content)
-        known = content.get("hyper_parameters") or {}
-    return Weights(str(path), _tensors(path, content), dict(known), {}, known.get("preprocessing"))
-
-
-def _read_safetensors(path: Path, device: str) -> Weights:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt", device="cpu") as file:
-            metadata = json.loads((file.metadata() or {}).get("zoo", "{}"))
-            if device == "meta":
-                shapes = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118
-                state = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
-            else:
-                state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        raise ValueError(f"{path} is no whole file of weights") from None
-    arguments = upgrade_header(metadata.get("arguments", {}))
-    return Weights(str(path), state, arguments, {}, metadata.get("preprocessing"))
-
-
-def _read_folder(folder: Path, device: str) -> Weights:
-    found = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()]
-    if not found:
-        raise ValueError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
-    weights = read(found[0], device)
-    weights.source, weights.config = str(folder), _json(folder / "config.json")
-    if weights.preprocessing is None:
-        processor = _json(folder / "preprocessor_config.json")
-        weights.preprocessing = timm_preprocessing(weights.config) or huggingface_preprocessing(processor)
+        raise UserError(f"weights: there is no file {path}")
+    weights = read_file(path)
+    if path.suffix != ".ckpt":
+        weights.config = read_json(path.parent / "config.json", {})
     return weights
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> Weights:
+    """Open one file."""
+    content = open_file(path)
+    if path.suffix == ".safetensors":
+        header = parse_json_object((content.metadata() or {}).get("zoo", "{}"), path)
+        for name in ("arguments", "preprocessing"):
+            if not isinstance(header.get(name) or {}, dict):
+                raise UserError(f"{path}: {name} in its metadata are a {type(header[name]).__name__}, not values by name")
+        arguments = upgrade_header(header.get("arguments") or {})
+        state = LazyTensors(dict.fromkeys(content.keys(), path), {path: content})
+        return Weights(str(path), state, arguments, preprocessing=header.get("preprocessing"))
+    hyperparameters: dict[str, Any] = {}
+    if isinstance(content, dict) and "state_dict" in content:
+        check_values(content, path)
+        upgrade(content)
+        content = with_ema(content)
+        hyperparameters = dict(content.get("hyper_parameters") or {})
+    state = unwrap(path, content)
+    return Weights(str(path), state, hyperparameters, preprocessing=hyperparameters.get("preprocessing"))
+
+
+def read_folder(folder: Path, stems: tuple[str, str] = STEMS) -> Weights:
+    """Open the weights of a folder, with its ``config.json`` and ``preprocessor_config.json`` if there are any."""
+    file = find_weights(folder, stems)
+    weights = read_shards(file) if file.suffix == ".json" else read_file(file)
+    weights.source = str(folder)
+    weights.config = read_json(folder / "config.json", {})
+    if weights.preprocessing is None:
+        weights.preprocessing = timm_preprocessing(weights.config)
+    if weights.preprocessing is None:
+        weights.preprocessing = huggingface_preprocessing(read_json(folder / "preprocessor_config.json", {}))
+    return weights
+
+
+def find_weights(folder: Path, stems: tuple[str, str]) -> Path:
+    """Return the file with the weights of a folder, or the index of several.
+
+    Raises:
+        UserError: there is none.
+    """
+    stem, torch_stem = stems
+    whole = (f"{stem}.safetensors", f"{torch_stem}.bin")
+    indexes = (f"{stem}.safetensors.index.json", f"{torch_stem}.bin.index.json")
+    variants = (f"{stem}.*.safetensors", f"{torch_stem}.*.bin")  # such as model.fp16.safetensors
+    for pattern in (*whole, *indexes, *variants):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found[0]
+    raise UserError(f"{folder} holds neither {' nor '.join(whole)}, nor the index of several ({indexes[0]})")
+
+
+def read_shards(index: Path) -> Weights:
+    """Open the files that an index names.
+
+    Raises:
+        UserError: a file is missing, or lacks a tensor that the index says it has.
+    """
+    files = read_json(index).get("weight_map") or {}
+    if not isinstance(files, dict) or not files:
+        raise UserError(f"{index} names no files")
+    for name in files.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{index} names a file outside of its folder: {printable(name)}")
+    missing = sorted({name for name in files.values() if not (index.parent / name).is_file()})
+    if missing:
+        ending = ", ..." if len(missing) > 3 else ""
+        raise UserError(f"{index} names {', '.join(missing[:3])}{ending}, not there")
+    opened = {}
+    for name in sorted(set(files.values())):
+        opened[index.parent / name] = open_file(index.parent / name)
+    names = {tensor: index.parent / name for tensor, name in files.items()}
+    for tensor, path in names.items():
+        if tensor not in opened[path].keys():  # noqa: SIM118
+            raise UserError(f"{index} says that {path.name} holds {tensor}, but it does not")
+    return Weights(str(index), LazyTensors(names, opened))
+
+
+def open_file(path: Path) -> Any:
+    """Open one file without reading its tensors: that of safetensors, or what ``torch.save`` wrote.
+
+    Raises:
+        UserError: it is broken, or holds more than tensors and plain values.
+    """
+    verify(path)
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            return safe_open(path, "pt", device="cpu").__enter__()
+        except SafetensorError:
+            raise UserError(f"{path} is no whole file of weights") from None
+    mapped = zipfile.is_zipfile(path)  # so that what is copied from it is in memory once
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        raise ValueError(f"{path} is not JSON") from None
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
+    except Exception as error:
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise UserError(f"{path} holds Python objects, which could run code; only plain tensors are read") from None
+        raise UserError(f"{path} is no whole file of weights") from None
 
 
-def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    """The parameters and buffers in what ``torch.load`` returned, without the wrappings of training scripts."""
+def unwrap(path: Path, content: Any) -> dict[str, Tensor]:
+    """Return the state dict of the network in a file of torch, without the wrappings of training scripts."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not the state of a network")
-    inner = next((content[k] for k in ("state_dict", "model", "net") if isinstance(content.get(k), Mapping)), content)
-    state = dict(inner)
-    if any(k.startswith("net.") for k in state):  # a LightningModule's, of which only the network counts
-        state = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-    state = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in state.items()}
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state of a network")
+        raise UserError(f"{path} holds a {type(content).__name__}, not the state of a network")
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    # In a LightningModule the network is net; its losses and metrics have parameters and buffers, too.
+    is_module = any(key.startswith("net.") for key in content)
+    state = {}
+    for key, value in content.items():
+        if is_module and not key.startswith("net."):
+            continue
+        key = key.removeprefix("net.") if is_module else key
+        for prefix in PREFIXES:
+            key = key.removeprefix(prefix)
+        state[key] = value
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state of a network")
     return state
+
+
+def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the object in a JSON file; ``default`` if there is no such file.
+
+    Raises:
+        UserError: there is no such file and no default, or it holds something else.
+    """
+    if not path.exists() and default is not None:
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} holds no {path.name}") from None
+    except ValueError:
+        raise UserError(f"{path} is not JSON") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object")
+    return content
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
 
 
 def write(path: str | Path, state: Mapping[str, Tensor], **metadata: Any) -> None:
     """Write weights to ``.safetensors``, ``.pth`` or ``.pt``; ``metadata`` goes into a safetensors header."""
     path = Path(path)
-    if path.suffix not in SUFFIXES[:3]:
-        raise ValueError(f"weights are written to a {', '.join(SUFFIXES[:3])} file, not to {path.name!r}")
-    state = {k: v.detach().to("cpu", memory_format=torch.contiguous_format).clone() for k, v in state.items()}
-
-    def save(new: Path) -> None:
+    if path.suffix not in WRITABLE:
+        raise UserError(f"weights are written to a {', '.join(WRITABLE)} file, not to {path.name!r}")
+    copies = copy_tensors(state, state)
+    with atomic_file(path) as new:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
             own = json.dumps({SEALED_KEY: 1, **metadata})
-            save_file(state, new, {"format": "pt", "zoo": own, **placeholder()})
+            save_file(copies, new, {"format": "pt", "zoo": own, **placeholder()})
         else:
-            torch.save(state, new)
+            torch.save(copies, new)
         seal(new)
 
-    with atomic_file(path) as new:
-        save(new)
+
+def copy_tensors(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU, as safetensors allows no tensor to be a part of another."""
+    copies = {}
+    for name in names:
+        copies[name] = state[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+    return copies

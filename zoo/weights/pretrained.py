@@ -98,10 +98,13 @@ class PretrainedNet(nn.Module):
         weights = adapter.open(path)
         found = {**adapter.infer_arguments(weights, cls), **arguments}
         check_complete(cls, found, weights.source)
-        if adapter.on_meta:
-            net = build_empty(cls, found, dtype or weights.dtype)
-        else:
-            net = cls(**found)
+        try:
+            if adapter.on_meta:
+                net = build_empty(cls, found, dtype or weights.dtype)
+            else:
+                net = cls(**found)
+        except ValueError as error:
+            raise UserError(f"{weights.source}: {error}") from None
         adapter.load(net, weights)
         if dtype is not None:
             net.to(dtype)
@@ -153,7 +156,10 @@ def check_complete(cls: type, arguments: Mapping[str, Any], source: str) -> None
         if required and name not in arguments:
             missing.append(name)
     if missing:
-        raise UserError(f"{source} does not state {', '.join(missing)} of a {cls.__name__}: give it as an argument")
+        raise UserError(
+            f"{source} does not state {', '.join(missing)} of a {cls.__name__}: it is of another network, or give "
+            "it as an argument"
+        )
 
 
 def build_empty(cls: type[Any], arguments: Mapping[str, Any], dtype: torch.dtype | None) -> Any:

@@ -53,7 +53,7 @@ def load_by_name(name: str, groups: Iterable[str], own: str | None = None) -> We
 def preprocessing_of(name: str, groups: Iterable[str] = (), own: str | None = None) -> dict[str, Any] | None:
     """What images have to look like for weights, by name or path; fetches nothing and reads no weights."""
     if is_file_name(name):
-        return read(name, "meta").preprocessing
+        return read(name).preprocessing
     full = _full(name, groups, own)
     return dict(IN_PACKAGES[full][2]) if full in IN_PACKAGES else torchvision_preprocessing(_torchvision(full))
 

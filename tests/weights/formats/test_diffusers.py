@@ -19,7 +19,7 @@ from tests.parity.compare import on_meta, randomize
 from tests.prompt_files import save_tokenizer
 from zoo.models import AutoencoderKL, CLIPTextEncoder, UNet
 from zoo.text.prompts import PromptTokenizer
-from zoo.weights.formats.diffusers import save_pipeline, save_single_file, scheduler_config
+from zoo.weights.formats.diffusers import parameters_of, save_pipeline, save_single_file, scheduler_config
 from zoo.weights.formats.ldm import to_ldm
 
 UNET = {"in_channels": 4, "channels": (32, 64), "blocks": 1, "attention": (True, False), "text_dim": 128}
@@ -187,13 +187,13 @@ def test_names_of_single_files_are_those_that_diffusers_knows(pipeline):
     _, made = pipeline
     a = made["unet"].arguments
     config = {"layers_per_block": a["blocks"], "class_embed_type": None, "addition_embed_type": None}
-    unet = convert_ldm_unet_checkpoint(to_ldm("unet", made["unet"].parameter_state_dict(), a), config)
+    unet = convert_ldm_unet_checkpoint(to_ldm("unet", parameters_of(made["unet"]), a), config)
     vae = convert_ldm_vae_checkpoint(
-        to_ldm("vae", made["vae"].parameter_state_dict(), made["vae"].arguments),
+        to_ldm("vae", parameters_of(made["vae"]), made["vae"].arguments),
         {"down_block_types": ("x",) * 2, "up_block_types": ("x",) * 2},
     )
     for theirs, net in ((unet, made["unet"]), (vae, made["vae"])):
-        ours = net.parameter_state_dict()
+        ours = parameters_of(net)
         assert theirs.keys() == ours.keys()
         assert all(torch.equal(theirs[k], ours[k]) for k in ours)
 
@@ -201,32 +201,30 @@ def test_names_of_single_files_are_those_that_diffusers_knows(pipeline):
 @pytest.mark.parametrize("preset", ["sd-1.5", "sd-2.1"])
 def test_full_size_single_files_have_the_names_that_diffusers_knows(preset):
     unet, vae = on_meta(lambda: UNet.preset(preset)), on_meta(lambda: AutoencoderKL.preset("sd"))
-    file = to_ldm("unet", unet.parameter_state_dict(), unet.arguments)
+    file = to_ldm("unet", parameters_of(unet), unet.arguments)
     config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}
     theirs = convert_ldm_unet_checkpoint(file, config)
-    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in unet.parameter_state_dict().items()}
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in parameters_of(unet).items()}
     # the last of the names by which diffusers itself tells these two versions
     assert "model.diffusion_model.output_blocks.11.0.skip_connection.weight" in file
     key = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
     assert file[key].shape[-1] == {"sd-1.5": 768, "sd-2.1": 1024}[preset]
-    file = to_ldm("vae", vae.parameter_state_dict(), vae.arguments)
+    file = to_ldm("vae", parameters_of(vae), vae.arguments)
     theirs = convert_ldm_vae_checkpoint(file, {"down_block_types": ("x",) * 4, "up_block_types": ("x",) * 4})
-    assert {k: v.shape[:2] for k, v in theirs.items()} == {
-        k: v.shape[:2] for k, v in vae.parameter_state_dict().items()
-    }
+    assert {k: v.shape[:2] for k, v in theirs.items()} == {k: v.shape[:2] for k, v in parameters_of(vae).items()}
 
 
 def test_the_text_tower_of_a_second_version_is_that_of_diffusers(tmp_path):
     text = CLIPTextEncoder(300, **TEXT, activation="gelu")
     randomize(text)
-    file = to_ldm("text_encoder", text.parameter_state_dict(), text.arguments)
+    file = to_ldm("text_encoder", parameters_of(text), text.arguments)
     config = CLIPTextConfig(
         vocab_size=300, hidden_size=128, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
     )
     theirs = convert_open_clip_checkpoint(CLIPTextModel(config), dict(file), prefix="cond_stage_model.model.")
     theirs = {k.removeprefix("text_model."): v for k, v in theirs.items() if "position_ids" not in k}
-    assert theirs.keys() == text.parameter_state_dict().keys()
-    assert all(torch.equal(theirs[k], v) for k, v in text.parameter_state_dict().items())
+    assert theirs.keys() == parameters_of(text).keys()
+    assert all(torch.equal(theirs[k], v) for k, v in parameters_of(text).items())
 
 
 def test_published_single_files_have_more_in_them(tmp_path):
@@ -238,7 +236,7 @@ def test_published_single_files_have_more_in_them(tmp_path):
     )
     state = {}
     for part, net in made.items():
-        state |= to_ldm(part, net.parameter_state_dict(), net.arguments)
+        state |= to_ldm(part, parameters_of(net), net.arguments)
     last = {k.replace("resblocks.1.", "resblocks.2."): v for k, v in state.items() if "resblocks.1." in k}
     buffers = {"cond_stage_model.model.logit_scale": torch.ones(()), "alphas_cumprod": torch.ones(1000)}
     buffers["cond_stage_model.model.text_projection"] = torch.ones(128, 128)
@@ -249,7 +247,7 @@ def test_published_single_files_have_more_in_them(tmp_path):
     assert same(CLIPTextEncoder.from_pretrained(tmp_path / "v2.safetensors"), made["text_encoder"])
     vae = AutoencoderKL.from_pretrained(tmp_path / "v2.safetensors")
     assert float(vae.scale) == pytest.approx(0.18215)
-    assert all(torch.equal(v, vae.parameter_state_dict()[k]) for k, v in made["vae"].parameter_state_dict().items())
+    assert all(torch.equal(v, parameters_of(vae)[k]) for k, v in parameters_of(made["vae"]).items())
     assert scheduler_config(tmp_path / "v2.safetensors")["prediction_type"] == "epsilon"  # by the width of its text
 
 
@@ -263,7 +261,7 @@ def test_published_single_files_have_more_in_them(tmp_path):
 )
 def test_prediction_of_a_second_version_is_noticed(tmp_path, extra, told, capsys):
     unet = UNet(4, (32, 32), blocks=1, attention=(True, False), text_dim=1024, head_dim=32, linear_projection=True)
-    state = to_ldm("unet", unet.parameter_state_dict(), unet.arguments)
+    state = to_ldm("unet", parameters_of(unet), unet.arguments)
     save_file({k: v.contiguous() for k, v in {**state, **extra}.items()}, tmp_path / "v.safetensors")
     assert scheduler_config(tmp_path / "v.safetensors")["prediction_type"] == told
     assert ("taken to predict v" in capsys.readouterr().err) == (told == "v_prediction")
@@ -301,7 +299,7 @@ def spoiled(pipeline, tmp_path, how: str):
     [
         ("no text encoder", CLIPTextEncoder, "holds no text_encoder .*, only unet, vae"),
         ("half a file", UNet, "is no whole file of weights"),
-        ("no file", UNet, "holds no diffusion_pytorch_model.safetensors"),
+        ("no file", UNet, "holds neither diffusion_pytorch_model.safetensors nor"),
         ("a tensor less", UNet, r"it lacks 1 tensors \(conv_out.bias\)"),
         ("XL", UNet, "another kind .Stable Diffusion XL."),
         ("other blocks", UNet, "no stages of ResnetUpsampleBlock2D"),
@@ -335,7 +333,7 @@ def test_another_checkpoint_gives_one_line(tmp_path, names, said):
 
 def test_other_mistakes_give_one_line(pipeline, tmp_path):
     folder, made = pipeline
-    with pytest.raises(ValueError, match="there is no file or folder"):
+    with pytest.raises(ValueError, match="there is no file"):
         UNet.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is there already"):
         save_pipeline(folder, made)
@@ -343,8 +341,11 @@ def test_other_mistakes_give_one_line(pipeline, tmp_path):
         UNet(**{**UNET, "channels": (32, 32)}, heads=8).load_pretrained(folder)
     with pytest.raises(ValueError, match=r"is no AutoencoderKL: its config.json has no 'latent_channels'"):
         AutoencoderKL.from_pretrained(folder / "unet")
-    with pytest.raises(ValueError, match="does not tell the sizes of its AutoencoderKL: a folder of diffusers"):
-        AutoencoderKL.from_pretrained(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="does not state in_channels of a AutoencoderKL: it is of another network"):
+        AutoencoderKL.from_pretrained(alone)
+    assert AutoencoderKL.from_pretrained(folder / "vae" / "diffusion_pytorch_model.safetensors").factor == 2
     with pytest.raises(ValueError, match="reads none"):
         save_single_file(tmp_path / "x.safetensors", {"unet": UNet(1, (32, 32), attention=(False, True))})
     assert not (tmp_path / "x.safetensors").exists()

@@ -1,16 +1,21 @@
-"""BERT's weights in Hugging Face's files: BERT's names and DistilBERT's, with and without a head."""
+"""BERT's published weights: names and ``config.json`` of BERT and DistilBERT in transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.distributed import say
+from zoo.errors import UserError
 from zoo.weights.files import Weights
-from zoo.weights.formats.huggingface import Entry
+from zoo.weights.formats.huggingface import Entry, HuggingFaceFormat, constructor_arguments, known_config
+from zoo.weights.pretrained import PretrainedNet, differences_in_words, refuse_config
 from zoo.weights.renaming import rename_keys
+from zoo.weights.tensors import RenamedTensors
 
 _EMBEDDINGS = {
     "embeddings.token": "embeddings.word_embeddings",
@@ -18,7 +23,7 @@ _EMBEDDINGS = {
     "embeddings.token_type": "embeddings.token_type_embeddings",
     "embeddings.norm": "embeddings.LayerNorm",
 }
-# From names used here to those of the file, by ``model_type``; a file with a head has them under ``bert.``, say.
+# From zoo's names to the file's, by ``model_type``; a file with a head has them under ``bert.`` or ``distilbert.``.
 ENCODER = {
     "bert": {
         **_EMBEDDINGS,
@@ -54,13 +59,14 @@ HEADS = {
         "head.norm": "vocab_layer_norm",
         "head.decoder": "vocab_projector",
         "head.linear": "classifier",
-        "pooler.dense": "pre_classifier",  # what BERT calls its pooler, but in front of classes only
+        "pooler.dense": "pre_classifier",  # BERT's pooler, but only in front of a classifier
     },
 }
-# What any of these files may hold beside the encoder; a network takes what it has a place for.
+# Heads that a file may hold beside the encoder; those that a network lacks are left out.
 HEAD_KEYS = r"^(head\.|cls\.|vocab_|pre_classifier\.|classifier\.|qa_outputs\.)|(^|\.)pooler\."
 _DECODERS = ("cls.predictions.decoder.weight", "vocab_projector.weight")
-_CONFIG = {  # of the constructor's arguments, by ``model_type``
+# Keys of ``config.json``, by ``model_type`` and argument.
+_CONFIG = {
     "bert": {
         "vocab_size": "vocab_size",
         "dim": "hidden_size",
@@ -90,109 +96,268 @@ _CONFIG = {  # of the constructor's arguments, by ``model_type``
         "head_dropout": "seq_classif_dropout",
     },
 }
-_ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+# What transformers takes for granted where a file does not state it.
+_DEFAULTS = {
+    "bert": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+    },
+    "distilbert": {
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation": "gelu",
+        "seq_classif_dropout": 0.2,
+    },
+}
+# What a config.json may ask for, and how zoo's BERT computes.
+_FIXED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "feed_forward_type": "original",
+}
+# From transformers' names; the first of several for one function is written.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
+_CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert"}
+_POOLERS = {"bert": "tanh", "distilbert": "relu"}  # activation
 _QKV = ("query", "key", "value")
+# Arguments in which a network has to agree with its weights.
+COMPARED = ("vocab_size", "dim", "depth", "heads", "hidden", "max_length", "token_types", "activation", "norm_eps")
+
+
+class BERTFormat(HuggingFaceFormat):
+    """Adapter for BERT, with or without a head.
+
+    Args:
+        architecture: name of the class in transformers, after Bert: ``Model``, ``ForMaskedLM``, ...
+        has_classes: whether the head classifies.
+        pooled: whether the head comes after the pooler.
+    """
+
+    ignored_keys = HEAD_KEYS
+
+    def __init__(self, architecture: str = "Model", has_classes: bool = False, pooled: bool = False) -> None:
+        self.architecture = architecture
+        self.has_classes = has_classes
+        self.pooled = pooled
+
+    @property
+    def has_head(self) -> bool:
+        return self.architecture != "Model"
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def infer_arguments(self, weights: Weights, cls: type[PretrainedNet]) -> dict[str, Any]:
+        # a module's checkpoint holds the network's arguments under one name
+        saved = weights.arguments.get("architecture") or weights.arguments
+        known = constructor_arguments(cls)
+        arguments = {name: value for name, value in saved.items() if name in known}
+        return arguments or self.infer_config(weights)
+
+    def infer_config(self, weights: Weights) -> dict[str, Any]:
+        config = weights.config
+        source = weights.source
+        if not config:
+            raise UserError(f"{source}: there is no config.json beside it, which states the size of a BERT")
+        kind = model_type(config, source)
+        refuse_config(source, config, _FIXED, "BERT")
+        arguments = known_config(config, _CONFIG[kind], _DEFAULTS[kind])
+        head_dropout = arguments.pop("head_dropout", None)
+        activation = arguments["activation"]
+        if activation not in _ACTIVATIONS:
+            raise UserError(f"{source}: its activation is {activation!r}, zoo's BERT has {', '.join(_ACTIVATIONS)}")
+        arguments["activation"] = _ACTIVATIONS[activation]
+        if "vocab_size" not in arguments:
+            arguments["vocab_size"] = len(weights.state[token_embedding(kind, self.has_head)])
+        if "pad_token_id" in config:
+            arguments["pad_id"] = config["pad_token_id"]  # which may be null
+        if kind == "distilbert":
+            arguments["token_types"] = 0
+        has_pooler = any(name.endswith(("pooler.dense.weight", "pre_classifier.weight")) for name in weights.state)
+        arguments["pooler"] = _POOLERS[kind] if has_pooler or self.pooled else None
+        if self.has_classes:
+            if "classifier.weight" in weights.state:
+                arguments["num_classes"] = len(weights.state["classifier.weight"])
+            if kind == "bert" or self.pooled:  # DistilBERT's token classifier has no dropout of its own
+                arguments["head_dropout"] = head_dropout
+        return arguments
+
+    def standardize(self, weights: Weights) -> Weights:
+        """Return the weights by the names that transformers writes today, the encoder under a prefix with a head."""
+        if "embeddings.token.weight" in weights.state:  # zoo's own file
+            return weights
+        kind = model_type(weights.config, weights.source)
+        prefix = f"{kind}."
+        present = {_present_key(name): name for name in weights.state if not name.endswith("position_ids")}
+        is_bare = not any(name.startswith(prefix) for name in present)
+        if token_embedding(kind, not is_bare) not in present:
+            some = ", ".join(sorted(weights.state)[:2])
+            raise UserError(f"{weights.source} does not hold the weights of a BERT, but {some}, ...")
+        names = {}
+        for name, in_file in present.items():
+            is_encoder = is_bare or name.startswith(prefix)
+            plain = name.removeprefix(prefix)
+            names[prefix + plain if is_encoder and self.has_head else plain] = in_file
+        state = RenamedTensors(weights.state, names)
+        token = state[token_embedding(kind, self.has_head)]
+        for name in _DECODERS:
+            if name not in names:
+                continue
+            if not torch.equal(state[name], token):
+                raise UserError(f"{weights.source}: {name} is not the embedding; zoo's BERT has one matrix for both")
+            del names[name]
+        return Weights(weights.source, state, weights.arguments, weights.config)
+
+    def check(self, net: PretrainedNet, weights: Weights) -> None:
+        theirs = self.infer_arguments(weights, type(net))
+        words = bert_differences(theirs, net.arguments)
+        if words:
+            raise UserError(f"{weights.source} does not fit this {type(net).__name__}: it has {words}")
+
+    # Loading ----------------------------------------------------------------------------------------------------------
+
+    def load(self, net: Any, weights: Weights) -> None:
+        """Load weights; a pooler or head that the file lacks, or has for other classes, is initialized instead."""
+        entries = self.entries_in_file(net, weights)
+        own = dict(net.named_parameters())
+        missing = set()
+        for entry in entries:
+            part = entry.param.partition(".")[0]
+            name = entry.names[0]
+            fits = name in weights.state and weights.state[name].shape == own[entry.param].shape
+            if part in ("pooler", "head") and not fits:
+                missing.add(part)
+        fresh: dict[str, Tensor] = {}
+        for part in sorted(missing):
+            self._initialize_part(net, part, entries, weights, fresh)
+        if fresh:
+            state = ChainMap(fresh, weights.state)  # type: ignore[arg-type]
+            weights = Weights(weights.source, state, weights.arguments, weights.config)
+        super().load(net, weights)
+        if self.has_classes:
+            adopt_class_names(net)
+
+    def _initialize_part(
+        self, net: Any, part: str, entries: list[Entry], weights: Weights, fresh: dict[str, Tensor]
+    ) -> None:
+        """Initialize a pooler or head, and put its parameters into ``fresh`` by the names of the file."""
+        net.initialize_part(part)
+        own = dict(net.named_parameters())
+        sizes = []
+        for entry in entries:
+            if not entry.param.startswith(f"{part}."):
+                continue
+            name = entry.names[0]
+            fresh[name] = own[entry.param].detach()
+            if name in weights.state and weights.state[name].ndim == 2:
+                sizes.append((len(weights.state[name]), len(own[entry.param])))
+        if sizes:
+            theirs, ours = sizes[0]
+            say(f"{weights.source}: its head of {theirs} classes is replaced by a fresh one of {ours}")
+        else:
+            say(f"{weights.source}: it has no {part}, so one starts fresh")
+
+    def entries(self, net: PretrainedNet) -> list[Entry]:
+        arguments = net.arguments
+        kind = model_type_of(arguments)
+        prefix = f"{kind}." if self.has_head else ""
+        table = {**HEADS[kind], **{ours: prefix + theirs for ours, theirs in ENCODER[kind].items()}}
+        entries = []
+        for name, _ in net.named_parameters():
+            if ".attention.qkv." in name:
+                parts = [name.replace(".qkv.", f".{part}.") for part in _QKV]
+                files = tuple(_rename_key(part, table) for part in parts)
+                entries.append(Entry(name, files, (arguments["dim"],) * 3))
+            else:
+                entries.append(Entry(name, (_rename_key(name, table),)))
+        return entries
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def config_json(self, net: Any) -> dict[str, Any]:
+        kind = model_type_of(net.arguments)
+        theirs = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+        known = {**net.arguments, "activation": theirs[net.arguments["activation"]]}
+        config = {}
+        for ours, name in _CONFIG[kind].items():
+            if ours == "head_dropout":
+                if known.get(ours) is not None:
+                    config[name] = known[ours]
+            elif ours in known:
+                config[name] = known[ours]
+        class_names = net.class_names
+        if class_names is not None and class_names != ["LABEL_0", "LABEL_1"]:  # the default of transformers
+            config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
+            config["label2id"] = {name: i for i, name in enumerate(class_names)}
+        architecture = _CLASS_NAMES[kind] + self.architecture
+        return {**net.config, "architectures": [architecture], "model_type": kind, **config}
 
 
 def model_type_of(arguments: Mapping[str, Any]) -> str:
-    """BERT or DistilBERT, which has no token types."""
+    """Return ``bert``, or ``distilbert``, which has no token types."""
     return "bert" if arguments["token_types"] else "distilbert"
 
 
-def infer_config(weights: Weights) -> dict[str, Any]:
-    """Arguments of ``zoo.models.BERT`` and ``head_dropout`` from a ``config.json``, and whether there is a pooler."""
-    config, where = weights.config, weights.source
-    if not config:
-        raise ValueError(f"{where}: there is no config.json beside it, which says how large a BERT is")
-    kind = _kind(config, where)
-    pooler = any(name.endswith(("pooler.dense.weight", "pre_classifier.weight")) for name in weights.state)
-    found = {ours: config[theirs] for ours, theirs in _CONFIG[kind].items() if config.get(theirs) is not None}
-    found.setdefault("pad_id", config.get("pad_token_id"))
-    if (activation := found.get("activation", "gelu")) not in _ACTIVATIONS:
-        raise ValueError(f"{where}: its activation is {activation!r}, zoo's BERT has {', '.join(_ACTIVATIONS)}")
-    if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
-        raise ValueError(f"{where}: a BERT with relative positions, or one that is a decoder, is not zoo's")
-    found["activation"] = _ACTIVATIONS[activation]
-    found = {"token_types": 2, **found}
-    kinds = {"bert": {"pooler": "tanh"}, "distilbert": {"token_types": 0, "pooler": "relu"}}
-    return {**found, **kinds[kind], **({} if pooler else {"pooler": None})}
+def model_type(config: Mapping[str, Any], source: str) -> str:
+    """Return the ``model_type`` of a ``config.json``.
 
-
-def to_config_json(arguments: Mapping[str, Any], head: str, class_names: list[str] | None) -> dict[str, Any]:
-    """What ``config.json`` says of a network.
-
-    Args:
-        arguments: of its constructor.
-        head: how transformers calls its class, behind ``Bert``: ``Model``, ``ForMaskedLM``, ...
-        class_names: of its classes, by number; null for none of their own.
+    Raises:
+        UserError: it is another than BERT's and DistilBERT's.
     """
-    kind = model_type_of(arguments)
-    theirs = {v: k for k, v in reversed(_ACTIVATIONS.items())}
-    known = {**arguments, "activation": theirs[arguments["activation"]]}
-    config = {name: known[ours] for ours, name in _CONFIG[kind].items() if ours in known and ours != "head_dropout"}
-    if known.get("head_dropout") is not None:
-        config[_CONFIG[kind]["head_dropout"]] = known["head_dropout"]
-    if class_names is not None and class_names != ["LABEL_0", "LABEL_1"]:  # which transformers takes for granted
-        config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
-        config["label2id"] = {name: i for i, name in enumerate(class_names)}
-    name = {"bert": "Bert", "distilbert": "DistilBert"}[kind] + head
-    return {"architectures": [name], "model_type": kind, **config}
+    kind = config.get("model_type", "bert")
+    if kind not in _CONFIG:
+        raise UserError(f"{source} holds a model of type {kind!r}; zoo's BERT reads {' and '.join(_CONFIG)}")
+    return kind
 
 
-def tensor_entries(own: Iterable[str], arguments: Mapping[str, Any], head: bool) -> list[Entry]:
-    """Where each parameter of a network is in a file.
-
-    Args:
-        own: names of its parameters.
-        arguments: of its constructor.
-        head: whether the network has one, so that the encoder stands under a name of its own.
-    """
-    kind = model_type_of(arguments)
-    prefix = f"{kind}." if head else ""
-    table = {**HEADS[kind], **{ours: prefix + theirs for ours, theirs in ENCODER[kind].items()}}
-    entries = []
-    for name in own:
-        if ".attention.qkv." in name:
-            parts = [name.replace(".qkv.", f".{part}.") for part in _QKV]
-            entries.append(Entry(name, tuple(_rename_key(part, table) for part in parts), (arguments["dim"],) * 3))
-        else:
-            entries.append(Entry(name, (_rename_key(name, table),)))
-    return entries
+def token_embedding(kind: str, has_prefix: bool) -> str:
+    """Return the name of the token embedding in a file."""
+    prefix = f"{kind}." if has_prefix else ""
+    return f"{prefix}embeddings.word_embeddings.weight"
 
 
-def standardize_keys(weights: Weights, head: bool) -> Weights:
-    """The same weights by the names that transformers writes today, the encoder under its own name where asked for."""
-    if "embeddings.token.weight" in weights.state:  # zoo's own file
-        return weights
-    kind = _kind(weights.config, weights.source)
-    state = {_modern_key(name): name for name in weights.state if not name.endswith("position_ids")}
-    bare = not any(name.startswith(f"{kind}.") for name in state)
-    if f"{'' if bare else kind + '.'}embeddings.word_embeddings.weight" not in state:
-        some = ", ".join(sorted(weights.state)[:2])
-        raise ValueError(f"{weights.source} does not hold the weights of a BERT, but {some}, ...")
-    named: dict[str, Tensor] = {}
-    for name, old in state.items():
-        inner = bare or name.startswith(f"{kind}.")
-        plain = name.removeprefix(f"{kind}.")
-        named[f"{kind}.{plain}" if inner and head else plain] = weights.state[old]
-    token = named[f"{kind + '.' if head else ''}embeddings.word_embeddings.weight"]
-    for name in _DECODERS:
-        decoder = named.pop(name, None)
-        if decoder is not None and not torch.equal(decoder, token):
-            raise ValueError(f"{weights.source}: {name} is not the embedding; zoo's BERT has one matrix for both")
-    return Weights(weights.source, named, weights.arguments, weights.config)
+def bert_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return where arguments of weights differ from a network's, such as ``dim=64 instead of 32``."""
+    compared = {name: theirs[name] for name in COMPARED if name in theirs}
+    if theirs.get("pooler") and ours.get("pooler"):
+        compared["pooler"] = theirs["pooler"]
+    return differences_in_words(compared, ours, most=len(compared))
 
 
-def _modern_key(name: str) -> str:
+def adopt_class_names(net: Any) -> None:
+    """Take the class names of the weights, or drop those of a head that was replaced."""
+    names = net.config.get("id2label") or {}
+    num_classes = net.arguments["num_classes"]
+    if len(names) == num_classes:
+        net.class_names = [names[str(i)] for i in range(num_classes)]
+    else:
+        net.config = {key: value for key, value in net.config.items() if key not in ("id2label", "label2id")}
+
+
+def _present_key(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _rename_key(name: str, table: Mapping[str, str]) -> str:
     return next(iter(rename_keys({name: torch.empty(0)}, table)))
-
-
-def _kind(config: Mapping[str, Any], where: str) -> str:
-    kind = config.get("model_type", "bert")
-    if kind not in _CONFIG:
-        raise ValueError(f"{where} holds a model of type {kind!r}; zoo's BERT reads {' and '.join(_CONFIG)}")
-    return kind

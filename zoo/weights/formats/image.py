@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.distributed import say
 from zoo.errors import UserError
-from zoo.weights.files import Weights, write
+from zoo.weights.files import STEMS, Weights, write
 from zoo.weights.formats.timm import AVERAGE_POOLING, check_timm_config, read_timm_config
 from zoo.weights.pretrained import PretrainedNet, WeightsFormat, differences_in_words, some_of
 from zoo.weights.published import load_by_name
@@ -72,9 +72,14 @@ class ImageFormat(WeightsFormat):
 
     def open(self, path: str | Path, net: PretrainedNet | None = None) -> Weights:
         if net is None:
-            return load_by_name(str(path), self.enums)
-        own = self.enum(net.arguments)
-        return load_by_name(str(path), [own] if own else [], own)
+            weights = load_by_name(str(path), self.enums)
+        else:
+            own = self.enum(net.arguments)
+            weights = load_by_name(str(path), [own] if own else [], own)
+        weights.state = dict(weights.state)  # read once
+        if not Path(path).expanduser().is_dir() and Path(path).stem not in STEMS:
+            weights.config = {}  # of other weights in the same folder
+        return weights
 
     def infer_arguments(self, weights: Weights, cls: type[PretrainedNet]) -> dict[str, Any]:
         self.check_origin(weights, cls.__name__)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.distributed import say
 from zoo.weights.files import Weights
-from zoo.weights.folders import NamedTensors
+from zoo.weights.tensors import NamedTensors
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
