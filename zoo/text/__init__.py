@@ -1,4 +1,4 @@
-"""Text as numbers and back. Data and tasks both import this; it imports none of zoo's other rooms."""
+"""Tokenizers: texts as token ids and back."""
 
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import Vocabulary

@@ -1,4 +1,4 @@
-"""Pieces of words learned from texts, by the tokenizers library."""
+"""Subword tokenizers trained on texts, by the tokenizers library."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 
 from zoo.text.engines import load_tokenizers
 
+NUM_CODE_POINTS = 0x110000  # of Unicode
+
 
 def train_bpe(texts: Iterable[str], vocab_size: int, min_freq: int, specials: Sequence[str]) -> str:
-    """Byte-level pairs as GPT-2 has them (Radford 2019): no text is unknown, and spaces belong to what follows them.
+    """Train byte-level BPE as in GPT-2 (Radford 2019): no text is unknown, and a space belongs to the word behind it.
 
     Args:
-        texts: of training.
-        vocab_size: number of tokens, special ones included.
-        min_freq: how often a pair must occur to become a token.
+        texts: training texts.
+        vocab_size: vocabulary size, special tokens included.
+        min_freq: minimum number of occurrences of a pair that becomes a token.
         specials: special tokens, which come first.
 
     Returns:
@@ -32,60 +34,83 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_freq: int, specials: Se
     least = len(alphabet) + len(specials)
     if vocab_size < least:
         raise ValueError(f"bpe needs {least} tokens or more, one for each byte: got {vocab_size}")
-    options = {"vocab_size": vocab_size, "min_frequency": min_freq, "show_progress": False}
-    trainer = tokenizers.trainers.BpeTrainer(special_tokens=list(specials), initial_alphabet=alphabet, **options)
+    trainer = tokenizers.trainers.BpeTrainer(
+        special_tokens=list(specials),
+        initial_alphabet=alphabet,
+        vocab_size=vocab_size,
+        min_frequency=min_freq,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer.to_str()
 
 
 def train_wordpiece(
-    texts: Iterable[str], vocab_size: int, min_freq: int, specials: Mapping[str, str], lowercase: bool
+    texts: Iterable[str],
+    vocab_size: int,
+    min_freq: int,
+    specials: Mapping[str, str],
+    lowercase: bool,
 ) -> str:
-    """Pieces as BERT has them (Wu 2016): words are cut at spaces and signs, ``##`` marks what goes on within a word.
+    """Train WordPiece as in BERT (Wu 2016): texts are cut at spaces and punctuation, ``##`` marks further subwords.
 
     Args:
-        texts: of training.
-        vocab_size: number of tokens, special ones included.
-        min_freq: how often a pair must occur to become a token.
+        texts: training texts.
+        vocab_size: vocabulary size, special tokens included.
+        min_freq: minimum number of occurrences of a pair that becomes a token.
         specials: special tokens by their roles; ``unknown`` is needed.
-        lowercase: whether texts are put into lower case, and accents left out.
+        lowercase: whether texts are put into lower case and lose their accents.
 
     Returns:
         The JSON of the tokenizer.
     """
     if "unknown" not in specials:
         raise ValueError("wordpiece needs an unknown token: it does not know every character")
-    tokenizers = load_tokenizers()
-    texts = list(texts) if iter(texts) is texts else texts  # they are read twice
-    names, unknown = list(dict.fromkeys(specials.values())), specials["unknown"]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece({unknown: 0}, unk_token=unknown))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = tokenizers.decoders.WordPiece()
-    known = tokenizer.normalizer.normalize_str("".join(sorted(count_characters(texts))))
-    alphabet = sorted(set(known) - set(" "))
+    if iter(texts) is texts:
+        texts = list(texts)  # an iterator could be read once only, and they are read twice
+    tokenizer = _untrained_wordpiece(specials["unknown"], lowercase)
+    characters = "".join(sorted(count_characters(texts)))
+    alphabet = sorted(set(tokenizer.normalizer.normalize_str(characters)) - {" "})
+    names = list(dict.fromkeys(specials.values()))
     least = len(names) + 2 * len(alphabet)
     if vocab_size < least:
         raise ValueError(f"wordpiece needs {least} tokens or more, two for each character: got {vocab_size}")
-    # The trainer numbers characters within words in the order of a hash table, which is another one each time: given
-    # as special tokens they have their numbers already.
+    # The trainer numbers characters within words in the order of a hash table, which differs from run to run: as
+    # special tokens they have their ids already.
     inner = [f"##{character}" for character in alphabet]
-    options: dict[str, Any] = {"vocab_size": vocab_size, "min_frequency": min_freq, "show_progress": False}
-    trainer = tokenizers.trainers.WordPieceTrainer(special_tokens=names + inner, initial_alphabet=alphabet, **options)
+    tokenizers = load_tokenizers()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        special_tokens=names + inner,
+        initial_alphabet=alphabet,
+        vocab_size=vocab_size,
+        min_frequency=min_freq,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in names]
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     if "cls" in specials and "sep" in specials:
-        ends = [(specials[role], tokenizer.token_to_id(specials[role])) for role in ("sep", "cls")]
-        tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
+        sep = (specials["sep"], tokenizer.token_to_id(specials["sep"]))
+        cls = (specials["cls"], tokenizer.token_to_id(specials["cls"]))
+        tokenizer.post_processor = tokenizers.processors.BertProcessing(sep, cls)
     return tokenizer.to_str()
 
 
+def _untrained_wordpiece(unknown: str, lowercase: bool) -> Any:
+    tokenizers = load_tokenizers()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece({unknown: 0}, unk_token=unknown))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    return tokenizer
+
+
 def count_characters(texts: Iterable[str]) -> Counter[str]:
-    """How often each character occurs, without a loop over them."""
-    counts = np.zeros(0x110000, np.int64)
+    """Return how often each character occurs, without a loop over them."""
+    counts = np.zeros(NUM_CODE_POINTS, np.int64)
     for text in texts:
-        found = np.bincount(np.frombuffer(text.encode("utf-32-le"), np.uint32))
+        code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        found = np.bincount(code_points)
         counts[: len(found)] += found
     return Counter({chr(i): int(counts[i]) for i in counts.nonzero()[0].tolist()})

@@ -79,7 +79,7 @@ def test_vocabulary():
     assert Vocabulary.build([["b", "a", "b"]], max_size=3).tokens[2:] == ["b"]
     with pytest.raises(ValueError, match="begins with <pad>, <unk>, got a"):
         Vocabulary(["a"])
-    with pytest.raises(ValueError, match="'a' stands twice"):
+    with pytest.raises(ValueError, match="'a' is in the vocabulary twice"):
         Vocabulary(["<pad>", "<unk>", "a", "a"])
     with pytest.raises(ValueError, match="max_size from 3, got min_freq=1, max_size=2"):
         Vocabulary.build([], max_size=2)
