@@ -1,6 +1,6 @@
 """A small number of inputs of the fuzzing script."""
 
-from fuzz import fuzz
+from tests.hostile.fuzz import fuzz
 
 
 def test_readers_answer_random_changes_with_clear_errors_only():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from zoo.distributed import say
 from zoo.errors import UserError
 from zoo.files import atomic_file
 from zoo.tasks.language import LanguageModel
+from zoo.terminal import visible
 from zoo.text.tokenizer import Tokenizer
+from zoo.trust.reading import read_json
 
 # Networks of zoo by the model_type in a config.json of Hugging Face.
 NETWORKS = {"gpt2": "GPT", "llama": "LLaMA"}
@@ -44,14 +47,19 @@ def write_texts(
     try:
         if len(prompts) == 1:
             print(prompts[0], end="", flush=True)
-            model.complete(prompts, on_text=lambda _, text: print(text, end="", flush=True), **options)
+            model.complete(prompts, on_text=lambda _, text: print(shown(text), end="", flush=True), **options)
             print()
             return
         for prompt, text in generate_batches(model, prompts, options, batch_size):
-            print(f"{prompt}{text}\n", flush=True)
+            print(f"{prompt}{shown(text)}\n", flush=True)
     except KeyboardInterrupt:
         print(flush=True)  # so that the prompt of the shell begins a line
         raise
+
+
+def shown(text: str) -> str:
+    """Return generated text for stdout: without control characters if that is a terminal."""
+    return visible(text) if sys.stdout.isatty() else text
 
 
 def write_file(
@@ -106,7 +114,7 @@ def read_prompts(path: Path) -> list[str]:
         if path.suffix == ".jsonl":
             try:
                 prompt = json.loads(line)["prompt"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(f'{path}, line {number}: not {{"prompt": "..."}}') from None
         if not isinstance(prompt, str) or not prompt:
             raise UserError(f"{path}, line {number}: the prompt is empty")
@@ -200,9 +208,6 @@ def read_eos_ids(path: Path) -> list[int]:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a JSON file of Hugging Face."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a config of Hugging Face")
-    return config
+        return read_json(path)
+    except UserError:
+        raise UserError(f"{path} is not a config of Hugging Face") from None

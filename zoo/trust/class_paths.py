@@ -63,6 +63,7 @@ PLUGIN_BASES = (
     "lightning.pytorch.plugins.LayerSync",
     "lightning.fabric.plugins.ClusterEnvironment",
 )
+THEME = "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBarTheme"  # of RichProgressBar
 # Transforms of torchvision's first version have no base class in common.
 TRANSFORMS = ("Compose", "ToTensor", "PILToTensor", "ToPILImage", "Lambda", "RandomOrder", "RandomChoice")
 
@@ -83,7 +84,7 @@ ROOMS = (
     Room("torchvision.ops", (MODULE,)),
     Room("torchvision.transforms", (MODULE, *(f"torchvision.transforms.{name}" for name in TRANSFORMS))),
     Room("torchvision.transforms.v2", (MODULE,)),
-    Room("torchmetrics", (METRIC,)),
+    Room("torchmetrics", (METRIC, "torchmetrics.MetricCollection")),
     Room("torchmetrics.aggregation", (METRIC,)),
     Room("torchmetrics.classification", (METRIC,)),
     Room("torchmetrics.clustering", (METRIC,)),
@@ -93,7 +94,9 @@ ROOMS = (
     Room("torchmetrics.segmentation", (METRIC,)),
     Room("torchmetrics.wrappers", (METRIC,)),
     Room("lightning", ("lightning.LightningModule", DATA, CALLBACK), in_checkpoint=False),
+    Room("lightning.pytorch.cli", ("lightning.pytorch.cli.ReduceLROnPlateau",)),
     Room("lightning.pytorch.callbacks", (CALLBACK,), in_checkpoint=False),
+    Room("lightning.pytorch.callbacks.progress.rich_progress", (THEME,), in_checkpoint=False),
     Room("lightning.pytorch.loggers", ("lightning.pytorch.loggers.Logger",), in_checkpoint=False),
     Room("lightning.pytorch.strategies", ("lightning.pytorch.strategies.Strategy",), in_checkpoint=False),
     Room("lightning.pytorch.profilers", ("lightning.pytorch.profilers.Profiler",), in_checkpoint=False),

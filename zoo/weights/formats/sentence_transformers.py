@@ -105,7 +105,7 @@ def _read(path: Path, default: Any) -> Any:
         return default
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON") from None
     if not isinstance(content, type(default)):
         raise UserError(f"{path} holds a {type(content).__name__}, not a {type(default).__name__}")
