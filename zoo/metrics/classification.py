@@ -87,16 +87,18 @@ class MacroAUROC(Metric):
     def compute(self) -> Tensor:
         probabilities = dim_zero_cat(self.probabilities)  # type: ignore[arg-type]
         targets = dim_zero_cat(self.targets)  # type: ignore[arg-type]
+        if probabilities.ndim == 1:
+            # Of two classes both have the same area.
+            probabilities = probabilities.unsqueeze(1)  # (n, 1)
+            if targets.ndim == 1:
+                targets = (targets == 1).unsqueeze(1)
         areas = []
-        for i in range(1 if probabilities.ndim == 1 else probabilities.shape[1]):
-            scores = probabilities if probabilities.ndim == 1 else probabilities[:, i]
+        for i in range(probabilities.shape[1]):
             if targets.ndim == 2:
-                positive = targets[:, i] > 0
-            elif probabilities.ndim == 1:
-                positive = targets == 1
+                positive = targets[:, i] > 0  # (n,)
             else:
                 positive = targets == i
-            areas.append(auroc(scores, positive))
+            areas.append(auroc(probabilities[:, i], positive))
         return torch.stack(areas).nanmean().float()
 
 
@@ -109,9 +111,12 @@ def auroc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Float[Te
         return scores.new_tensor(torch.nan)
     negatives = scores[~positive].sort().values
     positives = scores[positive]
+    if not len(negatives) or not len(positives):
+        return scores.new_tensor(torch.nan)
+    # Number of negatives below each positive, and of those that are not above it.
     below = torch.searchsorted(negatives, positives)
     not_above = torch.searchsorted(negatives, positives, right=True)
     # A sum of integers is exact.
     wins = (below + not_above).sum().item() / 2
     pairs = len(positives) * len(negatives)
-    return scores.new_tensor(wins / pairs if pairs else torch.nan)
+    return scores.new_tensor(wins / pairs)

@@ -44,29 +44,34 @@ class RegressionErrors(Metric):
         target = target.to(dtype)
         error = prediction.to(dtype) - target
         mean = target.mean(0)  # (k,)
+        count = torch.full_like(mean, len(target))
         deviations = (target - mean).square().sum(0)
-        self.count, self.mean, self.deviations = merge_moments(
-            torch.stack([self.count.expand_as(mean), torch.full_like(mean, len(target))]),
-            # Before the first batch there are no samples, and their mean is whatever this one's is.
-            torch.stack([torch.where(self.count > 0, self.mean, mean), mean]),
-            torch.stack([self.deviations.expand_as(mean), deviations]),
-        )
+        # Before the first batch there are no samples, and their mean is whatever this one's is.
+        mean_before = torch.where(self.count > 0, self.mean, mean)
+        counts = torch.stack([self.count.expand_as(mean), count])  # (2, k)
+        means = torch.stack([mean_before, mean])
+        all_deviations = torch.stack([self.deviations.expand_as(mean), deviations])
+        self.count, self.mean, self.deviations = merge_moments(counts, means, all_deviations)
         self.absolute_errors = self.absolute_errors + error.abs().sum(0)
         self.squared_errors = self.squared_errors + error.square().sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        # (processes, k)
-        rows = [state.view(-1, state.shape[-1]) for state in (self.count, self.mean, self.deviations)]
-        count, mean, deviations = merge_moments(*rows)
-        squared_errors = self.squared_errors.view(-1, len(count)).sum(0)  # (k,)
-        absolute_errors = self.absolute_errors.view(-1, len(count)).sum(0)
+        # One row per process: (processes, k) each.
+        k = self.count.shape[-1]
+        counts = self.count.view(-1, k)
+        means = self.mean.view(-1, k)
+        all_deviations = self.deviations.view(-1, k)
+        count, mean, deviations = merge_moments(counts, means, all_deviations)
+        squared_errors = self.squared_errors.view(-1, k).sum(0)  # (k,)
+        absolute_errors = self.absolute_errors.view(-1, k).sum(0)
         if not count.sum():
             return {}
         values = {
             "mae": absolute_errors.sum() / count.sum(),
             "rmse": (squared_errors.sum() / count.sum()).sqrt(),
         }
-        varies = (deviations / count).sqrt() > ROUNDING * mean.abs()
+        standard_deviation = (deviations / count).sqrt()
+        varies = standard_deviation > ROUNDING * mean.abs()  # (k,)
         if varies.any():
             values["r2"] = (1 - squared_errors[varies] / deviations[varies]).mean()
         return {name: value.float() for name, value in values.items()}
@@ -88,7 +93,12 @@ class ForecastErrors(Metric):
         for name in self.STATES:
             self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, forecast: Float[Tensor, " n"], target: Float[Tensor, " n"], unit: Float[Tensor, " n"]) -> None:
+    def update(
+        self,
+        forecast: Float[Tensor, " n"],
+        target: Float[Tensor, " n"],
+        unit: Float[Tensor, " n"],
+    ) -> None:
         """Add forecasts, targets, and the units of MASE."""
         dtype = widest_float(target)
         forecast = forecast.to(dtype)
@@ -96,17 +106,20 @@ class ForecastErrors(Metric):
         unit = unit.to(dtype)
         error = (forecast - target).abs()
         has_unit: Bool[Tensor, " n"] = unit > 0
+        scaled = torch.where(has_unit, error / unit, 0)
         size = forecast.abs() + target.abs()
-        sums = {
-            "count": torch.full_like(error, 1).sum(),
-            "absolute": error.sum(),
-            "squared": error.square().sum(),
-            "num_scaled": has_unit.to(dtype).sum(),
-            "scaled": torch.where(has_unit, error / unit, 0).sum(),
-            "percentage": torch.where(size == 0, 0, 2 * error / size).sum(),
+        percentage = torch.where(size == 0, 0, 2 * error / size)
+        terms = {
+            "count": torch.ones_like(error),
+            "absolute": error,
+            "squared": error.square(),
+            "num_scaled": has_unit.to(dtype),
+            "scaled": scaled,
+            "percentage": percentage,
         }
-        for name, value in sums.items():
-            setattr(self, name, getattr(self, name) + value)
+        for name, term in terms.items():
+            total = getattr(self, name) + term.sum()
+            setattr(self, name, total)
 
     def compute(self) -> dict[str, Tensor]:
         count, absolute, squared, num_scaled, scaled, percentage = (getattr(self, name) for name in self.STATES)

@@ -68,10 +68,12 @@ class CharacterF(Metric):
             for order in range(1, self.ORDER + 1):
                 ours = _ngrams(prediction, order)
                 theirs = _ngrams(reference, order)
-                if not theirs:  # n-grams of an order that the reference lacks are not held against a text
+                if not theirs:
+                    # n-grams of an order that the reference lacks do not lower the precision.
                     continue
                 common = (ours & theirs).total()
-                counts[:, order - 1] += torch.tensor([common, ours.total(), theirs.total()])
+                row = torch.tensor([common, ours.total(), theirs.total()])
+                counts[:, order - 1] += row
         matches, predicted, actual = counts.to(self.matches.device)
         self.matches += matches
         self.predicted += predicted

@@ -34,7 +34,14 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, pad_id: int, dim: int, embed_dim: int, depth: int, bidirectional: bool, dropout: float
+        self,
+        vocab_size: int,
+        pad_id: int,
+        dim: int,
+        embed_dim: int,
+        depth: int,
+        bidirectional: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         if bidirectional and dim % 2:
@@ -43,7 +50,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         width = dim
         if bidirectional:
-            width = dim // 2
+            width = dim // 2  # of each direction
         self.rnn = EncoderLSTM(
             embed_dim,
             width,
@@ -54,11 +61,14 @@ class Encoder(nn.Module):
         )
 
     def forward(
-        self, src: Int[Tensor, "b s"], lengths: Int[Tensor, " b"] | None = None
+        self,
+        src: Int[Tensor, "b s"],
+        lengths: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b s d"], LSTMState, Int[Tensor, " b"]]:
-        x, lengths = self.input(src, lengths)
+        """Return the states of all steps, the final state ``(h, c)``, and the lengths."""
+        x, lengths = self.input(src, lengths)  # (b, s, e)
         assert lengths is not None
-        states, (h, c) = self.rnn(self.dropout(x), lengths)
+        states, (h, c) = self.rnn(self.dropout(x), lengths)  # (b, s, d), (layers * directions, b, width) each
         if self.rnn.bidirectional:
             h = concatenate_directions(h)
             c = concatenate_directions(c)
@@ -119,7 +129,9 @@ class Decoder(nn.Module):
             self.attention = DotAttention()
         self.rnn = AutocastLSTM(width, dim, depth, batch_first=True, dropout=dropout_between(depth, dropout))
         self.dropout = nn.Dropout(dropout)
-        self.mix = nn.Linear(2 * dim, dim, bias=False) if self.attention is not None else None
+        self.mix = None
+        if self.attention is not None:
+            self.mix = nn.Linear(2 * dim, dim, bias=False)
         self.out = nn.Linear(dim, vocab_size)
 
     def build_memory(self, states: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"]) -> Memory:
@@ -131,7 +143,10 @@ class Decoder(nn.Module):
         return Memory(states, keys, padding)
 
     def forward(
-        self, tgt: Int[Tensor, "b t"], state: LSTMState, memory: Memory
+        self,
+        tgt: Int[Tensor, "b t"],
+        state: LSTMState,
+        memory: Memory,
     ) -> tuple[Float[Tensor, "b t v"], LSTMState, Float[Tensor, "b t s"] | None]:
         """Return logits, the state after the last token, and the attention weights."""
         x = self.dropout(self.embedding(tgt))  # (b, t, e)
@@ -144,12 +159,16 @@ class Decoder(nn.Module):
             if self.attention is not None:
                 context, weights = self.attention(x, memory)  # (b, t, d), (b, t, s)
         if self.mix is not None:
-            x = torch.tanh(self.mix(torch.cat([context, x], 2)))
+            both = torch.cat([context, x], 2)  # (b, t, 2 * d)
+            x = torch.tanh(self.mix(both))
         return self.out(self.dropout(x)), state, weights
 
     def _decode_with_input_feeding(
-        self, x: Tensor, state: LSTMState, memory: Memory
-    ) -> tuple[Tensor, Tensor, Tensor, LSTMState]:
+        self,
+        x: Float[Tensor, "b t e"],
+        state: LSTMState,
+        memory: Memory,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d"], Float[Tensor, "b t s"], LSTMState]:
         """Decode step by step; each step's input has the context of a query by the top layer's previous state."""
         assert self.attention is not None
         outputs = []
@@ -159,7 +178,8 @@ class Decoder(nn.Module):
             h, _ = state
             query = h[-1].unsqueeze(1)  # (b, 1, d)
             context, step_weights = self.attention(query, memory)
-            output, state = self.rnn(torch.cat([step, context], 2), state)
+            features = torch.cat([step, context], 2)  # (b, 1, e + d)
+            output, state = self.rnn(features, state)
             outputs.append(output)
             contexts.append(context)
             weights.append(step_weights)
@@ -238,7 +258,10 @@ class Seq2Seq(nn.Module):
 
     @torch.no_grad()
     def attend(
-        self, src: Int[Tensor, "b s"], tgt: Int[Tensor, "b t"], src_lengths: Int[Tensor, " b"] | None = None
+        self,
+        src: Int[Tensor, "b s"],
+        tgt: Int[Tensor, "b t"],
+        src_lengths: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t s"] | None:
         """Return the attention weights of each target step over the source steps; None without attention.
 
@@ -286,9 +309,15 @@ class Seq2Seq(nn.Module):
         first = src.new_full((len(src),), bos_id)
         if num_beams == 1:
             return greedy_search(
-                self._step, (state, memory), first, eos_id, self.pad_id, max_new_tokens, length_penalty
+                self._step,
+                (state, memory),
+                first,
+                eos_id,
+                self.pad_id,
+                max_new_tokens,
+                length_penalty,
             )
-        # beams of a sequence are adjacent rows
+        # Beams of a sequence are adjacent rows.
         h, c = state
         state = (h.repeat_interleave(num_beams, 1), c.repeat_interleave(num_beams, 1))
         memory = Memory(*(part.repeat_interleave(num_beams, 0) for part in memory))
@@ -306,8 +335,10 @@ class Seq2Seq(nn.Module):
         )
 
     def _step(
-        self, token: Int[Tensor, " n"], state: tuple[LSTMState, Memory]
-    ) -> tuple[Tensor, tuple[LSTMState, Memory]]:
+        self,
+        token: Int[Tensor, " n"],
+        state: tuple[LSTMState, Memory],
+    ) -> tuple[Float[Tensor, "n v"], tuple[LSTMState, Memory]]:
         lstm_state, memory = state
         logits, lstm_state, _ = self.decoder(token.unsqueeze(1), lstm_state, memory)  # (n, 1, v)
         return logits.squeeze(1), (lstm_state, memory)
@@ -320,7 +351,11 @@ def _reorder(state: tuple[LSTMState, Memory], rows: Int[Tensor, " n"]) -> tuple[
 
 
 def teacher_forcing_ratio(
-    step: int, schedule: Schedule = "constant", start: float = 1.0, end: float = 0.0, steps: int = 1
+    step: int,
+    schedule: Schedule = "constant",
+    start: float = 1.0,
+    end: float = 0.0,
+    steps: int = 1,
 ) -> float:
     """Return the teacher forcing ratio at a training step: scheduled sampling (Bengio et al. 2015).
 
@@ -337,8 +372,9 @@ def teacher_forcing_ratio(
     step = min(step, steps)
     if schedule == "linear":
         return start + (end - start) * step / steps
+    # Newton's method for k ln k = steps / 2.
     k = max(2.0, steps / 2)
-    for _ in range(50):  # Newton's method for k ln k = steps / 2
+    for _ in range(50):
         k -= (k * math.log(k) - steps / 2) / (math.log(k) + 1)
     return end + (start - end) * k / (k + math.exp(step / k))
 
@@ -414,7 +450,10 @@ class Seq2SeqTranslator(Translator):
         self.teacher_forcing_steps = teacher_forcing_steps
 
     def forward(
-        self, src: Int[Tensor, "b s"], tgt: Int[Tensor, "b t"], src_lengths: Int[Tensor, " b"] | None = None
+        self,
+        src: Int[Tensor, "b s"],
+        tgt: Int[Tensor, "b t"],
+        src_lengths: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t v"]:
         ratio = 1.0
         if self.training:
