@@ -583,7 +583,7 @@ class Odd(Net):
         (Broken, "loss of the first step, at lr=0.0001, is nan"),
         (NoLoss, "never returned a loss"),
         (TwoOptimizers, "one optimizer, TwoOptimizers has 2"),
-        (Odd, "cannot set the rate of Schedule"),
+        (Odd, "cannot set the learning rate of Schedule"),
     ],
 )
 def test_mistakes_are_one_clear_line(tmp_path, kind, message):

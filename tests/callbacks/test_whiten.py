@@ -140,7 +140,7 @@ def test_two_processes_whiten_what_both_see(here):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"layer": "net.head"}, "layer net.head is no 2-dimensional convolution; those are conv, late"),
+        ({"layer": "net.head"}, "layer net.head is not a 2-dimensional convolution; those are conv, late"),
         ({"eps": -1.0}, "eps is -1.0, but must be at least 0"),
     ],
 )

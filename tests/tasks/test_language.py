@@ -155,7 +155,7 @@ def test_another_tokenizer_is_refused_on_resume():
     module, other = model(), model()
     module.tokenizer = Tokenizer.train("characters", ["abcdefghijklm"])
     other.tokenizer = Tokenizer.train("characters", ["abcdefghijklM"])
-    with pytest.raises(ValueError, match="numbers its tokens differently"):
+    with pytest.raises(ValueError, match="tokenizer of the data differs"):
         other.on_load_checkpoint(checkpoint_of(module))
 
 

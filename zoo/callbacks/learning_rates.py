@@ -1,4 +1,6 @@
-"""Reading and setting the learning rate of an optimizer with its schedule, whatever they are."""
+"""Reading and changing the learning rates of an optimizer together with its schedules."""
+
+from __future__ import annotations
 
 import math
 from typing import Any
@@ -11,6 +13,7 @@ from zoo._torch import inner_schedules, note_rates, repeat_first_step
 
 
 def set_value(group: Any, key: Any, lr: float) -> None:
+    """Set a learning rate in a parameter group or list, in place where it is a tensor."""
     if isinstance(group[key], Tensor):
         group[key].fill_(lr)
     else:
@@ -18,65 +21,110 @@ def set_value(group: Any, key: Any, lr: float) -> None:
 
 
 def rescale(value: float, old: float, new: float, factor: float = 1.0) -> float:
-    """`value`, made from the rate `old`, as it would have been made from `new`: to the last bit.
+    """Return ``value``, which was computed from the rate ``old``, as computed from ``new``, without rounding errors.
 
-    `value * (new / old)` may miss by a rounding. So the factor or divisor is applied again that explains `value`
-    exactly: the one given, or else the one recovered, as such numbers are short decimals as a rule (0.1, 25).
+    ``value * (new / old)`` may differ in the last bit. Therefore the factor or divisor that gives ``value`` exactly is
+    applied again: the known one, or one recovered from the quotient, as such numbers (0.1, 25) have few decimals.
+
+    Args:
+        value: a rate derived from ``old``.
+        old: the former main rate.
+        new: the new main rate.
+        factor: the factor by which ``value`` may have been computed.
     """
     if not (value and old):
         return value
-    for times in (factor, float(f"{value / old:.12g}")):
+    recovered = float(f"{value / old:.12g}")
+    for times in (factor, recovered):
         if old * times == value:
             return new * times
-    over = float(f"{old / value:.12g}")
-    return new / over if old / over == value else value * (new / old)
+    divisor = float(f"{old / value:.12g}")
+    if old / divisor == value:
+        return new / divisor
+    return value * (new / old)
 
 
 def lr_schedulers(trainer: Trainer) -> list[LRScheduler]:
-    """The schedules that hold rates: those inside `SequentialLR` and `ChainedScheduler`, not these themselves."""
+    """Return the schedules that hold rates, those within ``SequentialLR`` and ``ChainedScheduler`` included.
 
-    def leaves(scheduler: Any) -> list[LRScheduler]:
-        if not isinstance(scheduler, LRScheduler):
-            raise ValueError(
-                f"LRFinder cannot set the rate of {type(scheduler).__name__}, which is no torch LRScheduler;"
-                " use apply: false and set lr by hand"
-            )
-        if children := inner_schedules(scheduler):
-            return [leaf for child in children for leaf in leaves(child)]
-        return [] if isinstance(scheduler, ReduceLROnPlateau) else [scheduler]
+    Raises:
+        ValueError: for a schedule that is not one of torch's.
+    """
+    schedules: list[LRScheduler] = []
+    for config in trainer.lr_scheduler_configs:
+        schedules += _innermost(config.scheduler)
+    return schedules
 
-    return [leaf for config in trainer.lr_scheduler_configs for leaf in leaves(config.scheduler)]
+
+def _innermost(scheduler: Any) -> list[LRScheduler]:
+    if not isinstance(scheduler, LRScheduler):
+        raise ValueError(
+            f"LRFinder cannot set the learning rate of {type(scheduler).__name__}, which is not a torch LRScheduler;"
+            " use apply: false and set lr in the config"
+        )
+    children = inner_schedules(scheduler)
+    if children:
+        schedules: list[LRScheduler] = []
+        for child in children:
+            schedules += _innermost(child)
+        return schedules
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return []  # it reads its rates from the parameter groups
+    return [scheduler]
 
 
 def peak_lrs(trainer: Trainer) -> list[float]:
-    """The highest rate that each group is meant to reach: now a warmup may hold it near zero."""
-    groups = trainer.optimizers[0].param_groups
-    peaks = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
+    """Return the highest learning rate that each group is to reach; a warmup may hold the present one near zero."""
+    peaks: list[float] = []
+    for group in trainer.optimizers[0].param_groups:
+        initial = group.get("initial_lr", group["lr"])
+        peaks.append(float(group.get("max_lr", initial)))
     for schedule in lr_schedulers(trainer):
         peaks = [float(peak) for peak in getattr(schedule, "max_lrs", peaks)]
     return peaks
 
 
 def main_lr(groups: list[dict[str, Any]], peaks: list[float]) -> float:
-    """The rate a user would call `lr`: the common one when groups name their `lr_scale`, else the largest."""
-    scales = [group.get("lr_scale", 1.0) for group in groups]
-    unscaled = [peak / scale for peak, scale in zip(peaks, scales, strict=True) if scale]
+    """Return the rate that a user would call ``lr``: the common one of groups with an ``lr_scale``, else the largest.
+
+    Args:
+        groups: parameter groups.
+        peaks: their peak rates.
+
+    Raises:
+        ValueError: if it is not above 0.
+    """
+    unscaled: list[float] = []
+    for group, peak in zip(groups, peaks, strict=True):
+        scale = group.get("lr_scale", 1.0)
+        if scale:
+            unscaled.append(peak / scale)
     base = max(unscaled, default=0.0)
     if not all(math.isclose(lr, base, rel_tol=1e-9) for lr in unscaled):
         base = max(peaks)
     if base <= 0:
-        raise ValueError(f"LRFinder: the optimizer's lr is {base}, so no factor can change it; give a positive lr")
-    # a quotient may be a rounding off the decimal that the user wrote
+        raise ValueError(f"LRFinder: the optimizer's lr is {base}, which no factor can change; set an lr above 0")
+    # A quotient may differ by a rounding error from the decimal that the user wrote.
     return float(f"{base:.12g}")
 
 
 def rescaled_lrs(groups: list[dict[str, Any]], peaks: list[float], base: float, lr: float) -> list[float]:
-    """The groups' rates once the main one is `lr`."""
-    return [rescale(peak, base, lr, group.get("lr_scale", 1.0)) for group, peak in zip(groups, peaks, strict=True)]
+    """Return the rates of all groups for a new main rate.
+
+    Args:
+        groups: parameter groups.
+        peaks: their peak rates.
+        base: the present main rate.
+        lr: the new main rate.
+    """
+    rates: list[float] = []
+    for group, peak in zip(groups, peaks, strict=True):
+        rates.append(rescale(peak, base, lr, group.get("lr_scale", 1.0)))
+    return rates
 
 
 def set_lr(trainer: Trainer, lr: float) -> None:
-    """Sets the main rate in groups and schedules, before the first step, as if they had been built with it."""
+    """Set the main rate in groups and schedules before the first step, as if they had been constructed with it."""
     groups = trainer.optimizers[0].param_groups
     peaks = peak_lrs(trainer)
     base = main_lr(groups, peaks)
@@ -92,17 +140,20 @@ def set_lr(trainer: Trainer, lr: float) -> None:
         set_value(group, "lr", new_start)
     for schedule in lr_schedulers(trainer):
         for name in ("base_lrs", "max_lrs"):
-            for i, value in enumerate(getattr(schedule, name, ())):
-                set_value(getattr(schedule, name), i, rescale(float(value), peaks[i], new_peaks[i]))
+            rates = getattr(schedule, name, ())
+            for i, value in enumerate(rates):
+                set_value(rates, i, rescale(float(value), peaks[i], new_peaks[i]))
     for config in trainer.lr_scheduler_configs:
         restart(config.scheduler)
 
 
 def restart(scheduler: Any) -> None:
-    """Takes a schedule's very first step again, so that the groups get their rate of step 0."""
+    """Repeat the very first step of a schedule, so that the groups get their rates of step 0."""
     children = inner_schedules(scheduler)
     if children:
-        for child in children if isinstance(scheduler, ChainedScheduler) else children[:1]:
+        # Of a sequence, only the first schedule has stepped.
+        first = children if isinstance(scheduler, ChainedScheduler) else children[:1]
+        for child in first:
             restart(child)
     elif not isinstance(scheduler, ReduceLROnPlateau):
         repeat_first_step(scheduler)

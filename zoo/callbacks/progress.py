@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar on a terminal, plain lines without one."""
+"""Progress: a progress bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+REDRAW_SECONDS = 0.1
+SECONDS_BETWEEN_EPOCH_LINES = 1.0
+SECONDS_BETWEEN_BATCH_LINES = 60.0
+
 
 class Progress(ProgressBar):
-    """Show how far training is, the time left, the loss and the monitored metric.
+    """Progress bar with remaining time, loss and monitored metric.
 
-    Without a terminal it prints a line for an epoch, at most one a second, and one a minute within long epochs.
+    Without a terminal it prints one line per epoch, at most one a second, and one per minute within long epochs.
 
     Args:
-        terminal: draw a bar; null finds out whether the output is a terminal.
+        terminal: whether to draw a bar; null: if the output is a terminal.
     """
 
     def __init__(self, terminal: bool | None = None) -> None:
         super().__init__()
-        self._terminal = sys.stdout.isatty() if terminal is None else terminal
-        self._enabled, self._bar, self._task = True, None, None
-        self._began = self._printed = self._drawn = 0.0
+        if terminal is None:
+            terminal = sys.stdout.isatty()
+        self._terminal = terminal
+        self._enabled = True
+        self._bar: Any = None
+        self._task: Any = None
+        self._began = 0.0
+        self._printed = 0.0
+        self._drawn = 0.0
         self._first = 0
+        self._steps = math.inf
 
     @property
     def is_enabled(self) -> bool:
-        return self._enabled  # LightningModule.print asks
+        # LightningModule.print asks for it.
+        return self._enabled
 
     def disable(self) -> None:
         self._enabled = False
@@ -46,51 +58,63 @@ class Progress(ProgressBar):
     # Training ---------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = self._printed = self._drawn = time.monotonic()
+        now = time.monotonic()
+        self._began = now
+        self._printed = now
+        self._drawn = now
         self._first = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        self._steps = self._all_batches(trainer)
+        self._steps = _num_batches(trainer)
         self._open("training", self._steps)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         now = time.monotonic()
-        if self._bar is not None and now - self._drawn > 0.1:
-            self._draw(trainer, pl_module)
-            self._drawn = now
-        elif self._bar is None and self._enabled and now - self._printed > 60:
+        if self._bar is not None:
+            if now - self._drawn > REDRAW_SECONDS:
+                self._draw(trainer, pl_module)
+                self._drawn = now
+        elif self._enabled and now - self._printed > SECONDS_BETWEEN_BATCH_LINES:
             self._printed = now
             done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-            self.print(self._line(trainer, f"batch {done}/{_number(self._steps)}", self._left(done)), flush=True)
+            self.print(_line(trainer, f"batch {done}/{_number(self._steps)}", self._left(done)), flush=True)
 
-    # The epoch's own numbers are logged after on_train_epoch_end, so its line comes with the start of the next.
+    # The metrics of an epoch are logged after on_train_epoch_end, so its line is printed when the next one starts.
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx + 1 > self._first:
-            self._epoch_line(trainer, trainer.current_epoch, last=False)
+            self._print_epoch(trainer, trainer.current_epoch, last=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
-        self._epoch_line(trainer, trainer.current_epoch, last=True)
+        self._print_epoch(trainer, trainer.current_epoch, last=True)
 
-    def _epoch_line(self, trainer: L.Trainer, epoch: int, last: bool) -> None:
+    def _print_epoch(self, trainer: L.Trainer, epoch: int, last: bool) -> None:
         now = time.monotonic()
-        if self._bar is None and self._enabled and (now - self._printed >= 1 or last):
+        if self._bar is not None or not self._enabled:
+            return
+        if now - self._printed >= SECONDS_BETWEEN_EPOCH_LINES or last:
             self._printed = now
-            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-            self.print(self._line(trainer, f"epoch {epoch}{of}", f"{now - self._began:.1f} s"), flush=True)
+            head = f"epoch {epoch}{_of_epochs(trainer)}"
+            self.print(_line(trainer, head, f"{now - self._began:.1f} s"), flush=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
 
-    # Everything else: a bar on a terminal, nothing without ------------------------------------------------------------
+    # Evaluation and prediction: a bar on a terminal, nothing otherwise ------------------------------------------------
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Within a fit, validation belongs to the bar of the training.
         if trainer.state.fn == "validate":
             self._open("validation", sum(trainer.num_val_batches))
 
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if args[0].state.fn == "validate":
-            self._step()
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.state.fn == "validate":
+            self._advance()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -100,7 +124,7 @@ class Progress(ProgressBar):
         self._open("test", sum(trainer.num_test_batches))
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self._step()
+        self._advance()
 
     def on_test_end(self, *args: Any) -> None:
         self._close()
@@ -109,63 +133,96 @@ class Progress(ProgressBar):
         self._open("prediction", sum(trainer.num_predict_batches))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self._step()
+        self._advance()
 
     def on_predict_end(self, *args: Any) -> None:
         self._close()
 
-    # Helpers ----------------------------------------------------------------------------------------------------------
+    # The bar ----------------------------------------------------------------------------------------------------------
 
-    def _open(self, what: str, total: float) -> None:
+    def _open(self, description: str, total: float) -> None:
+        """Draw a bar, on a terminal.
+
+        Args:
+            description: text before the bar.
+            total: number of batches; may be infinite.
+        """
         self._close()
         if not (self._terminal and self._enabled):
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        tail = (TimeRemainingColumn(), TextColumn("left  {task.fields[numbers]}"))
-        # On a console of its own: rich draws nothing while another program's bar is open on the shared one.
-        self._bar = Progress(*columns, *tail, console=Console(), transient=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("left  {task.fields[numbers]}"),
+            # On a console of its own: rich draws nothing while another program's bar is open on the shared one.
+            console=Console(),
+            transient=True,
+        )
         self._bar.start()
-        self._task = self._bar.add_task(what, total=total if math.isfinite(total) else None, numbers="")
+        known_total = total if math.isfinite(total) else None
+        self._task = self._bar.add_task(description, total=known_total, numbers="")
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._bar = self._task = None
+        self._bar = None
+        self._task = None
 
-    def _step(self) -> None:
+    def _advance(self) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._bar is not None
         assert self._task is not None
-        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
+        numbers: list[str] = []
+        for name, value in self.get_metrics(trainer, pl_module).items():
+            if name == "v_num":
+                continue  # the version of the logger's folder
+            numbers.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
         self._bar.update(
             self._task,
             completed=trainer.fit_loop.epoch_loop.total_batch_idx + 1,
-            description=f"epoch {trainer.current_epoch + 1}{of}",
-            numbers="  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()),
+            description=f"epoch {trainer.current_epoch + 1}{_of_epochs(trainer)}",
+            numbers="  ".join(numbers),
         )
 
-    def _line(self, trainer: L.Trainer, head: str, tail: str) -> str:
-        metrics = {k: float(v) for k, v in trainer.progress_bar_metrics.items()}
-        return "  ".join([head, *(f"{k} {v:.4g}" for k, v in metrics.items()), tail])
-
     def _left(self, done: int) -> str:
-        rate = (time.monotonic() - self._began) / max(1, done - self._first)
-        left = (self._steps - done) * rate
-        return f"{left / 60:.0f} min left" if math.isfinite(left) else ""
+        """Return the remaining time as text, empty if it is unknown."""
+        seconds_per_batch = (time.monotonic() - self._began) / max(1, done - self._first)
+        left = (self._steps - done) * seconds_per_batch
+        if not math.isfinite(left):
+            return ""
+        return f"{left / 60:.0f} min left"
 
-    @staticmethod
-    def _all_batches(trainer: L.Trainer) -> float:
-        per_epoch, epochs, steps = trainer.num_training_batches, trainer.max_epochs or -1, trainer.max_steps
-        by_epochs = per_epoch * epochs if epochs > 0 else math.inf
-        by_steps = steps * trainer.accumulate_grad_batches if steps > 0 else math.inf
-        return min(by_epochs, by_steps)
+
+def _line(trainer: L.Trainer, head: str, tail: str) -> str:
+    """Return a line with the metrics of the progress bar between head and tail."""
+    metrics = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
+    return "  ".join([head, *metrics, tail])
+
+
+def _of_epochs(trainer: L.Trainer) -> str:
+    """Return a slash and the number of epochs; empty if it is unlimited."""
+    if trainer.max_epochs is None or trainer.max_epochs <= 0:
+        return ""
+    return f"/{trainer.max_epochs}"
+
+
+def _num_batches(trainer: L.Trainer) -> float:
+    """Return the number of training batches of a fit, which may be infinite."""
+    by_epochs = math.inf
+    by_steps = math.inf
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        by_epochs = trainer.num_training_batches * trainer.max_epochs
+    if trainer.max_steps > 0:
+        by_steps = trainer.max_steps * trainer.accumulate_grad_batches
+    return min(by_epochs, by_steps)
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A first layer that whitens patches (Coates and Ng 2012, https://doi.org/10.1007/978-3-642-35289-8_30)."""
+"""Whitening convolution as first layer (Coates and Ng 2012, https://doi.org/10.1007/978-3-642-35289-8_30)."""
 
 from __future__ import annotations
 
@@ -9,74 +9,94 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+IMAGES_AT_ONCE = 16  # patches overlap: those of all images would take much memory
+MAX_LISTED = 5  # layers in an error
+
 
 def patch_moments(x: Float[Tensor, "b c h w"], kernel: tuple[int, int]) -> Float[Tensor, "d d"]:
-    """The mean of the outer products of all patches with themselves, ``d`` numbers each in a kernel's order.
+    """Return the second moments of all patches of images, in float64; ``d`` is the number of values in a patch.
 
     Args:
         x: images.
         kernel: height and width of the patches.
     """
-    size = x.shape[1] * kernel[0] * kernel[1]
-    total, count = torch.zeros(size, size, dtype=torch.float64), 0
-    for some in x.cpu().double().split(16):  # patches overlap: of all images they would take much memory
-        patches = some.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1).movedim(1, 3).reshape(-1, size)
-        total, count = total + patches.mT @ patches, count + len(patches)
+    height, width = kernel
+    size = x.shape[1] * height * width
+    total = torch.zeros(size, size, dtype=torch.float64)
+    count = 0
+    for images in x.cpu().double().split(IMAGES_AT_ONCE):
+        patches = images.unfold(2, height, 1).unfold(3, width, 1)  # (b, c, h, w, kh, kw)
+        patches = patches.movedim(1, 3).reshape(-1, size)  # (n, d)
+        total = total + patches.mT @ patches
+        count += len(patches)
     return total / count
 
 
 def whitening_filters(moments: Float[Tensor, "d d"], eps: float) -> Float[Tensor, "d d"]:
-    """The directions of patches, those that vary most first, each over its deviation.
+    """Return the eigenvectors of patches, each divided by its standard deviation, in order of decreasing variance.
 
     Args:
-        moments: of the patches.
-        eps: added to the variances, so that hardly any noise is made large.
+        moments: second moments of the patches.
+        eps: added to the variances, so that noise is not amplified.
     """
     variances, directions = torch.linalg.eigh(moments)
-    return (directions / (variances + eps).sqrt()).mT.flip(0)
+    filters = directions / (variances + eps).sqrt()
+    return filters.mT.flip(0)
 
 
 class WhitenFirstLayer(L.Callback):
-    """Sets the filters of a convolution to whiten the patches of the first training batch, once, and keeps them so.
+    """Initialise a convolution to whiten the patches of the first training batch, and freeze its filters.
 
-    Half of the filters are the directions of the patches over their deviations, the other half the opposites; filters
-    beyond twice the size of a patch stay what they are. Every process sets the same. A resumed run, or a module that
-    has trained before, keeps its filters. Logs nothing.
+    The first half of the filters are eigenvectors of the patches divided by their standard deviations, the second half
+    their negatives; filters beyond twice the size of a patch keep their initialisation. All processes get the same
+    filters. A resumed run, or a module that was trained before, keeps its filters. Logs nothing.
 
     Args:
-        layer: name of the convolution in the module, such as ``net.whiten``; null is the first.
+        layer: name of the convolution in the module, such as ``net.whiten``; null for the first one.
         eps: added to the variances of the patches.
-        freeze: do not train the filters; their biases are.
+        freeze: whether to freeze the filters; their biases are trained.
     """
 
     def __init__(self, layer: str | None = None, eps: float = 5e-4, freeze: bool = True) -> None:
         if eps < 0:
             raise ValueError(f"WhitenFirstLayer: eps is {eps}, but must be at least 0")
-        self.layer, self.eps, self.freeze = layer, eps, freeze
+        self.layer = layer
+        self.eps = eps
+        self.freeze = freeze
         self.done = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and self.freeze:  # at each start, and before processes agree on what they train
+        # At each start, also of a resumed run, and before DDP registers the trainable parameters.
+        if stage == "fit" and self.freeze:
             self._find(pl_module).weight.requires_grad_(False)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if self.done or trainer.global_step > 0:
             return
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(x, Tensor) or x.ndim != 4:
-            raise ValueError(f"WhitenFirstLayer needs batches that begin with images (b, c, h, w), got {_kind(x)}")
-        conv = self._find(pl_module)
-        with torch.no_grad():
-            moments = patch_moments(x, conv.kernel_size)  # type: ignore[arg-type]
-            if trainer.world_size > 1:
-                moments = trainer.strategy.reduce(moments.to(x.device), reduce_op="mean").cpu()  # type: ignore
-            filters = whitening_filters(moments, self.eps).to(conv.weight)
-            half = filters[: (conv.out_channels + 1) // 2].view(-1, *conv.weight.shape[1:])
-            filters = torch.cat([half, -half])[: conv.out_channels]
-            conv.weight[: len(filters)].copy_(filters)
+            raise ValueError(f"WhitenFirstLayer needs batches that begin with images (b, c, h, w), got {_describe(x)}")
+        self._whiten(trainer, self._find(pl_module), x)
         self.done = True
+
+    @torch.no_grad()
+    def _whiten(self, trainer: L.Trainer, conv: nn.Conv2d, x: Tensor) -> None:
+        """Set the filters of a convolution from the images of a batch."""
+        moments = patch_moments(x, conv.kernel_size)  # type: ignore[arg-type]
+        if trainer.world_size > 1:
+            mean: Any = trainer.strategy.reduce(moments.to(x.device), reduce_op="mean")
+            moments = mean.cpu()
+        filters = whitening_filters(moments, self.eps).to(conv.weight)
+        half = filters[: (conv.out_channels + 1) // 2]
+        half = half.view(-1, *conv.weight.shape[1:])  # (n, c, kh, kw)
+        filters = torch.cat([half, -half])[: conv.out_channels]
+        conv.weight[: len(filters)].copy_(filters)
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done}
@@ -85,13 +105,26 @@ class WhitenFirstLayer(L.Callback):
         self.done = state_dict["done"]
 
     def _find(self, module: nn.Module) -> nn.Conv2d:
-        layers = {name: m for name, m in module.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
-        name = next(iter(layers), None) if self.layer is None else self.layer
-        if name not in layers:
-            known = f"those are {', '.join(list(layers)[:5])}" if layers else f"{type(module).__name__} has none"
-            raise ValueError(f"WhitenFirstLayer: layer {self.layer} is no 2-dimensional convolution; {known}")
-        return layers[name]
+        """Return the convolution to whiten.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        layers: dict[str, nn.Conv2d] = {}
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Conv2d) and part.groups == 1:
+                layers[name] = part
+        if self.layer is None and layers:
+            return next(iter(layers.values()))
+        if self.layer in layers:
+            return layers[self.layer]
+        known = f"{type(module).__name__} has none"
+        if layers:
+            known = f"those are {', '.join(list(layers)[:MAX_LISTED])}"
+        raise ValueError(f"WhitenFirstLayer: layer {self.layer} is not a 2-dimensional convolution; {known}")
 
 
-def _kind(x: Any) -> str:
-    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+def _describe(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return str(tuple(x.shape))
+    return type(x).__name__

@@ -1,4 +1,4 @@
-"""Language modelling: the next token of a text."""
+"""Causal language modelling: prediction of the next token."""
 
 from __future__ import annotations
 
@@ -20,69 +20,82 @@ from zoo.tasks.tokenized import IGNORE_INDEX, TextTask, num_targets
 
 
 class LanguageModel(TextTask, Task):
-    """Train any network that maps tokens to logits of the token after each of them.
+    """Causal language model: any network that maps tokens to logits of the next token at each position.
 
-    A batch is ``(x, y)``, tokens ``(b, t)`` each: ``y`` is ``x`` one token on, and -100 (the loss's ``ignore_index``)
-    where no token is asked for. The network returns logits ``(b, t, v)``. The loss is the mean over all tokens. Logs
-    ``loss``, and in validation and test ``perplexity`` and ``bits_per_byte`` (of the text in UTF-8, where the data says
-    how many bytes a token has).
+    A batch is ``(x, y)``, token ids ``(b, t)`` each: ``y`` is ``x`` shifted by one token, and -100 (the loss's
+    ``ignore_index``) at positions that are ignored. The network returns logits ``(b, t, v)``. The loss is the mean over
+    all other tokens. Logs ``loss``, and in validation and test ``perplexity`` and ``bits_per_byte`` (of the text in
+    UTF-8, if the data knows the mean number of bytes per token).
 
     Args:
         vocab_size: number of tokens; null takes it from the data.
-        block_size: tokens that the network sees at most; null takes it from the data.
+        block_size: context length in tokens; null takes it from the data.
     """
 
-    eos_ids: Collection[int] = ()  # tokens that end a text besides the tokenizer's, of published weights
-    add_bos_token = False  # whether a prompt begins as the tokenizer wants it, which published weights expect
+    # Tokens that end a text, in addition to the tokenizer's: those of published weights.
+    eos_ids: Collection[int] = ()
+    # Whether a prompt begins with the tokenizer's beginning-of-text token, as published weights expect.
+    add_bos_token = False
 
     def __init__(
-        self, net: nn.Module, vocab_size: int | None = None, block_size: int | None = None, **kwargs: Any
+        self,
+        net: nn.Module,
+        vocab_size: int | None = None,
+        block_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(net=net, **kwargs)
         self.vocab_size, self.block_size = require(self, vocab_size=vocab_size, block_size=block_size)
-        self.loss = adapt_loss(self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX), "multiclass", vocab_size)
+        loss = self.loss or nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX)
+        self.loss = adapt_loss(loss, "multiclass", vocab_size)
         self.bytes_per_token: float | None = None
 
     def forward(self, tokens: Int[Tensor, "b t"], **kwargs: Any) -> Float[Tensor, "b t v"]:
         return self.net(tokens, **kwargs)
 
-    # What it says -----------------------------------------------------------------------------------------------------
+    # Loss and metrics -------------------------------------------------------------------------------------------------
 
     def step(self, batch: Any, stage: str) -> Tensor:
         x, y = batch
         self._check(x, y)
-        logits, y = at_least_float32(self(x)).flatten(0, 1), y.flatten()
-        if stage != "train" and not self._is_plain_cross_entropy:  # perplexity has its own meaning, whatever is trained
-            n = (y != IGNORE_INDEX).sum()
-            self.log_mean(stage, n, cross_entropy=F.cross_entropy(logits, y, ignore_index=IGNORE_INDEX))
+        logits = at_least_float32(self(x)).flatten(0, 1)  # (b t, v)
+        y = y.flatten()  # (b t,)
+        # Perplexity is that of cross-entropy, whatever loss is trained.
+        if stage != "train" and not self._is_plain_cross_entropy:
+            count = (y != IGNORE_INDEX).sum()
+            self.log_mean(stage, count, cross_entropy=F.cross_entropy(logits, y, ignore_index=IGNORE_INDEX))
         assert self.loss is not None
         if getattr(self.loss, "ignore_index", None) != IGNORE_INDEX:
-            logits, y = logits[y != IGNORE_INDEX], y[y != IGNORE_INDEX]
+            valid = y != IGNORE_INDEX
+            logits = logits[valid]
+            y = y[valid]
         return self.loss(logits, y)
 
     def num_items(self, batch: Any) -> Tensor:
-        """Over how many tokens the mean is taken."""
+        """Return the number of tokens over which the loss is a mean."""
         return num_targets(self.loss, batch[1])
 
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         means = self._running_means[stage].compute(self.trainer)
         nats = means.get("cross_entropy", means["loss"])
-        found = {"perplexity": nats.exp()}
+        metrics = {"perplexity": nats.exp()}
         if self.bytes_per_token:
-            found["bits_per_byte"] = nats / math.log(2) / self.bytes_per_token
-        return found
+            metrics["bits_per_byte"] = nats / math.log(2) / self.bytes_per_token
+        return metrics
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return a column ``loss``: of each block, the mean over its tokens in nats."""
+        """Return a column ``loss``: the mean over the tokens of each block, in nats."""
         x, y = batch
-        losses = F.cross_entropy(at_least_float32(self(x)).mT, y, ignore_index=IGNORE_INDEX, reduction="none")
-        return {"loss": (losses.sum(1) / (y != IGNORE_INDEX).sum(1)).tolist()}
+        logits = at_least_float32(self(x)).mT  # (b, v, t)
+        losses = F.cross_entropy(logits, y, ignore_index=IGNORE_INDEX, reduction="none")  # (b, t)
+        counts = (y != IGNORE_INDEX).sum(1)
+        return {"loss": (losses.sum(1) / counts).tolist()}
 
-    # Writing ----------------------------------------------------------------------------------------------------------
+    # Generation -------------------------------------------------------------------------------------------------------
 
     @property
     def context(self) -> int:
-        """Tokens that the network sees at most, which may be more than a block of the data."""
+        """Context length of the network in tokens, which may exceed the blocks of the data."""
         return getattr(self.net, "block_size", self.block_size)  # type: ignore[return-value]
 
     def generate(
@@ -98,47 +111,77 @@ class LanguageModel(TextTask, Task):
         seed: int = 0,
         **options: Any,
     ) -> list[list[int]]:
-        """Write on from prompts; return the new tokens of each, without the end-of-text.
+        """Generate continuations of prompts; return the new token ids of each, without the end-of-text token.
 
         Args:
-            tokens: of the prompts, which need not be of one length.
-            max_new_tokens: how many at most.
-            temperature: 0 takes the most probable token; this and what follows as in :class:`Sampling`.
-            top_k: draw from so many tokens.
-            top_p: draw from the most probable ones that together have this probability.
-            min_p: draw from those at least this share as probable as the first.
+            tokens: token ids of the prompts, which may differ in length.
+            max_new_tokens: maximum number of new tokens.
+            temperature: divides the logits; 0 is greedy decoding. This and the next four as in :class:`SamplingConfig`.
+            top_k: sample from the ``top_k`` most probable tokens.
+            top_p: sample from the most probable tokens whose probabilities sum to ``top_p``.
+            min_p: sample from tokens at least ``min_p`` times as probable as the most probable one.
             repetition_penalty: above 1 for less repetition.
-            eos_id: the token that ends a text; null takes the tokenizer's, where there is one, and ``eos_ids``.
-            seed: the same text for the same seed.
+            eos_id: the token that ends a text; None for the tokenizer's, if there is one, and ``eos_ids``.
+            seed: the same seed generates the same text.
             options: ``rows``, ``cache`` and ``on_token`` of :func:`zoo.tasks.generation.generate`.
         """
         prompts = tokens.tolist() if isinstance(tokens, Tensor) else tokens
-        if any(isinstance(prompt, int) for prompt in prompts):
-            raise ValueError("generate takes several prompts, (b, t): put one of them into a list")
-        if strange := [i for prompt in prompts for i in prompt if not 0 <= i < self.vocab_size]:
-            raise ValueError(f"token {strange[0]} is out of range: vocab_size={self.vocab_size}")
+        self._check_prompts(prompts)
         sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
-        ends = {*self.eos_ids} if eos_id is None else {eos_id}
-        if (tokenizer := self.tokenizer) is not None:
-            ends |= {tokenizer.eos_id} if eos_id is None and tokenizer.eos_id is not None else set()
-            options = {"vocab_size": len(tokenizer), **options}
+        if self.tokenizer is not None:
+            # The network's vocabulary may be padded.
+            options = {"vocab_size": len(self.tokenizer), **options}
         training = self.net.training
         self.net.eval()
         try:
-            return generation.generate(self.net, prompts, max_new_tokens, sampling, self.context, ends, seed, **options)
+            return generation.generate(
+                self.net,
+                prompts,
+                max_new_tokens,
+                sampling,
+                self.context,
+                self._ends(eos_id),
+                seed,
+                **options,
+            )
         finally:
             self.net.train(training)
 
+    def _check_prompts(self, prompts: Sequence[Any]) -> None:
+        for prompt in prompts:
+            if isinstance(prompt, int):
+                raise ValueError("generate takes several prompts, (b, t): put a single one into a list")
+            for token in prompt:
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(f"token {token} is out of range: vocab_size={self.vocab_size}")
+
+    def _ends(self, eos_id: int | None) -> set[int]:
+        """Return the tokens that end a text.
+
+        Args:
+            eos_id: as for ``generate``.
+        """
+        if eos_id is not None:
+            return {eos_id}
+        ends = {*self.eos_ids}
+        if self.tokenizer is not None and self.tokenizer.eos_id is not None:
+            ends.add(self.tokenizer.eos_id)
+        return ends
+
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Tokens of a prompt; with ``add_bos_token`` behind the one that the tokenizer sets before a text, if it
-        does."""
+        """Return the tokens of a prompt, with ``add_bos_token`` after the token with which the tokenizer begins texts.
+
+        A tokenizer that begins texts without a special token adds none.
+        """
         tokenizer = self.tokenizer
         assert tokenizer is not None
-        ids, bos = tokenizer.encode(prompt, parse_special=True), [tokenizer.bos_id]
-        prepend_bos = (
-            self.add_bos_token and ids[:1] != bos and tokenizer.encode(prompt, add_special_tokens=True)[:1] == bos
-        )
-        return bos + ids if prepend_bos else ids  # type: ignore[return-value]
+        ids = tokenizer.encode(prompt, parse_special=True)
+        bos = tokenizer.bos_id
+        if not self.add_bos_token or bos is None or ids[:1] == [bos]:
+            return ids
+        if tokenizer.encode(prompt, add_special_tokens=True)[:1] == [bos]:
+            return [bos, *ids]
+        return ids
 
     def complete(
         self,
@@ -147,18 +190,18 @@ class LanguageModel(TextTask, Task):
         on_text: Callable[[int, str], None] | None = None,
         **options: Any,
     ) -> list[str]:
-        """Write on from texts; return what is new of each.
+        """Generate continuations of texts; return the new text of each.
 
         Args:
-            prompts: not empty. Names of special tokens in them mean these.
-            stop: strings that end a text and do not belong to it.
-            on_text: told of each piece of text as it comes, with the number of its prompt.
-            options: of :meth:`generate`.
+            prompts: texts that are not empty. Names of special tokens in them stand for these tokens.
+            stop: strings that end a text and are not part of it.
+            on_text: called with the index of the prompt and each new piece of its text.
+            options: options of :meth:`generate`.
         """
         if self.tokenizer is None:
             raise ValueError(f"{type(self).__name__} has no tokenizer: train it on text, or load a checkpoint that was")
         if isinstance(prompts, str) or isinstance(stop, str) or not all(stop):
-            raise ValueError("prompts and stop are lists of texts, those of stop not empty")
+            raise ValueError("prompts and stop must be lists of texts, and those of stop must not be empty")
         rows = [self.encode_prompt(prompt) for prompt in prompts]
         streams = [TextStream(self.tokenizer, row, stop) for row in rows]
         texts = ["" for _ in rows]
@@ -177,11 +220,12 @@ class LanguageModel(TextTask, Task):
             add(row, stream.finish())
         return texts
 
-    # Text -------------------------------------------------------------------------------------------------------------
+    # Tokenizer --------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        if (tokenizer := getattr(data, "tokenizer", None)) is not None:
+        tokenizer = getattr(data, "tokenizer", None)
+        if tokenizer is not None:
             self.set_tokenizer(tokenizer)
         self.bytes_per_token = getattr(data, "bytes_per_token", None) or self.bytes_per_token
 
@@ -207,7 +251,8 @@ class LanguageModel(TextTask, Task):
             )
         if x.shape[1] > self.block_size:
             raise ValueError(f"blocks of {x.shape[1]} tokens are longer than the model's block_size={self.block_size}")
-        if x.device.type == "cpu":  # elsewhere looking at values waits for it
+        # Elsewhere, reading values would wait for the device.
+        if x.device.type == "cpu":
             highest = max(int(x.max()), int(y.max()))
             if highest >= self.vocab_size:
                 raise ValueError(f"token {highest} is out of range: vocab_size={self.vocab_size}")
