@@ -142,7 +142,9 @@ TABLE = {
     "missing config": Mistake(
         "fit -c configs/mlp_digit.yaml", ["configs/mlp_digit.yaml;", "mean -c configs/mlp_digits.yaml"]
     ),
-    "name of a config": Mistake("fit -c mlp_digits", ["did you mean -c configs/mlp_digits.yaml?"]),
+    "name of a config": Mistake("fit -c mlp_digitss", ["did you mean -c configs/mlp_digits.yaml"]),
+    "copy of no config": Mistake("config copy mlp_digitss", ["no config mlp_digitss; did you mean mlp_digits"]),
+    "copy onto a folder that is absent": Mistake("config copy mlp_digits no/x.yaml", ["cannot write no/x.yaml"]),
     "config like no other": Mistake("fit -c configs/nope.yaml", ["no config configs/nope.yaml; `zoo list configs`"]),
     "folder as config": Mistake("fit -c configs", ["configs is a folder"]),
     "broken YAML": Mistake("fit -c broken.yaml", ["broken.yaml, line 5"]),

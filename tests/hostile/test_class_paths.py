@@ -303,7 +303,7 @@ def test_a_checkpoint_names_no_place_to_write_to_and_downloads_nothing(good, not
     assert Checkpoint("a.ckpt").hyperparameters["data"]["init_args"]["cache_dir"] is None
 
 
-def test_a_checkpoint_names_no_second_checkpoint(good):
+def test_a_checkpoint_names_no_second_checkpoint(good, capsys):
     student = {
         "_class_path": "zoo.tasks.Distiller",
         "net": NET,
@@ -317,7 +317,12 @@ def test_a_checkpoint_names_no_second_checkpoint(good):
     loaded = zoo.tasks.Distiller.load_from_checkpoint("a.ckpt")
     loaded.setup("predict")  # which needs no teacher
     with pytest.raises(UserError, match=r"give --model\.teacher_checkpoint FILE; this one was trained with evil\.ckpt"):
-        loaded.setup("test")
+        loaded.setup("fit")
+    loaded.setup("test")
+    assert "a checkpoint may not name its teacher" in capsys.readouterr().err
+    batch = (torch.randn(5, 64), torch.arange(5))
+    expected = torch.nn.functional.cross_entropy(loaded(batch[0]), batch[1])
+    assert torch.equal(loaded.step(batch, "test"), expected)
 
 
 def test_url_is_refused(refused):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from zoo.catalog.shipped_configs import shipped_configs
 from zoo.catalog.source import Definition, Parameter, Source
 
 # Arguments of `zoo list`, and what a component of each is called.
@@ -138,19 +139,18 @@ class Catalog:
 
     Args:
         package: folder of the package.
-        configs: folder of the configs; None takes ``configs/`` in the working directory, or else beside the package.
+        configs: folder of the configs; None takes ``configs/`` in the working directory, or else those of zoo.
     """
 
     def __init__(self, package: Path = Path(__file__).parent.parent, configs: Path | None = None) -> None:
         self.source = Source(package)
         self.package = package.name
         self.slots = slots(package / "cli" / "slots.py")
-        if configs is None:
-            configs = Path("configs")
-            if not any(configs.glob("*.yaml")):
-                configs = package.parent / "configs"
+        paths = sorted((configs or Path("configs")).glob("*.yaml"))
+        if configs is None and not paths:
+            paths = list(shipped_configs().values())
         self.configs = []
-        for path in sorted(configs.glob("*.yaml")):
+        for path in paths:
             self.configs.append(Config(path.stem, path, path.read_text(encoding="utf-8")))
 
     def public(self) -> dict[str, str]:

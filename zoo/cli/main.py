@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo import __version__
+from zoo.catalog.shipped_configs import expand_configs
 from zoo.cli.commands import all_commands, command_names, load_command
 from zoo.cli.suggestions import nearest
 from zoo.errors import Stopped, UserError
+from zoo.terminal import one_line
 
 DONE = 0
 CHECK_FAILED = 1
@@ -37,7 +39,7 @@ options:
   --version   show the version of zoo
 
 examples:
-  zoo fit -c configs/mlp_digits.yaml
+  zoo fit -c mlp_digits
   zoo list models
 """
 
@@ -81,6 +83,7 @@ def run_command(argv: list[str], callbacks: Sequence[Any]) -> int:
     command = load_command(name)
     if command is None:
         raise unknown_command(name)
+    argv = expand_configs(argv)
     if getattr(command, "needs_trainer", False):
         if any(is_help(arg) for arg in argv):
             skip_imports_of_plots()
@@ -156,18 +159,18 @@ def report(error: Exception) -> int:
     """Print one line about an error and return the exit code; raise what may be a bug, with its traceback."""
     if isinstance(error, UserError) and os.environ.get("ZOO_DEBUG") != "1":
         # This one needs no torch.
-        print(f"zoo: error: {error}", file=sys.stderr)
+        print(f"zoo: error: {one_line(str(error))}", file=sys.stderr)
         return MISTAKE
     from zoo.callbacks import NonFiniteError
     from zoo.cli.error_messages import explain
 
     if isinstance(error, NonFiniteError):
-        print(f"zoo: error: {error}", file=sys.stderr)
+        print(f"zoo: error: {one_line(str(error))}", file=sys.stderr)
         return NON_FINITE
     if os.environ.get("ZOO_DEBUG") == "1":
         raise error
     text = explain(error)
     if text is None:
         raise error
-    print(f"zoo: error: {text}", file=sys.stderr)
+    print(f"zoo: error: {one_line(text)}", file=sys.stderr)
     return MISTAKE

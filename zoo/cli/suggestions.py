@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from zoo.catalog.shipped_configs import shipped_configs
+
 # Names that libraries give to the same thing.
 SYNONYMS = (
     {"path", "file", "folder", "root", "data_dir"},
@@ -51,7 +53,7 @@ def _matches_of_last_part(name: str, names: list[str]) -> list[str]:
 
 def near_config(path: str) -> str:
     """Return ``; did you mean -c FILE?`` for configs with a name close to that of a path, or an empty string."""
-    files = {}
+    files = {name: name for name in shipped_configs()}
     for folder in (Path(path).parent, Path("configs")):
         for file in sorted(folder.glob("*.y*ml")):
             files[file.stem] = str(file)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from zoo.checkpoints import Checkpoint
 from zoo.checkpoints.hyperparameters import NOT_READ
+from zoo.distributed import say
 from zoo.errors import UserError
 from zoo.losses import DistillationLoss
 from zoo.tasks.classification import Classifier
@@ -21,7 +23,8 @@ class Distiller(Classifier):
 
     The loss is alpha T^2 KL(teacher at T, student at T) + (1 - alpha) cross-entropy. The teacher is not trained and is
     always in eval mode. It is no submodule: checkpoints are those of a Classifier with the same ``net``. Logs the
-    metrics of Classifier and ``teacher_accuracy``.
+    metrics of Classifier and ``teacher_accuracy``. A checkpoint may not name another one, so that evaluation without
+    ``teacher_checkpoint`` logs the cross-entropy as the loss, and no ``teacher_accuracy``.
 
     Args:
         teacher: network that maps the same inputs to logits ``(b, k)``; null builds that of ``teacher_checkpoint``.
@@ -62,6 +65,14 @@ class Distiller(Classifier):
     def setup(self, stage: str) -> None:
         if stage == "predict":
             return  # prediction uses the student only
+        named_by_checkpoint = (self.teacher_checkpoint or "").startswith(NOT_READ)
+        if named_by_checkpoint and stage in ("validate", "test"):
+            say(
+                "the loss is the cross-entropy alone, as a checkpoint may not name its teacher: for the loss of "
+                "distillation give --model.teacher_checkpoint FILE"
+            )
+            self._teacher = (None,)  # one without its weights would be a wrong one
+            return
         if self.teacher_checkpoint is not None:
             teacher = load_teacher(self.teacher_checkpoint, self._teacher[0])
             self._teacher = (teacher,)
@@ -76,6 +87,8 @@ class Distiller(Classifier):
 
     def step(self, batch: Any, stage: str) -> Tensor:
         x, y = batch
+        if self._teacher[0] is None:
+            return super().step(batch, stage)
         with torch.no_grad():
             self._teacher_logits = self.teacher(x)
         if stage != "train":
@@ -84,6 +97,8 @@ class Distiller(Classifier):
         return super().step(batch, stage)
 
     def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        if self._teacher[0] is None:
+            return cross_entropy(scores, y)
         if scores.shape != self._teacher_logits.shape:
             raise ValueError(
                 f"the student's logits are {tuple(scores.shape)}, the teacher's {tuple(self._teacher_logits.shape)}: "
