@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from tests import fake_data
 from zoo.data import ImageFolder
 from zoo.data.images import image_files
+from zoo.data.images.resizing import ResizeView
 
 
 def test_every_kind_of_image_is_read(tmp_path):
@@ -36,7 +37,7 @@ def test_resizing_equals_torchvisions(tmp_path, w, h):
     theirs = v2.functional.pil_to_tensor(v2.Compose([v2.Resize(20), v2.CenterCrop(20)])(image))
     assert np.array_equal(image_files.decode(tmp_path / "a.png", 3, 20), theirs.numpy())
     theirs = v2.functional.pil_to_tensor(v2.Resize((20, 20))(image))
-    assert np.array_equal(image_files.decode(tmp_path / "a.png", 3, 20, "stretch"), theirs.numpy())
+    assert np.array_equal(image_files.decode(tmp_path / "a.png", 3, 20, ResizeView("stretch")), theirs.numpy())
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "stream"])

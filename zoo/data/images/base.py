@@ -16,6 +16,7 @@ from zoo.data.augment.base import LabelMixing
 from zoo.data.augment.chain import Chain, output_size, resize, seeded
 from zoo.data.base import BatchTensorDataset, DataModule, run_seed
 from zoo.data.images.captions import Caption, CaptionedDataset, captions_from_classes, check_captions
+from zoo.data.images.resizing import DEFAULT_VIEW, ResizeView, published_view
 from zoo.data.images.statistics import channel_statistics
 from zoo.data.images.statistics import stack_inputs as stack_inputs
 from zoo.data.sampler import mix_seeds
@@ -193,7 +194,18 @@ class ImageData(DataModule):
         if self.user_statistics is None and mean and std and len(mean) == len(std) == self.in_channels:
             say(f"{type(self).__name__}: images are normalised as the model asks for")
             self.use_statistics(mean, std)
+        view = published_view(preprocessing)
+        if view is not None:
+            self.follow_view(view)
         super().setup(stage)
+
+    def follow_view(self, view: ResizeView) -> None:
+        """Resize and crop evaluation images as the model's published weights ask for; say where that is not done."""
+        if view != DEFAULT_VIEW:
+            say(
+                f"{type(self).__name__}: images are not resized as the model's weights ask for ({view}); ImageFolder "
+                "does so with the same images as files"
+            )
 
     # Captions ---------------------------------------------------------------------------------------------------------
 

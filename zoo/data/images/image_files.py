@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zoo.data.images.pixels import GREY_MODES, ROTATED_ORIENTATIONS, open_image, orientation_of, to_mode, upright
+from zoo.data.images.resizing import DEFAULT_VIEW, ResizeView
 from zoo.data.progress import progress_bar
+from zoo.weights.preprocessing import resized_side
 
 CHUNK = 1024  # images that are decoded ahead, at most
-Resizing = Literal["crop", "stretch"]
 
 
 class ImageHeaders(NamedTuple):
@@ -64,36 +65,40 @@ def inspect_images(root: Path, files: Sequence[str], max_files: int = 1000) -> I
     return ImageHeaders(channels, size, ", ".join(words[:2]))
 
 
-def decode(path: Path, channels: int, size: int | None = None, how: Resizing = "crop") -> np.ndarray:
+def decode(path: Path, channels: int, size: int | None = None, view: ResizeView = DEFAULT_VIEW) -> np.ndarray:
     """Return the pixels of an image as bytes ``(channels, height, width)``, rotated as its EXIF data asks for.
 
     Args:
         path: of the file.
         channels: 1 for grey, 3 for colour; transparency is dropped.
         size: height and width to resize to; null leaves the image.
-        how: ``crop`` resizes the shorter side and crops the centre, ``stretch`` resizes both sides.
+        view: how to resize and crop.
     """
     with open_image(path) as opened:
         image = upright(to_mode(opened, channels), orientation_of(opened))
-        if size is not None and image.size != (size, size):
-            image = _resize(image, size, how)
+        if size is not None and (view.crop_pct != 1.0 or image.size != (size, size)):
+            image = _resize(image, size, view)
         pixels = np.asarray(image)
     if channels == 1:
         return pixels[None]  # (1, h, w)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, h, w)
 
 
-def _resize(image: Any, size: int, how: Resizing) -> Any:
+def _resize(image: Any, size: int, view: ResizeView) -> Any:
     from PIL import Image
 
-    if how == "stretch":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
-    # Sizes and corners are rounded as by Resize and CenterCrop of torchvision.
-    width, height = image.size
-    shorter = min(width, height)
-    new_width = size if width == shorter else int(size * width / shorter)
-    new_height = size if height == shorter else int(size * height / shorter)
-    image = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    side = resized_side(size, view.crop_pct)
+    new_width = side
+    new_height = side
+    if view.resize == "crop":
+        # Sizes and corners are rounded as by Resize and CenterCrop of torchvision.
+        width, height = image.size
+        shorter = min(width, height)
+        if width > shorter:
+            new_width = int(side * width / shorter)
+        if height > shorter:
+            new_height = int(side * height / shorter)
+    image = image.resize((new_width, new_height), Image.Resampling[view.interpolation.upper()])
     left = round((new_width - size) / 2.0)
     top = round((new_height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
@@ -110,7 +115,7 @@ def decode_all(
     files: Sequence[str],
     channels: int,
     size: int | None,
-    how: Resizing,
+    view: ResizeView,
     title: str,
 ) -> Iterator[np.ndarray | str]:
     """Decode images in order, several at a time, with a progress bar; for those that cannot be read, yield the reason.
@@ -120,13 +125,13 @@ def decode_all(
         files: paths within it.
         channels: 1 or 3.
         size: height and width to resize to, or null.
-        how: as in ``decode``.
+        view: how to resize and crop.
         title: of the progress bar.
     """
 
     def decode_one(file: str) -> np.ndarray | str:
         try:
-            return decode(root / file, channels, size, how)
+            return decode(root / file, channels, size, view)
         except Exception as error:  # a damaged file makes decoders raise anything
             return reason(error, root / file)
 

@@ -16,9 +16,11 @@ from zoo.data.images import image_cache
 from zoo.data.images.base import ImageData
 from zoo.data.images.caption_files import read_captions
 from zoo.data.images.captions import Caption, CaptionedDataset, is_template
-from zoo.data.images.image_files import ImageHeaders, Resizing, inspect_images
+from zoo.data.images.image_files import ImageHeaders, inspect_images
 from zoo.data.images.image_listing import ImageListing, check_folder, list_images, list_unlabelled_images
 from zoo.data.images.image_reader import Caching, ImageReader, ReadImages
+from zoo.data.images.resizing import DEFAULT_VIEW, Interpolation, ResizeView, Resizing
+from zoo.distributed import say
 
 Rows = dict[str, Tensor]  # indices of the images of each split
 
@@ -44,7 +46,12 @@ class ImageFolder(ImageData):
         val_split: share of the images kept for validation, where the folder has no ``val``; 0 validates on the test
             images.
         test_split: share of the images kept for the test, where the folder has no splits.
-        resize: ``crop`` resizes the shorter side to ``image_size`` and crops the centre, ``stretch`` resizes both.
+        resize: ``crop`` resizes the shorter side to ``image_size`` and crops the centre, ``stretch`` resizes both; null
+            crops training images, and follows the model's published weights in evaluation.
+        interpolation: filter of the resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``; null takes
+            bilinear, and in evaluation that of the model's published weights.
+        crop_pct: share of the resized side that the central crop keeps in evaluation, above 0 and up to 1; null takes
+            that of the model's published weights, or 1.
         unreadable: ``skip`` leaves out files that cannot be read and names them, ``refuse`` stops at the first.
         cache: ``memory``, ``disk``, ``stream`` (workers decode each image every time), or ``auto``.
         cache_dir: folder of the caches; null is ``zoo/images`` in the user's cache.
@@ -53,6 +60,8 @@ class ImageFolder(ImageData):
         predict_folder: new images for ``predict``, without classes.
     """
 
+    fitted_names = ("mean", "std")
+
     caption_files: ClassVar[bool] = True
 
     def __init__(
@@ -60,7 +69,9 @@ class ImageFolder(ImageData):
         root: str,
         val_split: float = 0.1,
         test_split: float = 0.1,
-        resize: Resizing = "crop",
+        resize: Resizing | None = None,
+        interpolation: Interpolation | None = None,
+        crop_pct: float | None = None,
         unreadable: Literal["skip", "refuse"] = "skip",
         cache: Literal["auto", "memory", "disk", "stream"] = "auto",
         cache_dir: str | None = None,
@@ -77,7 +88,12 @@ class ImageFolder(ImageData):
         self.root = Path(root)
         self.val_split = val_split
         self.test_split = test_split
-        self.resize: Resizing = resize
+        if crop_pct is not None and not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct is a share above 0 and up to 1, got {crop_pct}")
+        self.resize: Resizing | None = resize
+        self.interpolation: Interpolation | None = interpolation
+        self.crop_pct = crop_pct
+        self.published_view = DEFAULT_VIEW
         self.unreadable = unreadable
         self.cache: Caching = cache
         self.cache_dir = Path(cache_dir) if cache_dir else image_cache.default_cache_dir()
@@ -153,16 +169,44 @@ class ImageFolder(ImageData):
     # Datasets ---------------------------------------------------------------------------------------------------------
 
     @property
-    def reader(self) -> ImageReader:
+    def train_view(self) -> ResizeView:
+        """How training images are resized."""
+        return ResizeView(self.resize or "crop", self.interpolation or "bilinear")
+
+    @property
+    def eval_view(self) -> ResizeView:
+        """How images are resized and cropped for validation, test and prediction."""
+        published = self.published_view
+        crop_pct = self.crop_pct
+        if crop_pct is None:
+            # A crop among the augmentations is the user's own margin.
+            has_own_crop = self.side is not None and self.image_size != self.side
+            crop_pct = 1.0 if has_own_crop else published.crop_pct
+        return ResizeView(self.resize or published.resize, self.interpolation or published.interpolation, crop_pct)
+
+    def follow_view(self, view: ResizeView) -> None:
+        before = self.eval_view
+        self.published_view = view
+        if self.eval_view == before:
+            return
+        if self.side is None:
+            say("ImageFolder: images keep their own size; --data.image_size resizes them as the weights ask for")
+        else:
+            say(f"ImageFolder: in evaluation images are resized as the model's weights ask for ({self.eval_view})")
+            self.reset_datasets()
+
+    def reader(self, view: ResizeView) -> ImageReader:
         strict = self.unreadable == "refuse"
-        return ImageReader(self.shape, self.side, self.resize, strict, self.cache, self.cache_dir)
+        return ImageReader(self.shape, self.side, view, strict, self.cache, self.cache_dir)
 
     def splits(self) -> dict[str, Dataset]:
         check_folder(self.root, "--data.root names a folder of images")
-        images = self.reader.read(self.listing)
+        images = self.reader(self.train_view).read(self.listing)
         datasets: dict[str, Dataset] = {}
         for split, rows in self._split_rows(images).items():
             dataset = images.dataset(rows)
+            if split != "train":
+                dataset = self._eval_dataset(images, rows)
             if self.drop_labels:
                 dataset = CaptionedDataset(dataset, None)
             datasets[split] = dataset
@@ -172,7 +216,7 @@ class ImageFolder(ImageData):
     def predict_dataset(self) -> Dataset | None:
         if self.predict_folder is None:
             return None
-        images = self.reader.read(list_unlabelled_images(self.predict_folder, "predict_folder"))
+        images = self.reader(self.eval_view).read(list_unlabelled_images(self.predict_folder, "predict_folder"))
         rows = torch.arange(len(images.labels))
         self._remember_names("predict", images, rows)
         return CaptionedDataset(images.dataset(rows), None)
@@ -183,6 +227,17 @@ class ImageFolder(ImageData):
         split = self.predict_split
         _ = self.dataset(split)
         return self._names.get(split)
+
+    def _eval_dataset(self, images: ReadImages, rows: Tensor) -> Dataset:
+        """Return the dataset of some images, read once more where evaluation resizes or crops them otherwise."""
+        if self.eval_view == self.train_view or self.side is None:
+            return images.dataset(rows)
+        listing = self.listing
+        if images.names is not None:  # some files may have been left out
+            indices = {file: i for i, file in enumerate(listing.files)}
+            listing = listing.select([indices[file] for file in images.names])
+        again = self.reader(self.eval_view).read(listing.select(rows.tolist()))
+        return again.dataset(torch.arange(len(again.labels)))
 
     def _remember_names(self, split: str, images: ReadImages, rows: Tensor) -> None:
         if images.names is not None:

@@ -34,6 +34,13 @@ class ImageListing:
     parts: list[str]
     classes: list[str]
 
+    def select(self, indices: list[int]) -> ImageListing:
+        """Return the listing of some of the images, by their indices."""
+        files = [self.files[i] for i in indices]
+        labels = [self.labels[i] for i in indices]
+        parts = [self.parts[i] for i in indices]
+        return ImageListing(self.root, files, labels, parts, self.classes)
+
     def add(self, files: list[str], label: int, part: str) -> None:
         """Add files of one class and split."""
         self.files += files

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, default_collate
 
 from zoo.data.images import image_cache
 from zoo.data.images.base import ImageDataset
-from zoo.data.images.image_files import Resizing, decode, decode_all, reason
+from zoo.data.images.image_files import decode, decode_all, reason
 from zoo.data.images.image_listing import ImageListing
+from zoo.data.images.resizing import ResizeView
 from zoo.distributed import say
 
 MAX_NAMED = 5  # unreadable files that are named
@@ -99,7 +100,7 @@ class ImageReader:
     Args:
         shape: ``(c, h, w)`` of each image.
         side: height and width to resize to; null leaves the images.
-        resize: how to resize them.
+        view: how to resize and crop them.
         strict: whether to raise for a file that cannot be read, rather than to leave it out.
         cache: ``memory``, ``disk``, ``stream``, or ``auto``.
         cache_dir: folder of the caches on disk.
@@ -107,7 +108,7 @@ class ImageReader:
 
     shape: tuple[int, int, int]
     side: int | None
-    resize: Resizing
+    view: ResizeView
     strict: bool
     cache: Caching
     cache_dir: Path
@@ -133,7 +134,7 @@ class ImageReader:
 
     def _read_as_stream(self, listing: ImageListing) -> ReadImages:
         labels = torch.tensor(listing.labels, dtype=torch.long)
-        decoder = partial(decode, channels=self.shape[0], size=self.side, how=self.resize)
+        decoder = partial(decode, channels=self.shape[0], size=self.side, view=self.view)
 
         def dataset(rows: Tensor) -> ImageFileDataset:
             files = [listing.files[i] for i in rows.tolist()]
@@ -156,7 +157,9 @@ class ImageReader:
 
     def key(self, listing: ImageListing) -> str:
         """Return the name of the cache on disk for these files at this size."""
-        options = {"shape": self.shape, "resize": self.resize if self.side else None}
+        options = {"shape": self.shape, "resize": None}
+        if self.side:
+            options |= self.view.cache_options()
         return image_cache.cache_key(listing.root, listing.files, **options)
 
     def _num_bytes(self, listing: ImageListing) -> int:
@@ -165,7 +168,7 @@ class ImageReader:
     def _decode(self, listing: ImageListing, cache: Caching) -> Decoded | None:
         """Decode all images; return None where ``auto`` finds no room for them on disk."""
         title = f"decoding {listing.root.name}"
-        images = decode_all(listing.root, listing.files, self.shape[0], self.side, self.resize, title)
+        images = decode_all(listing.root, listing.files, self.shape[0], self.side, self.view, title)
         if cache == "memory":
             return image_cache.build_in_memory(len(listing.files), self.shape, images)
         try:
