@@ -1,4 +1,4 @@
-"""Measuring samples in a run: real and collapsed ones told apart, training left alone, one command, two processes."""
+"""GenerationMetrics: real and collapsed samples, training that does not change, the command line, two processes."""
 
 import re
 from pathlib import Path
@@ -51,9 +51,9 @@ class Copies(L.LightningModule):
         self.images, self.labels = data.datasets["train"].batch(torch.arange(1200))
 
     def sample(self, n: int, seed: int, labels: list[int] | None = None, **_: object) -> torch.Tensor:
-        wanted = [i % 10 for i in range(n)] if labels is None else labels
+        targets = [i % 10 for i in range(n)] if labels is None else labels
         of = [self.images[self.labels == (c if self.only is None else self.only)] for c in range(10)]
-        return torch.stack([of[c][i // 10 % len(of[c])] for i, c in enumerate(wanted)])
+        return torch.stack([of[c][i // 10 % len(of[c])] for i, c in enumerate(targets)])
 
     def validation_step(self, batch: object, i: int) -> STEP_OUTPUT:
         return None
@@ -73,7 +73,7 @@ def measured(folder, judge, module: L.LightningModule, **options) -> tuple[dict[
     return trainer(folder, callback).validate(module, Digits(), verbose=False)[0], callback
 
 
-def test_real_images_are_near_and_a_collapsed_model_is_told(judge, tmp_path):
+def test_real_images_score_well_and_a_collapsed_model_does_not(judge, tmp_path):
     near, callback = measured(tmp_path, judge, Copies(), n=400)
     assert set(near) == {"val/frechet_distance", "val/precision", "val/recall", "val/sample_accuracy",
                          "val/sample_accuracy_worst"}  # fmt: skip
@@ -92,22 +92,22 @@ def test_real_images_are_near_and_a_collapsed_model_is_told(judge, tmp_path):
     assert "val/sample_accuracy" not in unasked
 
 
-def test_measures_are_those_by_hand(judge, tmp_path):
+def test_metrics_equal_a_computation_by_hand(judge, tmp_path):
     torch.manual_seed(0)
     module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
     found, _ = measured(tmp_path, judge, module, n=60, steps=2, guidance_scale=1.5, seed=3, batch_size=25)
     features = ClassifierFeatures.load(judge)
-    made, logits = features(module.sample(60, steps=2, guidance_scale=1.5, seed=3))
+    generated, logits = features(module.sample(60, steps=2, guidance_scale=1.5, seed=3))
     real, _ = features(Digits()._parts["val"][0] / 16)
     distance = FrechetDistance(real.shape[1])
     distance.update(real, True)
-    distance.update(made, False)
+    distance.update(generated, False)
     assert found["val/frechet_distance"] == pytest.approx(float(distance.compute()), rel=1e-4)
     right = (logits.argmax(1) == torch.arange(60) % 10).float().mean()
     assert found["val/sample_accuracy"] == pytest.approx(float(right), abs=1e-6)
 
 
-def test_training_is_left_alone_and_checkpoints_can_go_by_it(judge, tmp_path):
+def test_training_is_unchanged_and_checkpoints_can_monitor_it(judge, tmp_path):
     weights, seen = [], []
     for measures in (False, True):
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def test_every_second_validation(judge, tmp_path, monkeypatch):
     assert callback.state_dict() == {"validations": 5}
 
 
-def test_a_wish_that_cannot_be_met_is_told_before_training(judge, tmp_path):
+def test_unsupported_options_fail_before_training(judge, tmp_path):
     module = LatentDiffusion(**SMALL, in_channels=1, image_size=8, num_classes=10)
     with pytest.raises(ValueError, match=r"sampler must be one of ddpm, .* got 'x'"):
         trainer(tmp_path, GenerationMetrics(judge, every_n_validations=10, sampler="x")).fit(module, Digits())
@@ -177,7 +177,7 @@ def test_one_command_measures_a_checkpoint_on_two_processes_too(judge, model, zo
     assert len(numbers(out)) == 10
 
 
-def test_noise_levels_of_which_a_process_has_seen_none(model, zoo):
+def test_noise_levels_without_samples_on_one_process(model, zoo):
     few = ["validate", "--ckpt_path", model, "--trainer.limit_val_batches", "1", "--data.eval_batch_size"]
     alone = numbers(zoo(*few, "4")[1])
     two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
@@ -208,7 +208,7 @@ def test_two_processes_train_with_it(judge, zoo):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--generation_metrics.classifier nowhere.ckpt", "no classifier nowhere.ckpt"),
         ("--generation_metrics.classifier MODEL", "it holds a LatentDiffusion, which is not a multi-class classifier"),
@@ -228,17 +228,17 @@ def test_two_processes_train_with_it(judge, zoo):
         ),
     ],
 )
-def test_mistakes_on_the_command_line(options, said, judge, model, zoo):
+def test_mistakes_on_the_command_line(options, message, judge, model, zoo):
     names = {"JUDGE": judge, "MODEL": model}
     code, out, err = zoo("test", "--ckpt_path", model, *[names.get(word, word) for word in options.split()])
     assert (code, out) == (2, "")
     assert err.startswith("zoo: error: ")
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("spec", "message"),
     [
         ({"num_classes": 7}, "has 10 classes, but the model generates 7"),
         ({"class_names": list("abcdefghij")}, "has a class '0' where the model generates 'a'"),
@@ -246,9 +246,9 @@ def test_mistakes_on_the_command_line(options, said, judge, model, zoo):
         ({"in_channels": 3}, "got 8 x 8 pixels and 3 channels"),
     ],
 )
-def test_a_classifier_of_other_images(facts, said, judge, tmp_path):
-    module = LatentDiffusion(**{**SMALL, "in_channels": 1, "image_size": 8, "num_classes": 10, **facts})
-    with pytest.raises(ValueError, match=said):
+def test_a_classifier_of_other_images(spec, message, judge, tmp_path):
+    module = LatentDiffusion(**{**SMALL, "in_channels": 1, "image_size": 8, "num_classes": 10, **spec})
+    with pytest.raises(ValueError, match=message):
         trainer(tmp_path, GenerationMetrics(judge)).validate(module, Digits(), verbose=False)
 
 

@@ -60,7 +60,7 @@ def test_without_prompts_the_validation_text_begins_them(tmp_path):
         assert f"{module.tokenizer.decode(row)}|" in text
 
 
-def test_training_goes_on_as_without(tmp_path):
+def test_training_is_unchanged(tmp_path):
     """Dropout would differ if a draw of the samples moved torch's random state."""
     plain, _ = fit(tmp_path / "a")
     sampled, _ = fit(tmp_path / "b", TextSamples(PROMPTS, max_new_tokens=20))
@@ -68,7 +68,7 @@ def test_training_goes_on_as_without(tmp_path):
         assert torch.equal(one, other)
 
 
-def test_averages_write_the_samples(tmp_path):
+def test_ema_weights_generate_the_samples(tmp_path):
     fit(tmp_path / "raw", TextSamples(PROMPTS))
     fit(tmp_path / "ema", TextSamples(PROMPTS), EMA(decay=0.5))
     raw, ema = ((tmp_path / kind / "samples" / "000006.txt").read_text() for kind in ("raw", "ema"))
@@ -106,7 +106,7 @@ def test_a_logger_of_tables_gets_a_table(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"max_new_tokens": 0}, {"prompts": []}, {"prompts": ["a", ""]}])
-def test_a_wrong_option_is_named(wrong):
+def test_wrong_options_raise_an_error(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TextSamples(**wrong)
 
@@ -120,7 +120,7 @@ class Begun(L.Callback):
     ("wrong", "words"),
     [({"prompts": ["\u20ac"]}, "none of the"), ({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k")],
 )
-def test_what_cannot_be_written_is_said_before_training(tmp_path, wrong, words):
+def test_unsupported_options_fail_before_training(tmp_path, wrong, words):
     with pytest.raises(ValueError, match=words):
         fit(tmp_path, TextSamples(**wrong), Begun())
     assert not (tmp_path / "samples").exists()
@@ -141,7 +141,7 @@ def one_of_two(rank: int, folder: Path, port: int) -> None:
     trainer.fit(module, datamodule=data)
 
 
-def test_processes_that_have_parts_of_the_weights_write_together(tmp_path):
+def test_processes_with_sharded_weights_generate_together(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,6 +153,6 @@ def test_processes_that_have_parts_of_the_weights_write_together(tmp_path):
         assert all(f"\n{prompt}|" in text for prompt in begin), "those of the first process"
 
 
-def test_other_models_are_refused():
+def test_models_that_generate_no_text_raise_an_error():
     with pytest.raises(ValueError, match="TextSamples needs a language model, and Classifier is none"):
         TextSamples().setup(L.Trainer(logger=False), Classifier(nn.Linear(2, 2), num_classes=2), "fit")

@@ -50,14 +50,14 @@ def their_trajectory(name: str, prediction_type: str, spacing: str, steps: int, 
     if scaled:
         x = x * (scheduler.sigmas[0] ** 2 + 1) ** 0.5
     for i, t in enumerate(scheduler.timesteps):
-        said = answer(scheduler.scale_model_input(x, t), t.view(1))
+        prediction = answer(scheduler.scale_model_input(x, t), t.view(1))
         if name == "ddpm":
             noise = next(drawn)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise)  # noqa: B023
-                x = scheduler.step(said, t, x).prev_sample
+                x = scheduler.step(prediction, t, x).prev_sample
         else:
-            x = scheduler.step(said, t, x).prev_sample
+            x = scheduler.step(prediction, t, x).prev_sample
         ratio = scheduler.sigmas[i + 1] if scaled else 0.0
         found.append(x / (ratio**2 + 1) ** 0.5)
     return found
@@ -149,7 +149,7 @@ WEIGHTS, MEANS, STDS = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7
 
 
 def perfect(schedule, prediction_type: str):
-    """What the best of all networks says: the mean of what it is asked for, given a sample."""
+    """Return the optimal network: it predicts the conditional mean of the target given a sample."""
 
     def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         alpha, sigma = schedule.alpha_sigma(t)
@@ -192,20 +192,20 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> float:
     ],
 )
 def test_distance_to_a_known_distribution_shrinks_at_the_order(name, schedule, spacing):
-    made = make_schedule(schedule, zero_snr=True)
+    noise_schedule = make_schedule(schedule, zero_snr=True)
     prediction_type = "flow_prediction" if schedule == "flow" else "v_prediction"
     noise, true = quantiles(2001)
     errors = []
     for steps in (10, 160):
-        sampler = make_sampler(name, made, prediction_type, steps, spacing)
-        errors.append(distance(sampler(perfect(made, prediction_type), noise), true))
+        sampler = make_sampler(name, noise_schedule, prediction_type, steps, spacing)
+        errors.append(distance(sampler(perfect(noise_schedule, prediction_type), noise), true))
     assert math.log2(errors[0] / errors[1]) / 4 > sampler.order - 0.1
     assert errors[1] < (5e-3 if sampler.order == 1 else 1e-3)
 
 
 @pytest.mark.parametrize("schedule", ["flow", "cosine"])
-def test_ddpm_draws_from_a_known_distribution(schedule):
-    made = make_schedule(schedule, zero_snr=True)
+def test_ddpm_samples_from_a_known_distribution(schedule):
+    noise_schedule = make_schedule(schedule, zero_snr=True)
     prediction_type = "flow_prediction" if schedule == "flow" else "v_prediction"
     _, true = quantiles(40_001)
     errors, generator = [], torch.Generator().manual_seed(0)
@@ -214,8 +214,8 @@ def test_ddpm_draws_from_a_known_distribution(schedule):
         return torch.randn(like.shape, dtype=like.dtype, generator=generator)
 
     for steps in (10, 40, 160):
-        x = make_sampler("ddpm", made, prediction_type, steps)(
-            perfect(made, prediction_type), drawn(true.view(-1, 1)), drawn
+        x = make_sampler("ddpm", noise_schedule, prediction_type, steps)(
+            perfect(noise_schedule, prediction_type), drawn(true.view(-1, 1)), drawn
         )
         errors.append(distance(x, true))
     assert errors[0] > 2.5 * errors[1] > 2.5 * errors[2]
@@ -224,9 +224,9 @@ def test_ddpm_draws_from_a_known_distribution(schedule):
     assert float(modes[0]) == pytest.approx(float((true < -0.25).double().mean()), abs=0.02)
 
 
-def test_the_first_trained_target_epsilon_reaches_it_too():
-    made, (noise, true) = make_schedule("linear"), quantiles(2001)
-    x = make_sampler("dpm++", made, "epsilon", 50)(perfect(made, "epsilon"), noise)
+def test_epsilon_prediction_samples_from_a_known_distribution():
+    noise_schedule, (noise, true) = make_schedule("linear"), quantiles(2001)
+    x = make_sampler("dpm++", noise_schedule, "epsilon", 50)(perfect(noise_schedule, "epsilon"), noise)
     assert distance(x, true) < 0.02
 
 
@@ -247,7 +247,7 @@ def test_samples_are_the_same_in_batches_of_any_size(name):
     assert not torch.isclose(drawn([0], seed=4), together).flatten(1).all(1).any()
 
 
-def test_guidance():
+def test_classifier_free_guidance():
     asked = []
 
     def predict(x: torch.Tensor, t: torch.Tensor, conditions: Sequence[bool]) -> torch.Tensor:
@@ -255,13 +255,13 @@ def test_guidance():
         return torch.cat([x + (5.0 if condition else 2.0) for condition in conditions])
 
     x, t = torch.zeros(2, 1), torch.zeros(2)
-    for scale, said, calls in ((1, 5.0, [True]), (0, 2.0, [False]), (3, 11.0, [False, True])):
+    for scale, expected, calls in ((1, 5.0, [True]), (0, 2.0, [False]), (3, 11.0, [False, True])):
         asked.clear()
-        assert torch.equal(classifier_free_guidance(predict, scale)(x, t), torch.full((2, 1), said))
+        assert torch.equal(classifier_free_guidance(predict, scale)(x, t), torch.full((2, 1), expected))
         assert asked == calls
 
 
-def test_second_order_goes_on_where_rounding_looks_at_a_time_twice():
+def test_dpm_solver_works_where_rounding_repeats_a_timestep():
     schedule = make_schedule("linear", 20)
     sampler = make_sampler("dpm++", schedule, "v_prediction", 20, "linspace")
     assert len({point.t for point in sampler.timesteps[:-1]}) == 19
@@ -279,7 +279,7 @@ def test_done_is_called_after_each_step():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (
             lambda: make_sampler("plms", make_schedule("cosine"), "v_prediction"),
@@ -303,6 +303,6 @@ def test_done_is_called_after_each_step():
         ),
     ],
 )
-def test_mistakes(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

@@ -102,7 +102,7 @@ def test_one_step_of_betas_after_another_is_the_schedule():
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", [*THEIRS, "flow"])
-def test_data_and_noise_come_back_from_every_target(name, prediction_type):
+def test_data_and_noise_are_recovered_from_every_prediction_type(name, prediction_type):
     torch.manual_seed(0)
     schedule = make_schedule(name)
     x0, eps = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64)
@@ -128,24 +128,24 @@ def test_v_is_diffusers_velocity(in_float64):  # noqa: F811
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_min_snr_counts_the_error_of_the_data_alike(prediction_type):
+def test_min_snr_weights_the_error_of_x0_alike(prediction_type):
     """Whatever the network says, the weighted error is that of the data times min(SNR, gamma)."""
     torch.manual_seed(0)
     schedule = make_schedule("flow" if prediction_type == "flow_prediction" else "cosine")
     t = schedule.training_timesteps(torch.tensor([0.02, 0.2, 0.6, 0.95]))
     alpha, sigma = schedule.alpha_sigma(t)
     x0, eps, wrong = torch.randn(3, 4, 1, 5, 5, dtype=torch.float64)
-    said = prediction_target(prediction_type, x0, eps, alpha, sigma) + wrong
+    prediction = prediction_target(prediction_type, x0, eps, alpha, sigma) + wrong
     x = schedule.add_noise(x0, eps, t)
     for i, weight in enumerate(min_snr_weight(prediction_type, alpha, sigma, 5.0)):
-        data, _ = to_x0_eps(prediction_type, x[i], said[i], float(alpha[i]), float(sigma[i]))
+        data, _ = to_x0_eps(prediction_type, x[i], prediction[i], float(alpha[i]), float(sigma[i]))
         ratio = min(5.0, float((alpha[i] / sigma[i]) ** 2))
         assert float(weight * wrong[i].square().mean()) == pytest.approx(
             ratio * float((data - x0[i]).square().mean()), rel=1e-9
         )
 
 
-def test_min_snr_weight_has_a_limit_where_the_data_is_gone():
+def test_min_snr_weight_is_finite_at_zero_snr():
     alpha, sigma = DDPMSchedule(zero_terminal_snr(scaled_linear_betas())).alpha_sigma(torch.tensor([999]))
     assert float(alpha) == 0
     assert float(min_snr_weight("epsilon", alpha, sigma)) == 1
@@ -161,7 +161,7 @@ def test_levels_between_steps_interpolate_the_ratio():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (
             lambda: make_schedule("quadratic"),
@@ -177,6 +177,6 @@ def test_levels_between_steps_interpolate_the_ratio():
         (lambda: FlowMatching(shift=0), "shift must be above 0"),
     ],
 )
-def test_mistakes(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

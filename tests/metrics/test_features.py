@@ -28,7 +28,7 @@ def checkpoints(tmp_path_factory):
     return found
 
 
-def test_a_classifier_sees_images_normalised_as_its_own(checkpoints):
+def test_classifier_features_normalize_images_as_in_training(checkpoints):
     data = Digits()
     pixels = data._parts["val"][0] / 16
     before = torch.get_rng_state()
@@ -45,7 +45,7 @@ def test_a_classifier_sees_images_normalised_as_its_own(checkpoints):
     assert not any(p.requires_grad for p in features.parameters())
 
 
-def test_statistics_that_the_user_gave(tmp_path):
+def test_normalization_given_by_the_user(tmp_path):
     config = str(ROOT / "configs/small_cnn_digits.yaml")
     given = ["--data.mean", "[0.25]", "--data.std", "[0.75]", "--model.stages", "[[8],[16]]"]
     assert main(["fit", "-c", config, "--run_dir", str(tmp_path / "run"), *SHORT, *given]) == 0
@@ -54,18 +54,18 @@ def test_statistics_that_the_user_gave(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         ((2, 1, 16, 16), "takes images of 8 x 8 pixels and 1 channel, got 16 x 16 pixels and 1 channel"),
         ((2, 3, 8, 8), "takes images of 8 x 8 pixels and 1 channel, got 8 x 8 pixels and 3 channels"),
     ],
 )
-def test_other_images(images, said, checkpoints):
-    with pytest.raises(ValueError, match=said):
+def test_images_of_another_shape_raise_an_error(images, message, checkpoints):
+    with pytest.raises(ValueError, match=message):
         ClassifierFeatures.load(checkpoints["small_cnn_digits"])(torch.rand(images))
 
 
-def test_files_that_hold_no_classifier(checkpoints, tmp_path):
+def test_files_without_a_classifier_raise_an_error(checkpoints, tmp_path):
     with pytest.raises(ValueError, match="it holds a MLPRegressor, which is not a multi-class classifier"):
         ClassifierFeatures.load(checkpoints["mlp_diabetes"])
     with pytest.raises(ValueError, match=r"no classifier nowhere.ckpt: a checkpoint"):
@@ -82,7 +82,7 @@ def test_a_classifier_without_a_linear_layer():
         ClassifierFeatures(net, [0.5], [0.5])(torch.rand(2, 1, 8, 8))
 
 
-def test_what_inception_lacks(tmp_path, monkeypatch):
+def test_missing_or_wrong_inception_weights_raise_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no weights of Inception nowhere.pth: FID needs pt_inception"):
         InceptionFeatures("nowhere.pth")
     path = tmp_path / "x.pth"
@@ -114,10 +114,10 @@ if importlib.util.find_spec("torch_fidelity"):
             net = source.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         torch.save(net.state_dict(), tmp_path / "inception.pth")
         g = torch.Generator().manual_seed(1)
-        real, made = (torch.rand(6, 1, 8, 8, generator=g) ** power for power in (1, 2))
+        real, generated = (torch.rand(6, 1, 8, 8, generator=g) ** power for power in (1, 2))
         features, ours = InceptionFeatures(tmp_path / "inception.pth"), FrechetDistance(2048)
         theirs = FrechetInceptionDistance(feature_extractor_weights_path=str(tmp_path / "inception.pth"))
-        for images, is_real in ((real, True), (made, False)):
+        for images, is_real in ((real, True), (generated, False)):
             found, logits = features(images)
             assert logits is None
             ours.update(found, is_real)

@@ -23,18 +23,18 @@ def random_cov(d: int, seed: int) -> torch.Tensor:
     return a @ a.T / d + 0.1 * torch.eye(d, dtype=torch.float64)
 
 
-def distance(real: torch.Tensor, made: torch.Tensor) -> float:
+def distance(real: torch.Tensor, generated: torch.Tensor) -> float:
     metric = FrechetDistance(real.shape[1])
     for part in real.split(70):
         metric.update(part, real=True)
-    for part in made.split(33):
+    for part in generated.split(33):
         metric.update(part, real=False)
     return float(metric.compute())
 
 
-def by_scipy(real: torch.Tensor, made: torch.Tensor) -> float:
-    a, b = np.cov(real.double().numpy().T), np.cov(made.double().numpy().T)
-    apart = (real.double().mean(0) - made.double().mean(0)).square().sum()
+def by_scipy(real: torch.Tensor, generated: torch.Tensor) -> float:
+    a, b = np.cov(real.double().numpy().T), np.cov(generated.double().numpy().T)
+    apart = (real.double().mean(0) - generated.double().mean(0)).square().sum()
     return float(apart + np.trace(a + b - 2 * sqrtm(a @ b).real))
 
 
@@ -45,43 +45,43 @@ def test_frechet_distance_of_normal_distributions():
     assert distance(real, normal(150, mean, cov, 3)) == pytest.approx(float(mean.square().sum()), rel=1e-9)
     root = torch.from_numpy(sqrtm(cov.numpy()).real)
     cross = torch.from_numpy(sqrtm((root @ other @ root).numpy()).real)
-    wanted = mean.square().sum() + torch.trace(cov + other - 2 * cross)
-    assert distance(real, normal(150, mean, other, 4)) == pytest.approx(float(wanted), rel=1e-8)
+    expected = mean.square().sum() + torch.trace(cov + other - 2 * cross)
+    assert distance(real, normal(150, mean, other, 4)) == pytest.approx(float(expected), rel=1e-8)
 
 
 def test_frechet_distance_of_one_dimension():
     real = normal(50, torch.tensor([1.0]).double(), torch.tensor([[4.0]]).double(), 0)
-    made = normal(50, torch.tensor([3.0]).double(), torch.tensor([[9.0]]).double(), 1)
-    assert distance(real, made) == pytest.approx((3 - 1) ** 2 + (3 - 2) ** 2, rel=1e-9)
+    generated = normal(50, torch.tensor([3.0]).double(), torch.tensor([[9.0]]).double(), 1)
+    assert distance(real, generated) == pytest.approx((3 - 1) ** 2 + (3 - 2) ** 2, rel=1e-9)
 
 
 def test_frechet_distance_of_fewer_samples_than_features_and_in_float32():
     g = torch.Generator().manual_seed(0)
-    real, made = torch.randn(40, 64, generator=g).relu(), 1.2 * torch.randn(50, 64, generator=g).relu() + 0.1
-    assert distance(real, made) == pytest.approx(by_scipy(real, made), rel=1e-5)
+    real, generated = torch.randn(40, 64, generator=g).relu(), 1.2 * torch.randn(50, 64, generator=g).relu() + 0.1
+    assert distance(real, generated) == pytest.approx(by_scipy(real, generated), rel=1e-5)
     assert distance(real, real) == pytest.approx(0, abs=1e-5)
 
 
-def test_reset_keeps_real_samples_where_asked():
+def test_reset_keeps_real_samples_if_set():
     g = torch.Generator().manual_seed(0)
-    real, made = torch.rand(30, 4, generator=g), torch.rand(30, 4, generator=g)
+    real, generated = torch.rand(30, 4, generator=g), torch.rand(30, 4, generator=g)
     for metric in (FrechetDistance(4, reset_real_features=False), PrecisionRecall(reset_real_features=False)):
         metric.update(real, real=True)
-        metric.update(made + 5, real=False)
+        metric.update(generated + 5, real=False)
         metric.compute()
         metric.reset()
-        metric.update(made, real=False)
+        metric.update(generated, real=False)
         fresh = FrechetDistance(4) if isinstance(metric, FrechetDistance) else PrecisionRecall()
         fresh.update(real, real=True)
-        fresh.update(made, real=False)
+        fresh.update(generated, real=False)
         assert metric.compute() == fresh.compute()
 
 
-def scores(real: torch.Tensor, made: torch.Tensor, neighbors: int = 3) -> tuple[float, float]:
+def scores(real: torch.Tensor, generated: torch.Tensor, neighbors: int = 3) -> tuple[float, float]:
     metric = PrecisionRecall(neighbors)
     for part in real.split(41):
         metric.update(part, real=True)
-    metric.update(made, real=False)
+    metric.update(generated, real=False)
     found = metric.compute()
     return float(found["precision"]), float(found["recall"])
 
@@ -94,20 +94,20 @@ def by_hand(points: list, others: list, k: int) -> float:
 
 
 @pytest.mark.parametrize("neighbors", [1, 3, 5])
-def test_precision_and_recall_are_those_of_brute_force(neighbors):
+def test_precision_and_recall_equal_brute_force(neighbors):
     g = torch.Generator().manual_seed(neighbors)
-    real, made = torch.randn(60, 3, generator=g), 1.4 * torch.randn(50, 3, generator=g) + 1.5
-    a, b = real.double().tolist(), made.double().tolist()
-    found = scores(real, made, neighbors)
+    real, generated = torch.randn(60, 3, generator=g), 1.4 * torch.randn(50, 3, generator=g) + 1.5
+    a, b = real.double().tolist(), generated.double().tolist()
+    found = scores(real, generated, neighbors)
     assert found == pytest.approx((by_hand(b, a, neighbors), by_hand(a, b, neighbors)), abs=1e-12)
     assert min(found) > 0
     assert max(found) < 1
-    assert scores(real + 1000, made + 1000, neighbors) == pytest.approx(found, abs=0.05)
-    small = in_manifold(made, real, neighbors, max_distances=130)
-    assert torch.equal(small, in_manifold(made, real, neighbors))
+    assert scores(real + 1000, generated + 1000, neighbors) == pytest.approx(found, abs=0.05)
+    small = in_manifold(generated, real, neighbors, max_distances=130)
+    assert torch.equal(small, in_manifold(generated, real, neighbors))
 
 
-def test_precision_and_recall_of_copies_strangers_and_a_collapsed_model():
+def test_precision_and_recall_of_copies_outliers_and_a_collapsed_model():
     g = torch.Generator().manual_seed(0)
     middles = 8 * torch.eye(5).repeat_interleave(40, 0)
     real, more = (middles + torch.randn(200, 5, generator=g) for _ in range(2))

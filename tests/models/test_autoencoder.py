@@ -71,7 +71,7 @@ def test_it_logs_loss_reconstruction_and_kl(tmp_path):
         assert parts[0] == pytest.approx(parts[1] + 0.1 * parts[2], rel=1e-4)
 
 
-def test_more_weight_on_the_kl_brings_latents_nearer_to_normal(tmp_path):
+def test_kl_weight_brings_latents_closer_to_normal(tmp_path):
     found = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def test_more_weight_on_the_kl_brings_latents_nearer_to_normal(tmp_path):
 
 
 @pytest.mark.parametrize(("reconstruction", "distance"), [("l1", torch.nn.L1Loss()), ("l2", torch.nn.MSELoss())])
-def test_reconstruction_is_what_it_says(reconstruction, distance):
+def test_reconstruction_loss(reconstruction, distance):
     module, x = AutoencoderKLModule(**TINY, reconstruction=reconstruction, kl_weight=0).eval(), images(4)
     with torch.no_grad():
         assert float(module.step((x, None), "val")) == pytest.approx(float(distance(module(x), x)))
@@ -90,7 +90,7 @@ def test_reconstruction_is_what_it_says(reconstruction, distance):
         assert sum(columns["reconstruction"]) / 4 == pytest.approx(float(distance(module(x), x)))
 
 
-def test_a_decoder_that_overflows_goes_on_in_float32(capsys):
+def test_a_decoder_that_overflows_continues_in_float32(capsys):
     net = AutoencoderKL(1, (8, 16), groups=4).half()
     with torch.no_grad():
         net.decoder.conv_in.weight.fill_(600.0)
@@ -106,7 +106,7 @@ def test_a_decoder_that_overflows_goes_on_in_float32(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"image_size": 9}, "divisible by 2 for this autoencoder, got images of 9x9"),
         ({"groups": 3}, "groups=3 does not divide the 8 channels"),
@@ -115,8 +115,8 @@ def test_a_decoder_that_overflows_goes_on_in_float32(capsys):
         ({"in_channels": None}, "AutoencoderKLModule needs in_channels"),
     ],
 )
-def test_mistakes_give_one_line(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes_give_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message):
         AutoencoderKLModule(**{**TINY, **arguments})
 
 

@@ -103,7 +103,7 @@ def test_stable_diffusion_has_the_same_names_and_shapes(preset, theirs):
     assert sum(p.numel() for p in net.parameters()) in (859_520_964, 865_910_724)
 
 
-def test_no_label_is_the_class_behind_the_last():
+def test_no_label_is_the_last_class():
     net = UNet(**SMALL, attention=(False, True), num_classes=3)
     randomize(net)  # a fresh one begins without its blocks
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([1, 500])
@@ -112,7 +112,7 @@ def test_no_label_is_the_class_behind_the_last():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "inputs", "said"),
+    ("arguments", "inputs", "message"),
     [
         ({}, {"x": torch.zeros(1, 3, 9, 8)}, "divisible by 2 .* got 9x8"),
         ({}, {"labels": torch.tensor([0])}, "not class-conditional"),
@@ -124,9 +124,9 @@ def test_no_label_is_the_class_behind_the_last():
         ({"attention": (True,)}, {}, "attention needs 2 values, one per stage"),
     ],
 )
-def test_mistakes_give_one_line(arguments, inputs, said):
+def test_mistakes_give_one_line(arguments, inputs, message):
     given = {"x": torch.zeros(1, 3, 8, 8), "t": torch.tensor([1]), **inputs}
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         UNet(**{**SMALL, "attention": (False, True), **arguments})(**given)
     assert "\n" not in str(error.value)
 

@@ -16,13 +16,13 @@ from zoo.models import AutoencoderKL, AutoencoderKLModule, CLIPTextEncoder, Late
 from zoo.tasks import Diffusion
 from zoo.weights.formats.diffusers import save_pipeline, save_single_file
 
-FACTS = {"in_channels": 1, "image_size": 8, "num_classes": 10}
+DATA_SPEC = {"in_channels": 1, "image_size": 8, "num_classes": 10}
 SMALL = {"preset": "pixels-8", "channels": [16, 32], "head_dim": 16}
 
 
 def small(**kwargs) -> LatentDiffusion:
     torch.manual_seed(0)
-    module = LatentDiffusion(**{**FACTS, **SMALL, **kwargs})
+    module = LatentDiffusion(**{**DATA_SPEC, **SMALL, **kwargs})
     for p in module.parameters():  # the last layer begins at zero
         p.data.add_(0.05 * torch.randn_like(p))
     return module
@@ -44,7 +44,7 @@ def trainer(folder, epochs: int = 1, **kwargs) -> L.Trainer:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "flow_prediction"])
-def test_loss_is_that_of_a_loop_with_diffusers(prediction_type):
+def test_loss_equals_diffusers(prediction_type):
     """Times and noise are drawn in this order; what is predicted is as diffusers' schedulers have it."""
     import diffusers
 
@@ -55,17 +55,17 @@ def test_loss_is_that_of_a_loop_with_diffusers(prediction_type):
     u, eps = torch.rand(len(x)), torch.randn_like(x)
     if prediction_type == "flow_prediction":
         t = u.view(-1, 1, 1, 1)
-        said = module.net((1 - t) * x + t * eps, 1000 * u, y)
-        wanted = eps - x
+        prediction = module.net((1 - t) * x + t * eps, 1000 * u, y)
+        target = eps - x
     else:
         other = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
         t = (1000 * u).long()
-        said = module.net(other.add_noise(x, eps, t), t, y)
-        wanted = eps if prediction_type == "epsilon" else other.get_velocity(x, eps, t)
-    assert torch.allclose(loss, (said - wanted).square().mean(), atol=1e-5)
+        prediction = module.net(other.add_noise(x, eps, t), t, y)
+        target = eps if prediction_type == "epsilon" else other.get_velocity(x, eps, t)
+    assert torch.allclose(loss, (prediction - target).square().mean(), atol=1e-5)
 
 
-def test_min_snr_weighs_the_loss():
+def test_min_snr_weights_the_loss():
     plain, weighted = small(prediction_type="epsilon"), small(prediction_type="epsilon", min_snr_gamma=5.0)
     losses = [module.losses(images(), "val").detach() for module in (plain, weighted)]
     ratio = losses[1] / losses[0]
@@ -88,8 +88,8 @@ def test_learns_digits(tmp_path):
 # Conditions -----------------------------------------------------------------------------------------------------------
 
 
-class Told(nn.Module):
-    """Remembers what it was told."""
+class LabelRecorder(nn.Module):
+    """A network that records the labels of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,20 +107,20 @@ class Pixels(Diffusion):
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.25])
-def test_share_of_dropped_conditions(drop):
-    module = Pixels(Told(), num_classes=3, cond_drop_prob=drop)
+def test_cond_drop_prob_is_the_fraction_of_dropped_conditions(drop):
+    module = Pixels(LabelRecorder(), num_classes=3, cond_drop_prob=drop)
     torch.manual_seed(0)
     x, y = torch.rand(4000, 1, 2, 2) - 0.5, torch.arange(4000) % 3
     module.step((x, y), "train")
-    told = module.net.labels[-1]
-    assert float((told == 3).float().mean()) == pytest.approx(drop, abs=0.03)
-    assert torch.equal(told[told != 3], y[told != 3])
+    labels = module.net.labels[-1]
+    assert float((labels == 3).float().mean()) == pytest.approx(drop, abs=0.03)
+    assert torch.equal(labels[labels != 3], y[labels != 3])
     module.step((x, y), "val")
     assert torch.equal(module.net.labels[-1], y), "nothing is dropped where losses are compared"
 
 
-def test_no_condition_tells_nothing():
-    module = Pixels(Told(), condition="none")
+def test_unconditional_network_gets_no_labels():
+    module = Pixels(LabelRecorder(), condition="none")
     module.step((torch.rand(4, 1, 2, 2) - 0.5, torch.arange(4)), "train")
     module.step(torch.rand(4, 1, 2, 2) - 0.5, "train")
     module.step([torch.rand(4, 1, 2, 2) - 0.5], "train")  # as of a TensorDataset
@@ -142,7 +142,7 @@ def test_guidance_1_is_conditional_and_0_unconditional():
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpm++"])
-def test_a_seed_gives_the_same_pictures_at_any_batch_size(sampler):
+def test_samples_depend_on_the_seed_and_not_on_the_batch_size(sampler):
     module = small().double()
     found = [module.sample(8, sampler=sampler, steps=5, seed=3, batch_size=size) for size in (1, 8, 3)]
     assert torch.allclose(found[0], found[1], atol=1e-6)
@@ -159,13 +159,13 @@ def test_sampling_leaves_the_random_state_and_the_mode_alone():
     assert module.net.training
 
 
-def test_half_precision_makes_nearly_the_same_pictures():
+def test_half_precision_changes_samples_little():
     module = small()
     full = module.sample(4, steps=4, seed=2)
     assert (module.to(torch.bfloat16).sample(4, steps=4, seed=2) - full).abs().mean() < 0.02
 
 
-def test_samples_that_overflow_are_told():
+def test_samples_that_overflow_raise_an_error():
     module = small()
     with torch.no_grad():
         module.net.conv_out.weight.fill_(float("inf"))
@@ -187,7 +187,7 @@ def test_validation_is_the_same_each_time_and_at_any_batch_size(tmp_path):
         assert found[2][name] == pytest.approx(value, rel=1e-4)
 
 
-def test_losses_by_noise_level_make_up_the_loss(tmp_path):
+def test_losses_by_noise_level_average_to_the_loss(tmp_path):
     found = trainer(tmp_path).validate(small(), Digits(mean=[0.5], std=[0.5]), verbose=False)[0]
     assert found["val/loss"] == pytest.approx(sum(found[f"val/loss_t{i}"] for i in range(4)) / 4, rel=0.02)
 
@@ -204,7 +204,7 @@ def weights_of(module: L.LightningModule) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
-def test_pictures_do_not_disturb_training_and_show_the_averages(tmp_path):
+def test_image_samples_leave_training_unchanged(tmp_path):
     found = []
     for callbacks in ([], [ImageSamples(n=10, steps=2, sampler="ddpm", dirpath=str(tmp_path))]):
         module = small(lr=3e-3, dropout=0.1)
@@ -219,7 +219,7 @@ def test_pictures_do_not_disturb_training_and_show_the_averages(tmp_path):
     assert picture.size == (10 * 50 + 2, 50 + 2)
 
 
-def test_sample_grid_draws_with_averages(tmp_path, monkeypatch):
+def test_image_samples_use_ema_weights(tmp_path, monkeypatch):
     seen = []
 
     def sample(self, n, **_):
@@ -326,7 +326,7 @@ def pipeline(tmp_path_factory):
     return folder / "sd"
 
 
-def test_a_pipeline_of_diffusers_makes_its_pictures(pipeline):
+def test_samples_equal_those_of_a_diffusers_pipeline(pipeline):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     ours = LatentDiffusion.from_pretrained(pipeline)
@@ -349,27 +349,27 @@ def test_a_pipeline_of_diffusers_makes_its_pictures(pipeline):
 
 
 @pytest.fixture
-def scheduler_says(pipeline):
-    """Change what the pipeline says of its noise, for one test."""
+def edit_scheduler_config(pipeline):
+    """Change entries of the pipeline's scheduler config, for one test."""
     path = pipeline / "scheduler" / "scheduler_config.json"
     before = path.read_text()
-    yield lambda **said: path.write_text(json.dumps({**json.loads(before), **said}))
+    yield lambda **entries: path.write_text(json.dumps({**json.loads(before), **entries}))
     path.write_text(before)
 
 
-def test_the_schedule_of_a_pipeline_is_its_schedulers(pipeline, scheduler_says):
+def test_noise_schedule_is_that_of_the_pipeline(pipeline, edit_scheduler_config):
     from diffusers import DDIMScheduler
 
-    scheduler_says(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
+    edit_scheduler_config(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
     ours = LatentDiffusion.from_pretrained(pipeline)
     theirs = DDIMScheduler.from_pretrained(pipeline / "scheduler")
     assert torch.allclose(ours.schedule.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("said", [{"beta_schedule": "sigmoid"}, {"prediction_type": "sample"}])
-def test_a_scheduler_that_is_not_known_is_named(pipeline, scheduler_says, said):
-    scheduler_says(**said)
-    ((key, value),) = said.items()
+@pytest.mark.parametrize("entry", [{"beta_schedule": "sigmoid"}, {"prediction_type": "sample"}])
+def test_unsupported_schedulers_raise_an_error(pipeline, edit_scheduler_config, entry):
+    edit_scheduler_config(**entry)
+    ((key, value),) = entry.items()
     with pytest.raises(ValueError, match=f"its scheduler has {key} {value}, which is not supported; zoo has "):
         LatentDiffusion.from_pretrained(pipeline)
 
@@ -384,16 +384,16 @@ def test_training_with_texts_and_its_checkpoint(pipeline, tmp_path):
     run.fit(module, torch.utils.data.DataLoader([(x, texts)], batch_size=None))
     run.save_checkpoint(tmp_path / "a.ckpt")
     again = LatentDiffusion.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    wishes = {"steps": 2, "texts": "a cat", "guidance_scale": 2.0}
-    assert torch.equal(again.sample(2, **wishes), module.sample(2, **wishes))
+    options = {"steps": 2, "texts": "a cat", "guidance_scale": 2.0}
+    assert torch.equal(again.sample(2, **options), module.sample(2, **options))
 
 
-def test_weights_of_another_target_are_refused(pipeline):
+def test_weights_of_another_prediction_type_raise_an_error(pipeline):
     with pytest.raises(ValueError, match="was trained for epsilon: use"):
         LatentDiffusion.from_pretrained(pipeline, prediction_type="v_prediction")
 
 
-def test_weights_of_other_noise_are_told(pipeline, capsys):
+def test_weights_of_another_noise_schedule_are_reported(pipeline, capsys):
     LatentDiffusion.from_pretrained(pipeline)
     assert capsys.readouterr().err == ""
     LatentDiffusion.from_pretrained(pipeline, schedule="cosine", beta_start=None, beta_end=None)
@@ -416,7 +416,7 @@ def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path)
         assert torch.equal(module.net.conv_in.weight, whole.net.conv_in.weight)
         assert torch.equal(module.autoencoder.scale, whole.autoencoder.scale)
         assert (module.hparams.weights, module.hparams.tokenizer) == (None, None), "checkpoints need neither"
-    with pytest.raises(ValueError, match="is a file and so holds no tokenizer: give a folder that does"):
+    with pytest.raises(ValueError, match="is a file and so holds no tokenizer: give a folder that holds a tokenizer"):
         LatentDiffusion.from_pretrained(path)
     small_one = CLIPTextEncoder(20, dim=64, depth=1, heads=2, hidden=48)
     small_one.save_pretrained(tmp_path / "text_encoder")
@@ -428,7 +428,7 @@ def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (
             lambda: small(schedule="linear", prediction_type="flow_prediction"),
@@ -481,24 +481,24 @@ def test_a_single_file_with_a_tokenizer_is_the_same_pipeline(pipeline, tmp_path)
         (lambda: small().step(images()[0], "train"), "class indices .*, got NoneType"),
     ],
 )
-def test_mistakes(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_wrong_scaling_of_data_is_told(tmp_path):
+def test_other_normalization_raises_an_error(tmp_path):
     data = Digits(mean=[0.3], std=[0.4])
     with pytest.raises(ValueError, match=r"diffusion needs images in \[-1, 1\]: set --data.mean \[0.5\]"):
         trainer(tmp_path).validate(small(), data)
 
 
-def test_data_that_is_told_nothing_is_scaled_right(tmp_path):
+def test_data_is_normalized_to_minus_one_to_one_by_default(tmp_path):
     data, module = Digits(), small()
     trainer(tmp_path, limit_train_batches=1, limit_val_batches=1).fit(module, data)
     x, _ = data.datasets["train"].batch(torch.arange(200))
     assert (float(x.min()), float(x.max())) == (-1, 1)
 
 
-def test_images_from_0_to_1_are_warned_of():
+def test_images_in_0_to_1_give_a_warning():
     with pytest.warns(UserWarning, match="needs images in \[-1, 1\], got values from 0.0"):
         small().step((images()[0].abs(), images()[1]), "train")
