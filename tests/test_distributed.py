@@ -130,11 +130,41 @@ class Logs(L.LightningModule):
         self.log("mean", x.mean(), sync_dist=True, batch_size=len(x))
 
 
+class Drifts(L.LightningModule):
+    """Somebody's module whose validation loss falls on one process and rises on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0].unsqueeze(1)).mean()
+
+    def validation_step(self, batch, batch_idx):
+        sign = 2 * self.trainer.global_rank - 1
+        self.log("val_loss", torch.tensor(float(sign * self.trainer.global_step)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 class Numbers(DataModule):
     """Nine samples: five on one process, four on the other."""
 
     def splits(self) -> dict[str, BatchTensorDataset]:
-        return {"val": BatchTensorDataset(torch.arange(9.0))}
+        numbers = BatchTensorDataset(torch.arange(9.0))
+        return {"train": numbers, "val": numbers}
+
+
+def test_all_processes_save_when_the_main_one_has_a_better_value(here):
+    """Saving takes all of them; that one of them alone found an improvement would end in a deadlock."""
+    args = ["fit", "--allow-import", "tests", "--model", "tests.test_distributed.Drifts",
+            "--data", "tests.test_distributed.Numbers", "--data.batch_size", "2", "--trainer.val_check_interval", "1",
+            "--trainer.max_epochs", "1", "--run_dir", here / "r"]  # fmt: skip
+    main, other = on_two(here, *args)
+    assert (main.code, other.code) == (0, 0), main.err + other.err
+    assert "best val_loss  -2.0000" in main.out
+    assert (here / "r/checkpoints/best.ckpt").is_file()
 
 
 class Points(DataModule):

@@ -125,15 +125,19 @@ class BestAndLast(Checkpoint):
             self._metric_missing(list(trainer.callback_metrics))
         if value is not None and math.isfinite(float(value)) and self._is_better(float(value)):
             self.best, self._improved = float(value), True
+        if trainer.world_size > 1:
+            # A module that logs without sync_dist has a value on each process, but all have to save together.
+            self.best, self._improved = trainer.strategy.broadcast((self.best, self._improved))
         if epoch_done(trainer):
             return  # saved when the epoch is over
         if accumulates(trainer):  # a run cannot go on from here: half a gradient would be lost
             if self._improved:
                 self.save(trainer, last=False)
             return
-        if self._improved or self.interrupted or self._save_is_due(trainer):
+        stop = self._should_stop(trainer)
+        if self._improved or stop or self._save_is_due(trainer):
             self.save(trainer)
-        if self.interrupted:
+        if stop:
             raise KeyboardInterrupt
 
     def _take_usual_metric(self, logged: list[str]) -> None:

@@ -69,7 +69,9 @@ class RunningMean:
         if trainer.world_size > 1:
             totals = trainer.strategy.reduce(totals, reduce_op="sum")
         means = (totals[0] / totals[1]).float()
-        return dict(zip(names, means, strict=True))
+        by_name = dict(zip(names, means, strict=True))
+        # The loss comes first where it is printed.
+        return dict(sorted(by_name.items(), key=lambda item: item[0] != "loss"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": dict(self.sums), "counts": dict(self.counts)}

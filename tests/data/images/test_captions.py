@@ -288,6 +288,17 @@ def test_names_as_other_systems_write_them(tmp_path):
     assert len(told(data)) == 12
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_captions_in_another_encoding(tmp_path, name):
+    root = captioned(tmp_path / "p", name=name)
+    text = (root / name).read_text().replace("picture", "caf\u00e9")
+    (root / name).write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=f"{name} is not text in UTF-8"):
+        _ = ImageFolder(str(root), captions=name).texts
+    texts = ImageFolder(str(root), captions=name, encoding="cp1252").texts
+    assert all(text.startswith("caf\u00e9") for text in texts)
+
+
 def test_an_empty_caption_is_allowed_and_other_columns_can_be_named(tmp_path):
     root = captioned(tmp_path / "p")
     place = root / "metadata.jsonl"

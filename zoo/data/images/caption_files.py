@@ -18,7 +18,13 @@ from zoo.data.text.text_files import read_texts
 FILE_NAME = "file_name"  # the column by which Hugging Face's imagefolder finds an image
 
 
-def read_captions(root: Path, name: str, column: str, files: Sequence[str]) -> list[Caption]:
+def read_captions(
+    root: Path,
+    name: str,
+    column: str,
+    files: Sequence[str],
+    encoding: str | None = None,
+) -> list[Caption]:
     """Return the captions of images, from the files of one name in a folder and those below it.
 
     An image has several texts where its line has a list of them, or where it has several lines.
@@ -29,13 +35,14 @@ def read_captions(root: Path, name: str, column: str, files: Sequence[str]) -> l
             own folder, and ``column``.
         column: of the captions.
         files: paths of the images within the folder.
+        encoding: of files without a byte order mark; null is UTF-8.
     """
     caption_files = sorted(Path(path) for path in walk_files(root) if os.path.basename(path) == name)
     if not caption_files:
         raise ValueError(f"{root} has no {name} to read captions from")
     captions: dict[str, list[str]] = {}
     for caption_file in caption_files:
-        for image, texts in _read_rows(caption_file, column):
+        for image, texts in _read_rows(caption_file, column, encoding):
             path = _key(os.path.relpath(caption_file.parent / image.replace("\\", "/"), root))
             captions.setdefault(path, []).extend(texts)
     where = str(caption_files[0])
@@ -58,14 +65,14 @@ def _key(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
-def _read_rows(path: Path, column: str) -> Iterator[tuple[str, list[str]]]:
+def _read_rows(path: Path, column: str, encoding: str | None) -> Iterator[tuple[str, list[str]]]:
     """Yield the name of an image and its texts for each row of a file."""
     if path.suffix.lower() != ".jsonl":
-        for text, image in zip(*read_texts(path, column, FILE_NAME), strict=True):
+        for text, image in zip(*read_texts(path, column, FILE_NAME, encoding=encoding), strict=True):
             yield image, [text]
         return
     empty = True
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, encoding).split("\n"), 1):
         if not line.strip():
             continue
         empty = False

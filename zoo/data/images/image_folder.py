@@ -20,6 +20,7 @@ from zoo.data.images.image_files import ImageHeaders, inspect_images
 from zoo.data.images.image_listing import ImageListing, check_folder, list_images, list_unlabelled_images
 from zoo.data.images.image_reader import Caching, ImageReader, ReadImages
 from zoo.data.images.resizing import DEFAULT_VIEW, Interpolation, ResizeView, Resizing
+from zoo.data.text.encoding import check_encoding
 from zoo.distributed import say
 
 Rows = dict[str, Tensor]  # indices of the images of each split
@@ -56,6 +57,7 @@ class ImageFolder(ImageData):
         cache: ``memory``, ``disk``, ``stream`` (workers decode each image every time), or ``auto``.
         cache_dir: folder of the caches; null is ``zoo/images`` in the user's cache.
         caption_column: name of the column of the captions in a file of captions.
+        encoding: text encoding of files of captions without a byte order mark; null is UTF-8.
         drop_labels: take all images below the folder alone, without classes; batches are images.
         predict_folder: new images for ``predict``, without classes.
     """
@@ -76,6 +78,7 @@ class ImageFolder(ImageData):
         cache: Literal["auto", "memory", "disk", "stream"] = "auto",
         cache_dir: str | None = None,
         caption_column: str = "text",
+        encoding: str | None = None,
         drop_labels: bool = False,
         predict_folder: str | None = None,
         **kwargs: Any,
@@ -98,6 +101,9 @@ class ImageFolder(ImageData):
         self.cache: Caching = cache
         self.cache_dir = Path(cache_dir) if cache_dir else image_cache.default_cache_dir()
         self.caption_column = caption_column
+        if encoding is not None:
+            check_encoding(encoding)
+        self.encoding = encoding
         self.drop_labels = drop_labels
         self.predict_folder = Path(predict_folder) if predict_folder else None
         self._names: dict[str, list[str]] = {}
@@ -124,7 +130,7 @@ class ImageFolder(ImageData):
             return None
         if is_template(self.captions):
             return super().texts
-        return read_captions(self.root, self.captions, self.caption_column, self.listing.files)
+        return read_captions(self.root, self.captions, self.caption_column, self.listing.files, self.encoding)
 
     @cached_property
     def _headers(self) -> ImageHeaders:
