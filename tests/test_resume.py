@@ -1,4 +1,4 @@
-"""Killed with SIGKILL at random steps and resumed, a run equals the one that was never killed, bit for bit."""
+"""Killed by SIGKILL or other signals at random steps and resumed, a run equals one without kills, bit for bit."""
 
 import json
 import os
@@ -38,7 +38,9 @@ def test_four_kills_leave_no_trace(here, case):
 
 
 def test_two_kills_leave_no_trace(here):
-    assert verify_resume(CASES["dropout"], kills=2, seed=1) is None
+    events = []
+    assert verify_resume(CASES["dropout"], kills=2, seed=1, report=events.append) is None
+    assert [event.split()[0] for event in events[1:]] == ["SIGTERM", "SIGKILL"]
 
 
 def test_a_step_that_is_not_reproducible_is_found(here):

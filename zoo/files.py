@@ -149,7 +149,7 @@ def temporary_path(path: Path) -> Path:
 def remove_abandoned(path: Path) -> None:
     """Remove what processes of this machine that no longer run have left while they were writing a file or folder."""
     for left in path.parent.glob(f"{_escape(_prefix(path))}*"):
-        owner = re.fullmatch(r"(\w+)-(\d+)-[0-9a-f]{16}", left.name.removeprefix(_prefix(path)))
+        owner = re.fullmatch(r"(\w+)-(\d+)-[0-9a-f]{16}(?:\.\d+)?", left.name.removeprefix(_prefix(path)))
         if owner is None or owner[1] != _host() or _is_running(int(owner[2])):
             continue
         if left.is_dir() and not left.is_symlink():

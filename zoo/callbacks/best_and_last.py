@@ -15,10 +15,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from zoo._lightning import accumulates, end_restart, epoch_done, restart_validation, validates_next
+from zoo._lightning import accumulates, begin_validation, end_restart, epoch_done, restart_validation, validates_next
 from zoo.callbacks.output_folder import output_folder
-from zoo.checkpoints import load_ema, mark_format, upgrade
+from zoo.checkpoints import load_ema, mark_format, read_tensors, upgrade
 from zoo.checkpoints.integrity import seal
+from zoo.checkpoints.plain_values import make_plain
+from zoo.errors import UserError
 from zoo.files import one_line_for_disk_errors, temporary_path
 from zoo.optim.metric_mode import metric_mode, names
 
@@ -61,6 +63,7 @@ class BestAndLast(Checkpoint):
         self._between_epochs = False
         # While a checkpoint is saved in the middle of a validation, which a resumed run begins again.
         self._within_validation = False
+        self._was_read = False
 
     def interrupt(self) -> None:
         """Stop the fit after this step, with a checkpoint; also from a signal handler."""
@@ -161,7 +164,9 @@ class BestAndLast(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            end_restart(trainer)  # as in on_train_batch_start: a run that was stopped in a validation goes on here
+            # A run that was stopped in a validation goes on here, without on_train_batch_start.
+            end_restart(trainer)
+            begin_validation(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if not self.interrupted or trainer.state.fn != "fit":
@@ -215,6 +220,7 @@ class BestAndLast(Checkpoint):
         newest = self._folder / "last.ckpt"
         if new.is_file():
             seal(new)
+            self._warn_if_unreadable(new)
             _sync(new)
         if improved:  # first: should the process die in between, the run goes on from before, and does this again
             best = self._folder / "best.ckpt"
@@ -230,8 +236,22 @@ class BestAndLast(Checkpoint):
             _replace(newest, self._folder / "previous.ckpt")
         _replace(new, newest)
 
+    def _warn_if_unreadable(self, new: Path) -> None:
+        """Say once, at the first checkpoint, that a run cannot be resumed from it, as somebody saves Python objects."""
+        if self._was_read:
+            return
+        self._was_read = True
+        try:
+            read_tensors(new, "meta")
+        except UserError:
+            rank_zero_warn(
+                "the checkpoints of this run hold Python objects, so that zoo cannot read them: hyperparameters and "
+                "states have to be tensors and plain values"
+            )
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         mark_format(checkpoint)
+        make_plain(checkpoint)
         if self._between_epochs:  # the epoch that is about to start has not begun yet
             for progress in ("total", "current"):
                 counts = checkpoint["loops"]["fit_loop"]["epoch_progress"][progress]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zoo.files import atomic_file
+
 Mode = Literal["exponential", "linear"]
 Suggestion = Literal["steepest", "valley", "minimum/10"]
 
@@ -111,7 +113,7 @@ def write_csv(result: Sweep, path: Path) -> None:
         result: the sweep.
         path: file to write.
     """
-    with path.open("w", newline="") as file:
+    with atomic_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["factor", "lr", "loss", "smoothed"])
         for lr, loss, smoothed in zip(result.lrs, result.losses, result.smoothed, strict=True):

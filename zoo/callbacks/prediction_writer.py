@@ -6,13 +6,15 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
 from torch import Tensor
+
+from zoo.files import one_line_for_disk_errors, remove_abandoned, temporary_path
 
 # Columns of ``predict_step`` that hold the prediction itself, in words where there are such.
 _PREDICTIONS = ("prediction", "name", "forecast")
@@ -41,12 +43,18 @@ class PredictionWriter(L.Callback):
         self._labels = SampleLabels({}, None, None)
         self._rows_per_sample = 1
         self.rows = 0
+        # The beginning of the names of the processes' files.
+        self._temporary = self.path
 
     def _part(self, rank: int) -> Path:
-        return self.path.with_name(f".{self.path.name}.part{rank}")
+        return self._temporary.with_name(f"{self._temporary.name}.{rank}")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._file = open(self._part(trainer.global_rank), "w", newline="", encoding="utf-8")  # noqa: SIM115
+        self._temporary = Path(trainer.strategy.broadcast(str(temporary_path(self.path))))
+        with one_line_for_disk_errors(self.path):
+            remove_abandoned(self.path)
+            # A file that nobody has made before, nor a link.
+            self._file = open(self._part(trainer.global_rank), "x", newline="", encoding="utf-8")  # noqa: SIM115
         self._header = False
         self._rows_per_sample = 1
         self.rows = 0
@@ -65,37 +73,43 @@ class PredictionWriter(L.Callback):
         if samples and len(found) % samples == 0:
             # A forecast has a row for each step.
             self._rows_per_sample = max(1, len(found) // samples)
-        for i, row in enumerate(found):
-            labelled = self._labels.add(row, is_next=i % self._rows_per_sample == 0)
-            if self.path.suffix == ".jsonl":
-                self._file.write(json.dumps(labelled, ensure_ascii=False) + "\n")
-            else:
-                writer = csv.writer(self._file, lineterminator="\n")
-                if not self._header:
-                    writer.writerow(labelled)
-                    self._header = True
-                writer.writerow(_cell(v) for v in labelled.values())
-            self.rows += 1
+        with one_line_for_disk_errors(self.path):
+            for i, row in enumerate(found):
+                self._write(self._labels.add(row, is_next=i % self._rows_per_sample == 0))
+
+    def _write(self, row: dict[str, Any]) -> None:
+        assert self._file is not None
+        if self.path.suffix == ".jsonl":
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            writer = csv.writer(self._file, lineterminator="\n")
+            if not self._header:
+                writer.writerow(row)
+                self._header = True
+            writer.writerow(_cell(v) for v in row.values())
+        self.rows += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._file is not None
-        self._file.close()
-        trainer.strategy.barrier("predictions")
-        if trainer.is_global_zero:
-            if trainer.world_size > 1:
-                self._merge(trainer.world_size)
-            os.replace(self._part(0), self.path)
+        with one_line_for_disk_errors(self.path):
+            self._file.close()
+            trainer.strategy.barrier("predictions")
+            if trainer.is_global_zero:
+                if trainer.world_size > 1:
+                    self._merge(trainer.world_size)
+                os.replace(self._part(0), self.path)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk, again
+                self._file.close()
             self._part(trainer.global_rank).unlink(missing_ok=True)
 
     def _merge(self, world: int) -> None:
         """Put the processes' files together: sample ``i`` was predicted by process ``i % world``."""
         merged = self._part(world)
         self.rows = 0
-        with ExitStack() as stack, open(merged, "w", encoding="utf-8", newline="") as out:
+        with ExitStack() as stack, open(merged, "x", encoding="utf-8", newline="") as out:
             files = [stack.enter_context(self._part(rank).open(encoding="utf-8", newline="")) for rank in range(world)]
             records = [_records(file, self.path.suffix) for file in files]
             if self.path.suffix == ".csv":

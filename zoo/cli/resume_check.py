@@ -33,27 +33,32 @@ TRAINING_STATE = (
 )
 MODEL_STATE = ("epoch", "global_step", "state_dict", "ema_params", "raw_params")
 DELAYS = (0.0, 0.002, 0.01, 0.03)  # seconds into a step, to kill at different moments of it
+# A crash, which is every second end, and the signals after which a run saves.
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGKILL", "SIGUSR1", "SIGKILL", "SIGHUP", "SIGKILL", "SIGINT")
 
 
 class KillAt(L.Callback):
-    """End the process with SIGKILL during a step.
+    """End the process by a signal during a step.
 
     Args:
         step: index of the batch, counted over all epochs from 1.
         delay: seconds after the batch begins.
+        number: of the signal.
     """
 
-    def __init__(self, step: int, delay: float = 0.0) -> None:
+    def __init__(self, step: int, delay: float = 0.0, number: int = signal.SIGKILL) -> None:
         self.step = step
         self.delay = delay
+        self.number = number
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx + 1 < self.step:
             return
-        if self.delay == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
         self.step = sys.maxsize
+        if self.delay == 0:
+            os.kill(os.getpid(), self.number)
+        else:
+            threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
 
 
 def run_in_fork(argv: Sequence[str], callbacks: Sequence[L.Callback] = (), log: Path | None = None) -> int:
@@ -173,7 +178,8 @@ def verify_resume(
 
     Args:
         argv: options of ``zoo fit``, such as ``-c CONFIG``.
-        kills: how many times the second run is killed, at random steps.
+        kills: how many times the second run is ended, at random steps, by SIGKILL and in turn by SIGTERM, SIGUSR1,
+            SIGHUP and Ctrl-C.
         seed: of the random steps.
         report: called with a line of text for each event.
     """
@@ -193,13 +199,18 @@ def verify_resume(
             raise ValueError(f"the run without kills ended with code {code}: {last_line(log)}")
         batches = count_batches(whole)
         steps = sorted(generator.sample(range(1, batches), min(kills, batches - 1)))
-        report(f"{batches} batches; killing at {', '.join(str(step) for step in steps)}")
+        report(f"{batches} batches; signals at {', '.join(str(step) for step in steps)}")
         for i, step in enumerate(steps, 1):
-            killer = KillAt(step, generator.choice(DELAYS))
+            name = SIGNALS[(i - 1 + seed) % len(SIGNALS)]
+            number = getattr(signal, name)
+            killer = KillAt(step, generator.choice(DELAYS), number)
             code = run_in_fork(begin_or_resume(fit, killed), [killer], log)
-            if code not in (-signal.SIGKILL, 0):
-                raise ValueError(f"the run to be killed at batch {step} ended with code {code}: {last_line(log)}")
-            report(f"  kill {i} at batch {step}: {'killed' if code else 'had finished before'}")
+            # A signal other than SIGKILL ends the process at once when it comes after the run has finished.
+            if code not in (-number, 128 + number, 0):
+                raise ValueError(
+                    f"the run to be ended by {name} at batch {step} ended with code {code}: {last_line(log)}"
+                )
+            report(f"  {name} {i} at batch {step}: {'stopped' if code else 'had finished before'}")
         code = run_in_fork(begin_or_resume(fit, killed), log=log)
         if code != 0:
             raise ValueError(f"the resumed run ended with code {code}: {last_line(log)}")

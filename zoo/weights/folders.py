@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import UserError
+from zoo.files import one_line_for_disk_errors, remove_abandoned, temporary_path
 from zoo.weights.files import copy_tensors
 
 WHOLE = "model.safetensors"
@@ -46,18 +47,21 @@ def write_folder(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, but a model directory is to be written")
-    new = folder.with_name(f"{folder.name}.new-{os.getpid()}")
-    new.mkdir(parents=True)
-    try:
-        shards = split_into_shards(shapes, max_shard_size)
-        for file, names in shards.items():
-            save_file(copy_tensors(tensors, names), new / file, {"format": "pt"})
-        if len(shards) > 1:
-            _write_json(new / INDEX, index_of(shards, shapes))
-        _write_json(new / "config.json", config)
-        _replace(folder, new)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with one_line_for_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
+        new = temporary_path(folder)
+        new.mkdir()
+        try:
+            shards = split_into_shards(shapes, max_shard_size)
+            for file, names in shards.items():
+                save_file(copy_tensors(tensors, names), new / file, {"format": "pt"})
+            if len(shards) > 1:
+                _write_json(new / INDEX, index_of(shards, shapes))
+            _write_json(new / "config.json", config)
+            _replace(folder, new)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def split_into_shards(shapes: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:
