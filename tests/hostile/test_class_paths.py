@@ -107,7 +107,7 @@ def arguments_with_files(cls: type) -> set[str]:
         names = inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return set()
-    return {name for name in names if re.search(r"path|file|dir$|url|command|script|root|teacher", name)}
+    return {name for name in names if re.search(r"path|file|dir$|url|command|script$|root|teacher_checkpoint", name)}
 
 
 def test_what_zoo_lists_and_its_configs_name_is_accepted():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,11 +20,16 @@ from zoo.checkpoints.integrity import verify
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
 from zoo.checkpoints.sharded import OTHER_VALUES, check_sharded
 from zoo.errors import UserError
+from zoo.terminal import printable
 from zoo.trust.class_paths import checked
 from zoo.trust.memory import budget_of_checkpoint
 
 if TYPE_CHECKING:
     import lightning as L
+
+
+# Errors of values of another kind than expected.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class Checkpoint:
@@ -88,8 +94,9 @@ class Checkpoint:
         from zoo._lightning import logged_step_of
 
         states = self.metadata.get("callbacks") or {}
-        between_epochs = states.get("BestAndLast", {}).get("between_epochs", False)
-        step = logged_step_of(self.metadata)
+        with damage_in_one_line(self.path, "its progress is not what Lightning saves"):
+            between_epochs = states.get("BestAndLast", {}).get("between_epochs", False)
+            step = int(logged_step_of(self.metadata))
         # Within an epoch Lightning counts a step only after the checkpoint is saved.
         return step if between_epochs else step + 1
 
@@ -139,8 +146,9 @@ class Checkpoint:
         model = self._instantiate("model")
         self.check(model)
         content = self._read_weights(weights)
-        model.on_load_checkpoint(content)
-        model.load_state_dict(content["state_dict"])
+        with damage_in_one_line(self.path, "its model cannot be loaded"):
+            model.on_load_checkpoint(content)
+            model.load_state_dict(content["state_dict"])
         return model.eval()
 
     def build_data(self) -> L.LightningDataModule:
@@ -163,7 +171,8 @@ class Checkpoint:
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}, which is not a checkpoint")
         check_values(content, self.path)
-        upgrade(content, self._model_class)
+        with damage_in_one_line(self.path, "it cannot be read with present names"):
+            upgrade(content, self._model_class)
         return content
 
     def _read_weights(self, weights: Weights) -> dict[str, Any]:
@@ -187,10 +196,28 @@ class Checkpoint:
         parser.add_lightning_class_args(base, section, subclass_mode=True)
         config = {section: {"class_path": saved["class_path"], "init_args": arguments}}
         try:
-            with checked("checkpoint"), budget_of_checkpoint(self.metadata):
+            problem = damage_in_one_line(self.path, f"the {section} that it describes cannot be built")
+            with checked("checkpoint"), budget_of_checkpoint(self.metadata), problem:
                 return parser.instantiate_classes(parser.parse_object(config))[section]
         except ArgumentError as error:
             raise ValueError(str(error)) from error
+
+
+@contextmanager
+def damage_in_one_line(path: Any, what: str) -> Iterator[None]:
+    """Turn errors of values that are not what they should be into one line.
+
+    Args:
+        path: the checkpoint.
+        what: what cannot be done with it.
+
+    Raises:
+        UserError: in place of such an error.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(f"{path}: {what}: {printable(error, 200)}") from error
 
 
 def is_url(path: str) -> bool:

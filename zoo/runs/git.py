@@ -110,7 +110,7 @@ def has_changes(repository: Repository, head: str) -> bool | None:
                 if _hash(repository.root / os.fsdecode(entry.name), len(entry.digest)) != entry.digest:
                     return True
         tree = _tree_of_index(content[end:], len(head) // 2)
-    except (OSError, ValueError, struct.error):
+    except (OSError, ValueError, IndexError, struct.error):
         return None
     if tree is None:  # something was added that is not committed
         return True

@@ -37,6 +37,7 @@ COMMANDS = (
     "sample",
     "list",
     "show",
+    "inspect",
     "config",
 )
 ENTRY_POINT_GROUP = "zoo.commands"
