@@ -24,6 +24,7 @@ from zoo.callbacks import BestAndLast, DeterministicSteps, Progress
 from zoo.callbacks.load_in_double import LoadInDouble
 from zoo.callbacks.weight_choice import WeightChoice
 from zoo.checkpoints import Checkpoint
+from zoo.checkpoints.checkpoint import damage_in_one_line
 from zoo.cli import no_effect, validation
 from zoo.cli.argv import option, options
 from zoo.cli.checkpoint_defaults import defaults_of
@@ -206,7 +207,11 @@ class ZooCLI(LightningCLI):
     def _build(self, key: str) -> Any:
         # Lightning takes the hyperparameters from this dump, which it makes once: other values may be known by now.
         vars(self).pop("config_dump", None)
-        return self.parser.instantiate_classes(Namespace({key: self.config[key]}))[key]
+        checkpoint = self.config.get("ckpt_path")
+        if checkpoint is None:
+            return self.parser.instantiate_classes(Namespace({key: self.config[key]}))[key]
+        with damage_in_one_line(checkpoint, f"the {key} that it describes cannot be built"):
+            return self.parser.instantiate_classes(Namespace({key: self.config[key]}))[key]
 
     def _build_model(self) -> Any:
         """Build the model, on the meta device if its weights are to be sharded and it knows how to be built there."""
