@@ -25,6 +25,7 @@ from zoo.checkpoints import Checkpoint
 from zoo.cli.file_report import describe
 from zoo.data.csv_tables import read_table
 from zoo.data.images.image_files import decode_all
+from zoo.data.images.resizing import DEFAULT_VIEW
 from zoo.data.text.conll import read_conll
 from zoo.data.text.text_files import read_texts
 from zoo.runs.loggers import MetricsCSV
@@ -103,8 +104,9 @@ def image() -> bytes:
 
 
 def decode_image(path: Path) -> None:
-    for _ in decode_all(path.parent, [path.name], 3, 8):
-        pass
+    for found in decode_all(path.parent, [path.name], 3, 8, DEFAULT_VIEW, "images"):
+        if isinstance(found, str):  # the reason, which is shown beside the file
+            raise ValueError(found)
 
 
 def build_tokenizer(path: Path) -> None:

@@ -66,7 +66,7 @@ def test_weights_tokenizer_config_and_run(zoo, here):
     assert (found["tensors"], found["numbers"], found["dtypes"]) == (2, 9, {"F32": 6, "BF16": 3})
     torch.save({"w": torch.zeros(2, 3)}, "a.pt")
     assert describe(Path("a.pt"))["kind"] == "weights"
-    tokenizer = Tokenizer.train(["a b a b ab ab"], "bpe", 260)
+    tokenizer = Tokenizer.train("bpe", ["a b a b ab ab"], 260)
     (here / "tokenizer.json").write_text(tokenizer.source)
     found = describe(Path("tokenizer.json"))
     assert (found["kind"], found["model"]) == ("tokenizer", "BPE")
