@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from tests import fake_data
-from zoo.text import Tokenizer, engines
+from zoo.text import Tokenizer, library_engines
 from zoo.text.word_cache import gpt2_pattern, splits_like_gpt2
 
 LINES = fake_data.lines_of_text(200).splitlines(keepends=True)
@@ -41,7 +41,7 @@ def test_every_text_has_the_tokens_of_the_library(tokenizer, ascii):
 
 def test_long_texts_take_them_and_characters_of_the_future_do_not(tokenizer, monkeypatch):
     again = Tokenizer.from_plain(tokenizer.plain())
-    monkeypatch.setattr(engines, "CACHE_AFTER", 100)
+    monkeypatch.setattr(library_engines, "CACHE_AFTER", 100)
     assert again.encode_array("the cat").tolist() == again.encode("the cat")
     assert not again.engine._words, "not yet worth it"
     text = "the cat " * 20

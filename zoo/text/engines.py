@@ -1,53 +1,54 @@
-"""What cuts text into tokens: a table of characters or words, bytes, the tokenizers library, sentencepiece."""
+"""Tokenizers without a library: a table of characters or words, and bytes."""
 
 from __future__ import annotations
 
 import abc
-import base64
-import binascii
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from zoo.terminal import printable
 from zoo.text.vocabulary import Level, Vocabulary, tokenize
-from zoo.text.word_cache import WordCache, splits_like_gpt2
 
 Array = np.ndarray
-CANNOT_TOKENIZE = "the tokenizer cannot cut the text, perhaps for a character that it does not know"
-MAX_TOKENS = 2**23  # a number beyond it would make embeddings of that size
-CACHE_AFTER = 1 << 20  # characters after which keeping the pieces of words is worth the tables it needs
+NUM_BYTES = 256
 
 
 class Engine(abc.ABC):
-    """Numbers of a text's tokens, and the text of numbers; all specials are named, and known by their names."""
+    """Texts as token ids and back. Every special token has a name, by which it is found."""
 
     source: Any
+    """What the engine is built from, in plain values."""
     specials: set[int]
+    """Ids of the special tokens."""
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Numbers of a text's tokens; a text that says "<eos>" does not end there."""
+        """Return the token ids of a text; names of special tokens in it are text as any."""
 
     @abc.abstractmethod
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        """The text of numbers; ``unknown`` stands for the unknown token of a table, ``skip`` leaves out specials."""
+        """Return the text of token ids.
+
+        Args:
+            ids: token ids.
+            unknown: stands for the unknown token of a table.
+            skip: whether special tokens are left out.
+        """
 
     @abc.abstractmethod
-    def name(self, i: int) -> str:
-        """What a token is called."""
+    def id_to_token(self, i: int) -> str:
+        """Return the name of a token."""
 
     @abc.abstractmethod
-    def number(self, token: str) -> int | None:
-        """Of a special token."""
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a special token by its name, None where there is none."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
@@ -56,24 +57,32 @@ class Engine(abc.ABC):
         return np.array(self.encode(text), np.uint32)
 
     def encode_with_special_tokens(self, text: str) -> list[int]:
-        """The same with the special tokens that belong around a text, where the tokenizer says which."""
+        """Return the token ids with the special tokens around a text, where the tokenizer has a rule for these."""
         return self.encode(text)
 
     def encode_parsing_special_tokens(self, text: str) -> list[int]:
-        """The same where the names of special tokens in the text mean these."""
-        names = {self.name(i): i for i in self.specials}
+        """Return the token ids, those of special tokens for their names in the text."""
+        names = {self.id_to_token(i): i for i in self.specials}
+        if not names:
+            return self.encode(text)
         longest_first = sorted(names, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if names else [text]
-        return [i for part in parts if part for i in ([names[part]] if part in names else self.encode(part))]
+        pattern = "|".join(re.escape(name) for name in longest_first)
+        ids = []
+        for part in re.split(f"({pattern})", text):
+            if part in names:
+                ids.append(names[part])
+            elif part:
+                ids += self.encode(part)
+        return ids
 
 
 class VocabularyEngine(Engine):
-    """Characters as they are, or words in lower case and signs.
+    """Characters as they are, or words in lower case and punctuation.
 
     Args:
         level: ``characters`` or ``words``.
-        tokens: all, by their numbers.
-        specials: those that ``tokens`` begin with.
+        tokens: all tokens, in the order of their ids.
+        specials: special tokens, which ``tokens`` begin with.
     """
 
     def __init__(self, level: Level, tokens: Sequence[str], specials: Sequence[str]) -> None:
@@ -90,31 +99,48 @@ class VocabularyEngine(Engine):
         return self.vocabulary.encode(tokenize(text, self.level))
 
     @cached_property
-    def _numbers(self) -> Array:
-        """Numbers by code point, up to one behind the highest known."""
+    def _ids_by_code_point(self) -> Array:
+        """Ids by code point, up to one behind the highest that is known; -1 where unknown characters are an error."""
         known = {ord(token): i for i, token in enumerate(self.source) if i not in self.specials}
-        numbers = np.full(max(known, default=0) + 2, -1 if self.unknown is None else self.unknown, np.int32)
-        numbers[list(known)] = list(known.values())
-        return numbers
+        unknown = self.unknown
+        if unknown is None:
+            unknown = -1
+        table = np.full(max(known, default=0) + 2, unknown, np.int32)
+        table[list(known)] = list(known.values())
+        return table
 
     def encode_array(self, text: str) -> Array:
         if self.level == "words":
             return super().encode_array(text)
-        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ids = self._numbers[np.minimum(points, len(self._numbers) - 1)]
+        table = self._ids_by_code_point
+        code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = table[np.minimum(code_points, len(table) - 1)]
         if len(ids) and ids.min() < 0:
-            self.vocabulary.encode([text[int((ids < 0).argmax())]])  # which says what it does not know
+            first = int((ids < 0).argmax())
+            self.vocabulary.encode([text[first]])  # raises the error that names the character
         return ids
 
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        left_out = self.specials - {self.unknown} if skip else set()
-        words = (unknown if i == self.unknown else self.source[i] for i in ids if i not in left_out)
-        return (" " if self.level == "words" else "").join(word for word in words if word)
+        left_out: set[int] = set()
+        if skip:
+            left_out = {i for i in self.specials if i != self.unknown}
+        words = []
+        for i in ids:
+            if i in left_out:
+                continue
+            word = self.source[i]
+            if i == self.unknown:
+                word = unknown
+            if word:
+                words.append(word)
+        if self.level == "words":
+            return " ".join(words)
+        return "".join(words)
 
-    def name(self, i: int) -> str:
+    def id_to_token(self, i: int) -> str:
         return self.source[i]
 
-    def number(self, token: str) -> int | None:
+    def token_to_id(self, token: str) -> int | None:
         return self.vocabulary.index.get(token)
 
 
@@ -122,15 +148,16 @@ class ByteEngine(Engine):
     """The 256 bytes of UTF-8, and special tokens behind them.
 
     Args:
-        names: of the special tokens.
+        names: names of the special tokens.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.source = list(names), []
-        self.specials = set(range(256, 256 + len(names)))
+        self.names = list(names)
+        self.source = []
+        self.specials = set(range(NUM_BYTES, NUM_BYTES + len(names)))
 
     def __len__(self) -> int:
-        return 256 + len(self.names)
+        return NUM_BYTES + len(self.names)
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
@@ -139,149 +166,22 @@ class ByteEngine(Engine):
         return np.frombuffer(text.encode("utf-8"), np.uint8)
 
     def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        if skip or max(ids, default=0) < 256:
-            return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
-        whole = b"".join(bytes([i]) if i < 256 else self.names[i - 256].encode() for i in ids)
-        return whole.decode("utf-8", errors="replace")
+        content = bytearray()
+        for i in ids:
+            if i < NUM_BYTES:
+                content.append(i)
+            elif not skip:
+                content += self.names[i - NUM_BYTES].encode()
+        return content.decode("utf-8", errors="replace")
 
-    def name(self, i: int) -> str:
-        return self.names[i - 256] if i >= 256 else chr(i) if 32 <= i < 127 else f"<0x{i:02X}>"
+    def id_to_token(self, i: int) -> str:
+        if i >= NUM_BYTES:
+            return self.names[i - NUM_BYTES]
+        if 32 <= i < 127:  # printable
+            return chr(i)
+        return f"<0x{i:02X}>"
 
-    def number(self, token: str) -> int | None:
-        return 256 + self.names.index(token) if token in self.names else None
-
-
-@contextmanager
-def as_value_error(what: str) -> Iterator[None]:
-    """Tell errors of the tokenizers library, which are bare exceptions, as mistakes of a user."""
-    try:
-        yield
-    except BaseException as error:
-        # A panic of the library's Rust code is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{what}: {printable(' '.join(str(error).split()), 200)}") from None
-
-
-class TokenizersEngine(Engine):
-    """A tokenizer of the tokenizers library.
-
-    Args:
-        source: its JSON, as ``tokenizer.json`` holds it.
-    """
-
-    def __init__(self, source: str) -> None:
-        tokenizers = load_tokenizers()
-        with as_value_error("no tokenizer in the form of tokenizer.json"):
-            self.backend: Any = tokenizers.Tokenizer.from_str(source)
-        self.backend.no_truncation()  # published files may cut at 128 tokens and pad to them
-        self.backend.no_padding()
-        self.source = self.backend.to_str()
-        self.backend.encode_special_tokens = True
-        self.specials = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
-        self.size = max(self.backend.get_vocab().values(), default=-1) + 1  # numbers may have gaps
-        if not 0 < self.size <= MAX_TOKENS:
-            raise ValueError(
-                f"the tokens have numbers up to {self.size - 1:,}, but at most {MAX_TOKENS - 1:,} is allowed"
-            )
-        self._words = WordCache(self.encode) if splits_like_gpt2(self.source) else None
-        self._seen = 0
-
-    def __len__(self) -> int:
-        return self.size
-
-    def encode(self, text: str) -> list[int]:
-        return self._cut(self.backend, text)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        with as_value_error(CANNOT_TOKENIZE):
-            return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def encode_array(self, text: str) -> Array:
-        self._seen += len(text)
-        if self._words is not None and self._seen > CACHE_AFTER:
-            found = self._words.encode(text)
-            if found is not None:
-                return found
-        return np.array(self.encode(text), np.uint32)
-
-    def encode_with_special_tokens(self, text: str) -> list[int]:
-        return self._cut(self.backend, text, add_special_tokens=True)
-
-    @cached_property
-    def _parsing(self) -> Any:
-        return load_tokenizers().Tokenizer.from_str(self.source)
-
-    def encode_parsing_special_tokens(self, text: str) -> list[int]:
-        return self._cut(self._parsing, text)
-
-    def _cut(self, library: Any, text: str, add_special_tokens: bool = False) -> list[int]:
-        with as_value_error(CANNOT_TOKENIZE):
-            return library.encode(text, add_special_tokens=add_special_tokens).ids
-
-    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        return self.backend.decode(ids, skip_special_tokens=skip)
-
-    def name(self, i: int) -> str:
-        token = self.backend.id_to_token(i) or ""
-        return token if i in self.specials else self.backend.decode([i], skip_special_tokens=False) or token
-
-    def number(self, token: str) -> int | None:
-        return self.backend.token_to_id(token)
-
-
-class SentencePieceEngine(Engine):
-    """A model of sentencepiece, as LLaMA's first two versions publish it.
-
-    Args:
-        source: the file, in base64.
-    """
-
-    def __init__(self, source: str) -> None:
-        try:
-            import sentencepiece  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError:
-            raise ValueError("a tokenizer.model needs sentencepiece: pip install sentencepiece") from None
-        try:
-            self.backend: Any = sentencepiece.SentencePieceProcessor(
-                model_proto=base64.b64decode(source, validate=True)
-            )
-        except (RuntimeError, binascii.Error):
-            raise ValueError("no model of sentencepiece") from None
-        self.source = source
-        self.specials = {i for i in range(len(self)) if self.backend.is_control(i)}
-
-    def __len__(self) -> int:
-        return self.backend.get_piece_size()
-
-    def encode(self, text: str) -> list[int]:
-        return self.backend.encode(text)
-
-    def encode_with_special_tokens(self, text: str) -> list[int]:
-        return self.backend.encode(text, add_bos=self.backend.bos_id() >= 0)
-
-    def decode(self, ids: list[int], unknown: str, skip: bool) -> str:
-        if skip or not self.specials & set(ids):
-            return self.backend.decode(ids)
-        parts, start = [], 0
-        for stop, i in enumerate([*ids, None]):
-            if i is None or i in self.specials:
-                parts += [self.backend.decode(ids[start:stop]), "" if i is None else self.name(i)]
-                start = stop + 1
-        return "".join(parts)
-
-    def name(self, i: int) -> str:
-        return self.backend.id_to_piece(i).replace("\u2581", " ")
-
-    def number(self, token: str) -> int | None:
-        i = self.backend.piece_to_id(token)
-        return i if self.backend.id_to_piece(i) == token else None
-
-
-def load_tokenizers() -> Any:
-    """The tokenizers library, or how to get it."""
-    try:
-        import tokenizers
-    except ModuleNotFoundError:
-        raise ValueError("these tokens need the tokenizers library: pip install tokenizers") from None
-    return tokenizers
+    def token_to_id(self, token: str) -> int | None:
+        if token not in self.names:
+            return None
+        return NUM_BYTES + self.names.index(token)

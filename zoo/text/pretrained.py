@@ -1,14 +1,15 @@
-"""Tokenizers of published models, and what their special tokens are for."""
+"""Tokenizers of published models, and the roles of their special tokens."""
 
 from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from zoo.text.library_engines import SentencePieceEngine
 from zoo.trust.reading import read_json
 
-# What special tokens are called, of files that do not say what they are for; the first that is there is taken.
+# Names of special tokens by their roles, for files that do not state them; the first one in the file is taken.
 NAMES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
     "unknown": ("<unk>", "[UNK]"),
@@ -18,12 +19,22 @@ NAMES = {
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
 }
-KEYS = {role: f"{'unk' if role == 'unknown' else role}_token" for role in NAMES}  # of Hugging Face
+# Hugging Face's keys for them.
+KEYS = {
+    "pad": "pad_token",
+    "unknown": "unk_token",
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "mask": "mask_token",
+    "cls": "cls_token",
+    "sep": "sep_token",
+}
 Parts = tuple[Literal["huggingface", "sentencepiece"], str, dict[str, str]]
+"""The arguments of ``Tokenizer``: level, source and special tokens."""
 
 
 def read_pretrained(path: Path) -> Parts:
-    """Read a tokenizer's level, source and special tokens.
+    """Read a published tokenizer.
 
     Args:
         path: a ``tokenizer.json``, a ``tokenizer.model``, or a folder with one of them.
@@ -35,41 +46,59 @@ def read_pretrained(path: Path) -> Parts:
         path = found[0]
     if not path.is_file():
         raise ValueError(f"no tokenizer {path}: a tokenizer.json, a tokenizer.model or a folder with one is needed")
-    return _read_sentencepiece(path) if path.suffix == ".model" else _read_json(path)
+    if path.suffix == ".model":
+        return _read_sentencepiece(path)
+    return _read_json(path)
 
 
 def _read_json(path: Path) -> Parts:
     content = read_json(path)
-    if not isinstance(content.get("model"), dict):
+    model = content.get("model")
+    if not isinstance(model, dict):
         raise ValueError(f"{path} is no tokenizer of the tokenizers library: it has no 'model'")
+    added = _added_tokens(path, content)
+    specials = {}
+    for role, names in NAMES.items():
+        known = [name for name in names if name in added]
+        if known:
+            specials[role] = known[0]
+    unknown = model.get("unk_token")
+    # It may be the name of a token that does not exist.
+    if isinstance(unknown, str) and unknown in (*added, *(model.get("vocab") or ())):
+        specials["unknown"] = unknown
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        config_path = path.with_name(name)
+        if config_path.is_file():
+            _update_specials(specials, read_json(config_path), added)
+    return "huggingface", path.read_text(encoding="utf-8"), specials
+
+
+def _added_tokens(path: Path, content: dict[str, Any]) -> list[str]:
     added = []
     for token in content.get("added_tokens") or []:
         if not isinstance(token, dict):
             raise ValueError(f"{path}: added_tokens holds a {type(token).__name__}, not tokens")
         if isinstance(token.get("content"), str):
             added.append(token["content"])
-    specials = {role: name for role, names in NAMES.items() for name in reversed(names) if name in added}
-    unknown = content["model"].get("unk_token")  # which may be the name of none
-    if isinstance(unknown, str) and unknown in (*added, *(content["model"].get("vocab") or ())):
-        specials["unknown"] = unknown
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        config = read_json(path.with_name(name)) if path.with_name(name).is_file() else {}
-        for role, key in KEYS.items():
-            token = config.get(key)
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is None and key in config:
-                specials.pop(role, None)
-            elif isinstance(token, str) and token in added:
-                specials[role] = token
-    return "huggingface", path.read_text(encoding="utf-8"), specials
+    return added
+
+
+def _update_specials(specials: dict[str, str], config: dict[str, Any], added: list[str]) -> None:
+    """Set the roles that a config file states, and remove those that it sets to null."""
+    for role, key in KEYS.items():
+        token = config.get(key)
+        if isinstance(token, dict):
+            token = token.get("content")
+        if token is None and key in config:
+            specials.pop(role, None)
+        elif isinstance(token, str) and token in added:
+            specials[role] = token
 
 
 def _read_sentencepiece(path: Path) -> Parts:
-    from zoo.text.engines import SentencePieceEngine
-
     content = path.read_bytes()
-    head = content[:200].split(b"\n")[0].split(b" ")
-    if len(head) == 2 and head[1].isdigit():
+    first_line = content[:200].split(b"\n")[0].split(b" ")
+    if len(first_line) == 2 and first_line[1].isdigit():
         raise ValueError(f"{path} is in the form of tiktoken (LLaMA 3): take the tokenizer.json that comes with it")
     source = base64.b64encode(content).decode()
     try:
@@ -77,4 +106,5 @@ def _read_sentencepiece(path: Path) -> Parts:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     ids = {"pad": backend.pad_id(), "unknown": backend.unk_id(), "bos": backend.bos_id(), "eos": backend.eos_id()}
-    return "sentencepiece", source, {role: backend.id_to_piece(i) for role, i in ids.items() if i >= 0}
+    specials = {role: backend.id_to_piece(i) for role, i in ids.items() if i >= 0}
+    return "sentencepiece", source, specials

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from zoo.distributed import say
-from zoo.text.engines import load_tokenizers
+from zoo.text.library_engines import load_tokenizers
 from zoo.text.tokenizer import Tokenizer
 from zoo.trust.reading import read_json
 
@@ -36,9 +36,9 @@ class PromptTokenizer:
         self.length = length
         self.bos = tokenizer.bos_id
         self.eos = tokenizer.eos_id
-        self.pad = tokenizer.pad_id
-        if self.pad is None:
-            self.pad = self.eos
+        self.pad = self.eos
+        if tokenizer.pad_id is not None:
+            self.pad = tokenizer.pad_id
         self._warned = False  # of prompts that are too long: once, not at every step
 
     @classmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.files import atomic_file, write_text
-from zoo.text.engines import load_tokenizers
+from zoo.text.library_engines import load_tokenizers
 from zoo.text.pretrained import KEYS
 from zoo.text.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.text.engines import load_tokenizers
+from zoo.text.library_engines import load_tokenizers
 
 NUM_CODE_POINTS = 0x110000  # of Unicode
 

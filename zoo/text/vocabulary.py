@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Level = Literal["words", "characters"]
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -60,6 +60,7 @@ class Vocabulary:
         if min_freq < 1 or (max_size is not None and max_size <= len(specials)):
             least = f"min_freq from 1 and max_size from {len(specials) + 1}"
             raise ValueError(f"a vocabulary takes {least}, got {min_freq=}, {max_size=}")
+        counts: Counter[Any]
         if isinstance(texts, Counter):
             counts = texts
         else:
