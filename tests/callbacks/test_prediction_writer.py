@@ -29,8 +29,14 @@ class Data:
 def write(path, data, batches, world=1):
     """Write ``batches[rank]``, a list of (outputs, batch), on each of several processes; rank 0 is the last to end."""
     writers = []
+    shared = []
+
+    def broadcast(value):
+        shared.append(value)
+        return shared[0]
+
+    strategy = SimpleNamespace(barrier=lambda name: None, broadcast=broadcast)
     for rank in range(world):
-        strategy = SimpleNamespace(barrier=lambda name: None)
         trainer = SimpleNamespace(
             global_rank=rank, world_size=world, is_global_zero=rank == 0, datamodule=data, strategy=strategy
         )

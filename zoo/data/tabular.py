@@ -173,9 +173,10 @@ class Tabular(DataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         kept = state_dict.get("fitted")
+        own = self._kept or vars(self).get("_own_fit")
         if kept is None:
             say(f"the checkpoint has no encoding of its table, which is fitted anew to {self._source}")
-        elif self._kept is None or kept != self._kept.plain():
+        elif own is None or kept != own.plain():
             self._kept = FittedTable.from_plain(kept)
             self._forget_fit()
 

@@ -21,6 +21,7 @@ class FittedSeries:
     Args:
         scales: of each series that was trained on: mean and standard deviation of its target, and the mean absolute
             error of its seasonal-naive forecast.
+        excluded: names of the series that were left out, as they do not vary in the training part.
         means: of the covariates.
         stds: standard deviations of the covariates, 1 where one is constant.
         unit: of the time grid, with ``size`` and ``month_end``, see :class:`TimeGrid`.
@@ -34,6 +35,7 @@ class FittedSeries:
     """
 
     scales: dict[str, list[float]]
+    excluded: list[str]
     means: list[float]
     stds: list[float]
     unit: Any
@@ -84,15 +86,22 @@ class FittedSeries:
             raise ValueError(f"fitted is what a checkpoint keeps of time series, and cannot be read: {error}") from None
 
 
-def fit_series(grid: TimeGrid, kept: Sequence[Series], val: int, test: int, steps: int, season: int) -> FittedSeries:
+def fit_series(
+    grid: TimeGrid,
+    every: Sequence[Series],
+    kept: Sequence[Series],
+    val: int,
+    test: int,
+    season: int,
+) -> FittedSeries:
     """Return what the training parts of series determine.
 
     Args:
         grid: the time grid.
+        every: all series.
         kept: the series that are trained on.
         val: grid index of the first validation step.
         test: grid index of the first test step.
-        steps: number of steps of the grid.
         season: number of steps of a season.
     """
     training = np.concatenate([s.values[: training_length(s, val)] for s in kept])
@@ -101,9 +110,11 @@ def fit_series(grid: TimeGrid, kept: Sequence[Series], val: int, test: int, step
     for s in kept:
         length = training_length(s, val)
         scales[s.name] = [*target_scale(s, length), naive_error(s, length, season)]
+    steps = max(s.start + s.length for s in every)
     first, at_val, at_test, last = (_write_time(time) for time in grid.times(np.array([0, val, test, steps - 1])))
     return FittedSeries(
         scales=scales,
+        excluded=[s.name for s in every if s.name not in scales],
         means=means.tolist(),
         stds=stds.tolist(),
         unit=grid.unit,

@@ -185,7 +185,7 @@ class TimeSeries(DataModule):
         kept = [s for s in every if varies(s, training_length(s, val))]
         self._report_excluded_series(every, kept, val)
         self._check_leakage(kept, val)
-        return fit_series(grid, kept, val, test, self._num_steps, self.season_length)
+        return fit_series(grid, every, kept, val, test, self.season_length)
 
     def fitted_hparams(self) -> dict[str, Any]:
         return {"fitted": self.fitted.plain()}
@@ -196,9 +196,10 @@ class TimeSeries(DataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         kept = state_dict.get("fitted")
+        own = self._kept or vars(self).get("_own_fit")
         if kept is None:
             say(f"the checkpoint has no scales of its series, which are computed anew from {self._source}")
-        elif self._kept is None or kept != self._kept.plain():
+        elif own is None or kept != own.plain():
             self._kept = FittedSeries.from_plain(kept)
             vars(self).pop("_table", None)
             self.reset_datasets()
@@ -270,6 +271,8 @@ class TimeSeries(DataModule):
         if not self._kept.spans(rows.grid, self._num_steps):
             begin = self._kept.test
             say(f"{self._source} is not the file of training: the windows from {begin} on are its test split")
+        elif (val, test) != self._own_split_points:
+            say("val_split and test_split have no effect: the splits are those of the checkpoint")
         for split in ("val", "test"):
             if split in datasets:
                 continue
@@ -323,8 +326,10 @@ class TimeSeries(DataModule):
         num_covariates = len(self.roles.past) + len(self.roles.future)
         if len(fitted.means) != num_covariates:
             raise ValueError(f"the checkpoint has {len(fitted.means)} covariates, and past and future {num_covariates}")
-        if self._kept is None:
-            every = [s for s in every if s.name in fitted.scales]
+        if not for_forecast:
+            every = [s for s in every if s.name not in fitted.excluded]
+        if not every:
+            raise ValueError(f"{self._source}: all series were left out of training, where they do not vary")
         new = [s.name for s in every if s.name not in fitted.scales]
         if new:
             say(f"{self._source}: {len(new)} series are not of training ({new[0]!r}, ...) and scaled by their own past")

@@ -74,6 +74,8 @@ class TextClassification(DataModule):
         encoding: encoding of the files, such as ``latin-1`` or ``cp1252``; a byte order mark takes precedence.
     """
 
+    fitted_names = ("classes", "vocabulary", "tokenizer")
+
     def __init__(
         self,
         path: str | None = None,

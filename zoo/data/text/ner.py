@@ -49,6 +49,8 @@ class NER(SubwordData):
         encoding: encoding of the files, such as ``latin-1`` or ``cp1252``; a byte order mark takes precedence.
     """
 
+    fitted_names = ("tokenizer", "tags")
+
     def __init__(
         self,
         path: str | None = None,

@@ -12,6 +12,8 @@ from zoo.text import Tokenizer
 class TokenizedData(DataModule):
     """Data with one tokenizer: subclasses implement ``build_tokenizer()``."""
 
+    fitted_names = ("tokenizer",)
+
     def build_tokenizer(self) -> Tokenizer:
         """Return the tokenizer; called once, when it is first needed."""
         raise ValueError(f"{type(self).__name__} has no tokenizer: implement build_tokenizer()")

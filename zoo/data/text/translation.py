@@ -79,6 +79,8 @@ class TranslationData(DataModule):
         encoding: encoding of the files, such as ``latin-1`` or ``cp1252``; a byte order mark takes precedence.
     """
 
+    fitted_names = ("tokenizers",)
+
     pad_id, bos_id, eos_id = PAD_ID, BOS_ID, EOS_ID
     level: PairLevel = "characters"
 
