@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from zoo.checkpoints import Checkpoint
+from zoo.cli.error_messages import explain
 from zoo.cli.file_report import describe
 from zoo.data.csv_tables import read_table
 from zoo.data.images.image_files import decode_all
@@ -137,11 +138,9 @@ SAMPLES: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
 
 
 def is_clear(error: BaseException) -> bool:
-    """Return whether an error is one that the command line prints as one line, and is short enough to read."""
-    from zoo.errors import UserError
-
-    text = str(error)
-    return (isinstance(error, UserError) or type(error) is ValueError) and "\n" not in text and 0 < len(text) < 1000
+    """Return whether the command line prints an error as one line that is short enough to read."""
+    text = explain(error)
+    return text is not None and "\n" not in text and 0 < len(text) < 1000
 
 
 def fuzz(count: int, seed: int = 0) -> dict[str, int]:

@@ -111,10 +111,11 @@ def arguments_with_files(cls: type) -> set[str]:
 
 
 def test_what_zoo_lists_and_its_configs_name_is_accepted():
+    catalog = Catalog()
     for kind in KINDS.values():
         if kind in ("helper", "config"):
             continue
-        for component in Catalog().components(kind):
+        for component in catalog.components(kind):
             found = getattr(__import__(component.module, fromlist=["x"]), component.name)
             if inspect.isclass(found) and component.kind != "helper":
                 assert resolve(f"{component.module}.{component.name}") is found
