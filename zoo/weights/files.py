@@ -20,7 +20,7 @@ from zoo.checkpoints.renames import upgrade, upgrade_header
 from zoo.errors import UserError
 from zoo.files import atomic_file
 from zoo.terminal import printable
-from zoo.trust.reading import parse_json_object
+from zoo.trust.reading import MAX_JSON_SIZE, parse_json_object, read_text
 from zoo.weights.preprocessing import huggingface_preprocessing, timm_preprocessing
 from zoo.weights.tensors import LazyTensors
 
@@ -97,7 +97,8 @@ def read_file(path: Path) -> Weights:
         header = parse_json_object((content.metadata() or {}).get("zoo", "{}"), path)
         for name in ("arguments", "preprocessing"):
             if not isinstance(header.get(name) or {}, dict):
-                raise UserError(f"{path}: {name} in its metadata are a {type(header[name]).__name__}, not values by name")
+                kind = type(header[name]).__name__
+                raise UserError(f"{path}: {name} in its metadata are a {kind}, not values by name")
         arguments = upgrade_header(header.get("arguments") or {})
         state = LazyTensors(dict.fromkeys(content.keys(), path), {path: content})
         return Weights(str(path), state, arguments, preprocessing=header.get("preprocessing"))
@@ -219,13 +220,15 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
     Raises:
         UserError: there is no such file and no default, or it holds something else.
     """
-    if not path.exists() and default is not None:
-        return default
+    if not path.exists():
+        if default is not None:
+            return default
+        raise UserError(f"{path.parent} holds no {path.name}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} holds no {path.name}") from None
-    except ValueError:
+        content = json.loads(read_text(path, MAX_JSON_SIZE))
+    except UserError:
+        raise
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object")
