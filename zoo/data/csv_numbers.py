@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -30,6 +31,10 @@ _GROUPED = {
 }
 # One sign and three digits: 1,234 is either 1234 or 1.234.
 _UNCLEAR = re.compile(r"[+-]?[1-9]\d{0,2}([.,])\d{3}", re.ASCII)
+# A number with a currency in front of it, or with a unit of a few letters or signs behind it.
+_WITH_UNIT = re.compile(
+    r"(?P<before>(?:[$€£¥]|USD|EUR|GBP|CHF)?)\s*(?P<number>[+-]?\d[\d.,]*)\s*(?P<after>[^\d.,]{0,8})"
+)
 _HAS_SIGN = re.compile(r"\d[.,]|[.,]\d")
 _GROUP_SIGNS = re.compile(f"[.,{_SPACES}]")
 
@@ -79,6 +84,19 @@ def numbers(cells: Sequence[str | float], decimal: Decimal = ".") -> list[float]
         if values and all(map(math.isfinite, values)) and not any("_" in str(cell) for cell in cells):
             return values
     return [number(cell, decimal) for cell in cells]
+
+
+def unit_of(cells: Sequence[str]) -> str | None:
+    """Return the unit that nine in ten cells have beside a number, such as ``%``, ``kg`` or ``$``; None without one."""
+    units = Counter()
+    for cell in cells:
+        match = _WITH_UNIT.fullmatch(cell)
+        if match is not None:
+            units[match["before"] or match["after"].strip()] += 1
+    for unit, count in units.most_common(1):
+        if unit and 10 * count >= 9 * len(cells):
+            return unit
+    return None
 
 
 class DecimalSigns:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.csv_numbers import Decimal, is_missing, is_missing_number, number, numbers
+from zoo.data.csv_numbers import Decimal, is_missing, is_missing_number, number, numbers, unit_of
 from zoo.data.statistics import is_constant, mean_and_std
 from zoo.data.table_dates import date_features, has_time, is_day_first, looks_like_dates, parse_date
 from zoo.distributed import say
@@ -278,9 +278,28 @@ def fit_column(column: Column, train: Tensor, categorical: bool = False) -> Enco
             f"{column.where(first)}: {column.cells[first]!r} is not a number, as {rest}: correct the cell or leave it"
             f" empty; --data.categorical '[{column.name}]' reads the column as names of categories"
         )
+    refuse_units(column, words)
     if not known and looks_like_dates([str(column.cells[i]) for i in words]):
         return DateColumn.fit(column, train)
     return CategoryColumn.fit(column, train)
+
+
+def refuse_units(column: Column, indices: Sequence[int]) -> None:
+    """Raise ValueError where cells are many different numbers with a unit, which would be read as names.
+
+    Args:
+        column: the column.
+        indices: of the cells that are no numbers.
+    """
+    cells = [str(column.cells[i]) for i in indices]
+    if len(set(cells)) <= FEW_NUMBERS:
+        return
+    unit = unit_of(cells)
+    if unit is not None:
+        raise ValueError(
+            f"{column.where(indices[0])}: {cells[0]!r} is a number with {unit!r}, as others of the column are: remove"
+            f" it from the cells; --data.categorical '[{column.name}]' reads the column as names of categories"
+        )
 
 
 def _is_column_of_numbers(num_numbers: int, different: int, words: list[str]) -> bool:

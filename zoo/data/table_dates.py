@@ -40,7 +40,7 @@ def is_day_first(cells: Sequence[str]) -> bool:
         elif second > 12:
             month_first = True
         elif first != second:
-            unclear = cell
+            unclear = unclear or cell
     if day_first and month_first:
         raise ValueError("has dates with the day first and dates with the month first")
     if unclear and not day_first and not month_first:

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from zoo.data.csv_numbers import Decimal, is_missing, number, numbers
 from zoo.data.statistics import mean_and_std
-from zoo.data.table_columns import Column, Encoding, category_index, find_category, from_plain, plain
+from zoo.data.table_columns import (
+    Column,
+    Encoding,
+    category_index,
+    find_category,
+    from_plain,
+    plain,
+    refuse_units,
+)
 
 MAX_CLASSES = 20  # a numeric target of more different values is a regression
 _CELL_END = "\x1f"
@@ -183,8 +191,10 @@ def parse_targets(target: Column, kind: str | None) -> tuple[Tensor, list[str] |
     """
     _check_not_missing(target)
     values = numbers(target.cells, target.decimal)
-    no_numbers = any(math.isnan(value) for value in values)
+    words = [i for i, value in enumerate(values) if math.isnan(value)]
+    no_numbers = bool(words)
     if kind is None:
+        _check_mixed(target, values, words)
         many_values = not no_numbers and len(set(values)) > MAX_CLASSES
         kind = "regression" if many_values else "classification"
     if kind == "regression":
@@ -197,6 +207,20 @@ def parse_targets(target: Column, kind: str | None) -> tuple[Tensor, list[str] |
         raise ValueError(f"{target.where(0)}: the target has one value only, {classes[0]!r}")
     index = {name: i for i, name in enumerate(classes)}
     return torch.tensor([index[name] for name in names]), classes
+
+
+def _check_mixed(target: Column, values: list[float], words: list[int]) -> None:
+    """Raise ValueError where a target is of many different numbers, but for some cells."""
+    if not words:
+        return
+    refuse_units(target, words)
+    different = len({value for value in values if not math.isnan(value)})
+    if different > MAX_CLASSES and len(words) <= len(values) - len(words):
+        cell = target.cells[words[0]]
+        raise ValueError(
+            f"{target.where(words[0])}: the target {cell!r} is not a number, as {len(values) - len(words)} others are;"
+            " --data.kind classification reads all as names of classes"
+        )
 
 
 def _numeric_targets(target: Column) -> Tensor:
