@@ -100,7 +100,9 @@ def check_values(checkpoint: Mapping[str, Any], source: str | Path) -> None:
             names = " or ".join(kind.__name__ for kind in kinds)
             raise UserError(f"{source}: {key} is a {type(value).__name__}, not a {names}")
     for key in OF_TENSORS:
-        for name, value in (checkpoint.get(key) or {}).items():
+        if key in checkpoint and checkpoint[key] is None:
+            raise UserError(f"{source}: {key} is null, not tensors by name")
+        for name, value in checkpoint.get(key, {}).items():
             if not isinstance(name, str):
                 raise UserError(f"{source}: {key}: the name {printable(name)} is a {type(name).__name__}, not text")
             if key == "ema_params" and not isinstance(value, Tensor):

@@ -36,6 +36,7 @@ LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA, and of the allocator for the CPU
 MAX_OPTIONS = 12  # listed in a sentence
 MAX_VALUE = 80  # characters of a value in a sentence
+MAX_TEXT = 600  # characters of an error that no row knows, which may quote a value of any length
 
 
 @dataclass
@@ -185,6 +186,8 @@ def first_lines(complaint: Complaint) -> str:
     lines = [line.rstrip(":") for line in complaint.lines if line and not line.startswith(FRAME)]
     text = ": ".join(lines[:3])
     text = re.sub(r": Expected a <class 'NoneType'>.*", "", text)
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}..."
     if complaint.owner:
         text = f"{complaint.owner}: {text}"
     return complaint.prefix + text
