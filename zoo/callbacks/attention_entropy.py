@@ -60,7 +60,8 @@ class AttentionEntropy(L.Callback):
         self._keys[name] = weights.shape[-1]
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._stop()  # checkpointed blocks run again in the backward pass
+        # Blocks with gradient checkpointing run again in the backward pass and would be counted twice.
+        self._stop()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,7 +86,8 @@ class AttentionEntropy(L.Callback):
         for name, entropies in self._entropies.items():
             entropy = torch.stack(entropies).mean()
             metrics[f"attention_entropy/{name}"] = entropy
-            if self._keys[name] > 1:  # of a single key the entropy is always 0
+            # With a single key the entropy is always 0, and so is its maximum.
+            if self._keys[name] > 1:
                 metrics[f"attention_entropy_relative/{name}"] = entropy / math.log(self._keys[name])
         self._entropies.clear()
         self._keys.clear()

@@ -73,7 +73,8 @@ def near_duplicates(split: Descriptors, other: Descriptors) -> tuple[int, int]:
 def _small_grey(images: Tensor) -> Tensor:
     """Return images ``(b, h, w)`` of at most 16x16 pixels, each with mean 0 and norm 1; blank ones are all 0."""
     grey = images.float().mean(1, keepdim=True).nan_to_num(posinf=0.0, neginf=0.0)
-    size = [min(IMAGE_SIDE, side) for side in images.shape[-2:]]
+    height, width = images.shape[-2:]
+    size = (min(IMAGE_SIDE, height), min(IMAGE_SIDE, width))
     grey = F.adaptive_avg_pool2d(grey, size).squeeze(1)  # (b, h, w)
     grey = grey - grey.mean((1, 2), keepdim=True)
     norm = grey.flatten(1).norm(dim=1).view(-1, 1, 1)

@@ -53,8 +53,10 @@ def training_step(probe: Probe) -> Finding:
         return error(*describe_failure(place, first.error))
     if first.loss is None and probe.automatic:
         return error("returns no loss for the first batch", "return the loss, or a dict with the key 'loss'")
+    message = "runs, with manual optimization"
     if first.loss is not None:
         value = float(first.loss.detach().float().mean())
+        message = f"runs; the first loss is {value:.4g}"
         if not math.isfinite(value):
             return error(
                 f"the first loss is {value}",
@@ -72,9 +74,7 @@ def training_step(probe: Probe) -> Finding:
     single = _failure_of_single_sample(probe)
     if single is not None:
         return single
-    if first.loss is None:
-        return ok("runs, with manual optimization")
-    return ok(f"runs; the first loss is {value:.4g}")
+    return ok(message)
 
 
 def _failure_of_whole_step(number: int, problem: Exception, module: str) -> Finding:

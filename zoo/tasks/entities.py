@@ -72,13 +72,13 @@ class SpanDecoder:
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        parts = []  # prefix and type of each tag
+        kinds: list[str] = []  # type of each tag, empty outside of entities
         for name in class_names:
-            parts.append(name.split("-", 1) if name[:2] in ("B-", "I-") else ["O", ""])
-        self.types = sorted({kind for _, kind in parts if kind})
+            kinds.append(name[2:] if is_entity_tag(name) else "")
+        self.types = sorted({kind for kind in kinds if kind})
         index = {kind: i for i, kind in enumerate(self.types)}
-        self.kinds = torch.tensor([index.get(kind, -1) for _, kind in parts])
-        self.begins = torch.tensor([prefix == "B" for prefix, _ in parts])
+        self.kinds = torch.tensor([index.get(kind, -1) for kind in kinds])
+        self.begins = torch.tensor([name.startswith("B-") for name in class_names])
 
     def __call__(self, tags: Int[Tensor, "b t"], valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return for all valid words, concatenated: whether an entity starts there, its type, and its end ``(n,)``."""
@@ -96,6 +96,11 @@ class SpanDecoder:
         after = torch.cat([boundary[1:], boundary.new_full((1,), n)])
         stop = after.flip(0).cummin(0).values.flip(0)
         return start, kind, stop
+
+
+def is_entity_tag(name: str) -> bool:
+    """Return whether a tag marks a word of an entity: ``B-PER``, ``I-PER``."""
+    return name.startswith(("B-", "I-"))
 
 
 def _sentence_starts(valid: Tensor) -> Tensor:
@@ -118,9 +123,10 @@ class EntityTagger(Tagger):
     def __init__(self, net: nn.Module, **kwargs: Any) -> None:
         super().__init__(net=net, **kwargs)
         self.entities = nn.ModuleDict()
-        if any(name[:2] in ("B-", "I-") for name in self.class_names):
+        if any(is_entity_tag(name) for name in self.class_names):
             for stage in ("val", "test"):
-                self.metrics[stage] = MetricCollection({})  # those of entities instead
+                # Metrics of entities take the place of those of words.
+                self.metrics[stage] = MetricCollection({})
                 self.entities[stage] = EntityF1(self.class_names)
 
     def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
@@ -141,10 +147,12 @@ class EntityTagger(Tagger):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
         """Return columns with a list per sentence, one entry per word: ``class``, ``name`` and ``probability``."""
-        targets: Any = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-        if targets is None:  # which subwords begin a word is unknown
+        # Targets mark the first subword of each word; without them words are unknown.
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2 or batch[1] is None:
             return super().predict_step(batch, batch_idx)
-        probability, label = self(*inputs_of(batch)).float().softmax(2).max(2)  # (b, t) each
+        targets: Any = batch[1]
+        logits = self(*inputs_of(batch))  # (b, t, k)
+        probability, label = logits.float().softmax(2).max(2)  # (b, t)
         columns: dict[str, list] = {"class": [], "name": [], "probability": []}
         for row, words in enumerate(targets != self._ignore_index):
             labels = label[row][words].tolist()

@@ -31,9 +31,10 @@ class MaskedLanguageModel(Task):
     def step(self, batch: Any, stage: str) -> Tensor:
         logits, y = self._masked_logits(batch)
         # Without a masked token these are means of nothing, with weight 0; but all processes log the same names.
-        hits = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
-        self.log_mean(stage, len(y), accuracy=hits)
-        if stage != "train":  # perplexity is that of cross-entropy, whatever loss is trained
+        hits = logits.detach().argmax(1) == y
+        self.log_mean(stage, len(y), accuracy=hits.mean(dtype=torch.float32))
+        # Perplexity is that of cross-entropy, whatever loss is trained.
+        if stage != "train":
             self.log_mean(stage, len(y), cross_entropy=F.cross_entropy(logits, y))
         if not len(y):
             return logits.sum() * 0
@@ -47,7 +48,9 @@ class MaskedLanguageModel(Task):
     def compute_metrics(self, stage: str) -> dict[str, Any]:
         mean = self._running_means[stage]
         nats = mean.compute(self.trainer)["cross_entropy"]
-        del mean.sums["cross_entropy"], mean.counts["cross_entropy"]
+        # It serves perplexity only and is not logged itself.
+        del mean.sums["cross_entropy"]
+        del mean.counts["cross_entropy"]
         return defined({"perplexity": nats.exp()})
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
@@ -72,8 +75,10 @@ class MaskedLanguageModel(Task):
         inputs = inputs_of(batch)
         y = batch[1]
         if inputs[0].shape != y.shape:
-            given = f"inputs {tuple(inputs[0].shape)}, targets {tuple(y.shape)}"
-            raise ValueError(f"masked language modeling takes tokens and targets (b, t): got {given}")
+            raise ValueError(
+                "masked language modeling takes tokens and targets (b, t): got inputs"
+                f" {tuple(inputs[0].shape)}, targets {tuple(y.shape)}"
+            )
         masked = y != IGNORE_INDEX
-        logits = at_least_float32(self(*inputs, positions=masked))
+        logits = at_least_float32(self(*inputs, positions=masked))  # (n, v)
         return logits, y[masked]

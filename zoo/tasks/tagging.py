@@ -31,14 +31,18 @@ class Tagger(Classifier):
         logits = self(*inputs_of(batch))
         y = batch[1]
         if logits.shape[:2] != y.shape:
-            given = f"outputs {tuple(logits.shape)}, targets {tuple(y.shape)}"
-            raise ValueError(f"a Tagger takes one class per step, (b, t) for outputs (b, t, k): got {given}")
+            raise ValueError(
+                "a Tagger takes one class per step, (b, t) for outputs (b, t, k): got outputs"
+                f" {tuple(logits.shape)}, targets {tuple(y.shape)}"
+            )
         self.update_sequence_metrics(logits.detach(), y, stage)
         # One index for logits and targets: each boolean mask would wait for the device.
-        kept = (y.flatten() != self._ignore_index).nonzero().squeeze(1)
+        y = y.flatten()  # (b t,)
+        kept = (y != self._ignore_index).nonzero().squeeze(1)
         if stage == "train" and not len(kept):
             return logits.sum() * 0
-        return self.loss_and_metrics(logits.flatten(0, 1)[kept], y.flatten()[kept], stage)
+        logits = logits.flatten(0, 1)  # (b t, k)
+        return self.loss_and_metrics(logits[kept], y[kept], stage)
 
     def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:
         """Update metrics of whole sequences, for subclasses: logits ``(b, t, k)``, targets ``(b, t)``."""
@@ -55,14 +59,19 @@ class Tagger(Classifier):
         inputs = inputs_of(batch)
         logits = self(*inputs)  # (b, t, k)
         rows, steps = logits.shape[:2]
-        probability, label = self._probabilities(logits.flatten(0, 1)).max(1)
-        lengths = inputs[1].tolist() if len(inputs) > 1 else [steps] * rows
+        probabilities = self._probabilities(logits.flatten(0, 1))  # (b t, k)
+        best = probabilities.max(1)
+        classes = best.indices.view(rows, steps)  # (b, t)
+        scores = best.values.view(rows, steps)
+        lengths = [steps] * rows
+        if len(inputs) > 1:
+            lengths = inputs[1].tolist()
         columns: dict[str, list] = {"class": [], "name": [], "probability": []}
-        for labels, scores, length in zip(label.view(rows, -1), probability.view(rows, -1), lengths, strict=True):
-            classes = labels[:length].tolist()
-            columns["class"].append(classes)
-            columns["name"].append([self.class_names[c] for c in classes])
-            columns["probability"].append(scores[:length].tolist())
+        for row, length in enumerate(lengths):
+            labels = classes[row, :length].tolist()
+            columns["class"].append(labels)
+            columns["name"].append([self.class_names[label] for label in labels])
+            columns["probability"].append(scores[row, :length].tolist())
         return columns
 
     @property
