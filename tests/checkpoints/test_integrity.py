@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from zoo.checkpoints import Checkpoint, integrity
-from zoo.checkpoints.integrity import BLOCK, CHUNK, digest, seal, verify
+from zoo.checkpoints.integrity import BLOCK, CHUNK, digest, seal, seal_folder, verify, verify_folder
 from zoo.errors import UserError
 from zoo.weights import files as weights
 
@@ -169,3 +169,26 @@ def test_a_file_is_read_once_unless_it_changes(sealed, monkeypatch):
     os.utime(path, ns=(0, 0))
     with pytest.raises(UserError, match="is damaged"):
         verify(path)
+
+
+def test_a_flipped_bit_in_a_sharded_checkpoint_is_noticed(tmp_path):
+    folder = tmp_path / "last.ckpt"
+    folder.mkdir()
+    for name in (".metadata", "meta.pt", "__0_0.distcp"):
+        torch.save(torch.randn(500), folder / name)
+    (folder / "empty").touch()
+    verify_folder(folder)
+    seal_folder(folder)
+    verify_folder(folder)
+    generator = random.Random(0)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(20 if whole else 0):
+            flip(path, generator.randrange(8 * len(whole)))
+            with pytest.raises(UserError, match="is damaged"):
+                verify_folder(folder)
+            path.write_bytes(whole)
+    verify_folder(folder)
+    (folder / "__0_0.distcp").unlink()
+    with pytest.raises(UserError, match=r"there is no file __0_0\.distcp"):
+        verify_folder(folder)

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from zoo._lightning import accumulates, begin_validation, end_restart, epoch_done, restart_validation, validates_next
 from zoo.callbacks.output_folder import output_folder
 from zoo.checkpoints import load_ema, mark_format, read_tensors, upgrade
-from zoo.checkpoints.integrity import seal
+from zoo.checkpoints.integrity import seal, seal_folder
 from zoo.checkpoints.plain_values import make_plain
 from zoo.errors import UserError
 from zoo.files import one_line_for_disk_errors, temporary_path
@@ -222,6 +222,8 @@ class BestAndLast(Checkpoint):
             seal(new)
             self._warn_if_unreadable(new)
             _sync(new)
+        else:
+            seal_folder(new)
         if improved:  # first: should the process die in between, the run goes on from before, and does this again
             best = self._folder / "best.ckpt"
             new_best = temporary_path(best)

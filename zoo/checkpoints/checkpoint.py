@@ -16,9 +16,10 @@ from torch import Tensor
 
 from zoo.checkpoints.ema_weights import Weights, with_ema
 from zoo.checkpoints.hyperparameters import check_hyperparameters, check_values, drop_choices_of_user
-from zoo.checkpoints.integrity import verify
+from zoo.checkpoints.integrity import verify, verify_folder
 from zoo.checkpoints.renames import FORMAT, FORMAT_KEY, upgrade
 from zoo.checkpoints.sharded import OTHER_VALUES, check_sharded
+from zoo.distributed import is_main_process
 from zoo.errors import UserError
 from zoo.terminal import printable
 from zoo.trust.class_paths import checked
@@ -57,6 +58,8 @@ class Checkpoint:
             raise UserError(f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/best.ckpt")
         self.is_sharded = self.path.is_dir()
         if self.is_sharded:
+            if is_main_process():  # one process reads all shards, not each of them
+                verify_folder(self.path)
             check_sharded(self.path)
         self.metadata = self._read("meta")
 

@@ -6,6 +6,7 @@ read, and what is left goes through SHA-256: any one bit, burst or block that di
 against bad luck, not against somebody who computes a new digest.
 
 - A checkpoint is a zip archive, whose comment at the end of the file holds the digest of all bytes before it.
+- The folder of a sharded checkpoint holds the digests of its files in one more.
 - A ``.safetensors`` file holds the digest of all other bytes in its metadata.
 - Archives without a digest, of older versions and other programs, hold a CRC-32 of each record, which is checked.
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.files import write_json
 
 SWITCH = "ZOO_VERIFY_FILES"
 MARK = b"zoo-digest-1:"
@@ -38,6 +40,7 @@ END_OF_ARCHIVE = b"PK\x05\x06"
 END_SIZE = 22
 DIGEST_KEY = "zoo_digest"  # in the metadata of .safetensors
 SEALED_KEY = "sealed"  # in zoo's own part of them: there has to be a digest
+FOLDER_DIGESTS = "zoo_digests.json"  # in the folder of a sharded checkpoint
 WORDS = 1024  # of 8 bytes, that a block is folded to
 ROWS = 128  # in a block of 1 MiB
 BLOCK = WORDS * ROWS * 8
@@ -206,6 +209,47 @@ def _verify_safetensors(path: Path, content: mmap.mmap, size: int) -> None:
     _, written, value = found
     if written != value:
         raise damaged(path, "its digest is of other content")
+
+
+# Sharded checkpoints: folders, with the digests of their files in one more --------------------------------------------
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the digests of all files in the folder of a sharded checkpoint into one more file."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != FOLDER_DIGESTS:
+            digests[path.relative_to(folder).as_posix()] = _digest_of_file(path)
+    write_json(folder / FOLDER_DIGESTS, digests)
+
+
+def verify_folder(folder: Path) -> None:
+    """Raise an error for a sharded checkpoint that is not what was written; one of an older version has no digests.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    listing = folder / FOLDER_DIGESTS
+    if os.environ.get(SWITCH) == "0" or not listing.is_file():
+        return
+    try:
+        digests = dict(json.loads(listing.read_bytes()))
+    except (ValueError, TypeError):
+        raise damaged(listing, "it holds no digests") from None
+    for name, value in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise damaged(folder, f"there is no file {name}")
+        if value != _digest_of_file(path):
+            raise damaged(path, "its digest is of other content")
+
+
+def _digest_of_file(path: Path) -> str:
+    size = path.stat().st_size
+    if size == 0:
+        return digest(b"", 0, 0)
+    with open(path, "rb") as file, _mapped(file) as content:
+        return digest(content, 0, size)
 
 
 def damaged(path: Path, why: str) -> UserError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo import __version__
 from zoo.checkpoints import read_tensors
+from zoo.checkpoints.integrity import verify_folder
 from zoo.checkpoints.renames import upgrade_config
 from zoo.errors import UserError
 from zoo.files import write_json, write_text
@@ -194,12 +195,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
         return None
     for name in LAST:
         path = folder / "checkpoints" / name
-        if path.is_dir():  # sharded
-            return path
         if not path.exists():
             continue
         try:
-            read_tensors(path, "meta")
+            if path.is_dir():  # sharded
+                verify_folder(path)
+            else:
+                read_tensors(path, "meta")
         except UserError as error:
             print(f"zoo: warning: {error}; trying the one before, {LAST[-1]}", file=sys.stderr)
             continue
