@@ -74,6 +74,7 @@ def _from_checkpoint(path: Path) -> AutoencoderKL:
                 state[name.removeprefix("net.")] = value
         autoencoder.load_state_dict(state)
     except Exception:
+        # Whatever a file that is none brings the steps above to.
         raise ValueError(f"{path} is not a whole checkpoint of an AutoencoderKLModule") from None
     data = checkpoint.metadata.get("datamodule_hyper_parameters") or {}
     statistics = [*(data.get("mean") or ()), *(data.get("std") or ())]
@@ -100,11 +101,15 @@ def pipeline_containing(part: Part, weights: str | None) -> str | None:
     path = Path(weights).expanduser()
     if not path.exists():
         raise ValueError(f"weights: there is no file or folder {weights}")
-    if path.suffix != ".safetensors":
-        return weights if (path / part / "config.json").is_file() else None
-    names = open_file(path).keys()
-    contains = any(name.startswith(PREFIXES[part]) for name in names)
-    return weights if contains else None
+    if path.suffix == ".safetensors":
+        # A single file holds all parts, with a prefix for each.
+        names = open_file(path).keys()
+        contains_part = any(name.startswith(PREFIXES[part]) for name in names)
+    else:
+        contains_part = (path / part / "config.json").is_file()
+    if not contains_part:
+        return None
+    return weights
 
 
 def states_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

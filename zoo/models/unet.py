@@ -195,10 +195,12 @@ class UNet(PretrainedNet):
                 skip_channels.append(out)
             attentions = [attend(out) for _ in resnets if attention[i]]
             self.down_blocks.append(DownBlock(resnets, attentions, **resize))
-        self.mid_block = Stage([residual(width, width), residual(width, width)], [attend(width)])
+        middle = [residual(width, width), residual(width, width)]
+        self.mid_block = Stage(middle, [attend(width)])
         for i, out in reversed(list(enumerate(channels))):
             resnets = []
             for _ in range(blocks + 1):
+                # Each block takes one skip connection, concatenated to its input.
                 resnets.append(residual(width + skip_channels.pop(), out))
                 width = out
             resize = {}
@@ -222,7 +224,7 @@ class UNet(PretrainedNet):
         if x.device.type == "cpu":
             # Convolutions on a CPU are faster with this memory layout.
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (b, channels[0], h, w)
         skips = [x]
         for down in self.down_blocks:
             skips += down(skips[-1], embedding, text, recompute)
