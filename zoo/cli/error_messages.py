@@ -36,7 +36,7 @@ LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA, and of the allocator for the CPU
 MAX_OPTIONS = 12  # listed in a sentence
 MAX_VALUE = 80  # characters of a value in a sentence
-MAX_TEXT = 600  # characters of an error that no row knows, which may quote a value of any length
+MAX_TEXT = 900  # characters of an error that no row knows, which may quote a value of any length
 
 
 @dataclass
@@ -114,7 +114,10 @@ def one_line(message: str, parser: Any = None) -> str:
     if found is None:
         return first_lines(complaint)
     row, match = found
-    return row.sentence(match, complaint)
+    sentence = " ".join(row.sentence(match, complaint).splitlines())
+    if len(sentence) > MAX_TEXT:
+        sentence = f"{sentence[:MAX_TEXT]}..."
+    return sentence
 
 
 def find_row(complaint: Complaint) -> tuple[Row, re.Match[str]] | None:
