@@ -4,6 +4,7 @@ A failure here says what a new version has moved; ``zoo/_lightning.py`` and ``zo
 """
 
 import inspect
+import signal
 import sys
 import tomllib
 import warnings
@@ -17,6 +18,7 @@ import lightning as L
 import pytest
 import torch
 from jsonargparse import _typehints
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from lightning.pytorch.utilities import CombinedLoader
@@ -129,6 +131,61 @@ def test_end_restart(limit, tmp_path):
     ends = Ends()
     fit(ends, ckpt_path=tmp_path / "within.ckpt", **limit)
     assert ends.seen[0] == (True, False)
+
+
+def test_restart_validation(tmp_path):
+    """A checkpoint from the middle of a validation: its resume begins with this validation, from its first batch."""
+
+    class Saves(L.Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 5 and batch_idx == 1:
+                trainer.save_checkpoint(tmp_path / "within.ckpt")
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            _lightning.restart_validation(checkpoint)
+
+    class Counts(L.Callback):
+        def __init__(self):
+            self.batches = []
+
+        def on_validation_start(self, trainer, *args):
+            _lightning.begin_validation(trainer)
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.batches.append(("train", batch_idx))
+
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            if not trainer.sanity_checking:
+                self.batches.append(("val", batch_idx))
+
+    def run(*callbacks, **kwargs):
+        trainer = trainer_with(*callbacks, max_epochs=2)
+        trainer.fit(Module(), loader(5), loader(3), **kwargs)
+        return trainer
+
+    run(Saves())
+    counts = Counts()
+    trainer = run(counts, ckpt_path=tmp_path / "within.ckpt")
+    validation = [("val", i) for i in range(3)]
+    assert counts.batches == validation + [("train", i) for i in range(5)] + validation
+    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    assert total.started == total.processed == total.ready
+
+
+def test_checks_at_epoch_end():
+    for at_epoch_end in (True, False):
+        callback = EarlyStopping("x", check_on_train_epoch_end=at_epoch_end)
+        assert _lightning.checks_at_epoch_end(callback) is at_epoch_end
+
+
+def test_cluster_environment(monkeypatch):
+    assert type(_lightning.cluster_environment(trainer_with())).__name__ == "LightningEnvironment"
+    for name, value in {"NTASKS": "1", "JOB_ID": "77", "JOB_NAME": "fit", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environment = _lightning.cluster_environment(trainer_with())
+    assert type(environment).__name__ == "SLURMEnvironment"
+    assert environment.auto_requeue
+    assert environment.requeue_signal is None or environment.requeue_signal == signal.SIGUSR1
 
 
 def test_leave_fit():

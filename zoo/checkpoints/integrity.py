@@ -151,6 +151,11 @@ def verify(path: str | Path) -> None:
     _verified.add(key)
 
 
+def forget() -> None:
+    """Forget which files were found whole, so that they are read again."""
+    _verified.clear()
+
+
 def _verify_archive(path: Path, content: mmap.mmap, size: int) -> None:
     trailer = content[max(0, size - TRAILER_SIZE) : size]
     if trailer.startswith(MARK):
@@ -160,7 +165,11 @@ def _verify_archive(path: Path, content: mmap.mmap, size: int) -> None:
     end = content[max(0, size - TRAILER_SIZE - END_SIZE) : max(0, size - TRAILER_SIZE)]
     if end.startswith(END_OF_ARCHIVE) and end.endswith(struct.pack("<H", TRAILER_SIZE)):
         raise damaged(path, "its digest cannot be read")
-    if zipfile.is_zipfile(path):
+    try:
+        is_archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # of an end that says that there are further files
+        raise damaged(path, str(error)) from None
+    if is_archive:
         _verify_checksums(path, content)
 
 
