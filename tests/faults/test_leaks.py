@@ -191,6 +191,19 @@ def waves_as_images(n: int) -> torch.Tensor:
     return (torch.sin(grid + phase[:, 0]).unsqueeze(1) + torch.sin(grid + phase[:, 1]).unsqueeze(2)).unsqueeze(1)
 
 
+def ages_twice(n: int) -> torch.Tensor:
+    """An age, and a second column that it determines."""
+    ages = torch.randint(18, 90, (n, 1), generator=generator(1)).float()
+    return torch.cat([ages, 12 * ages], 1)
+
+
+def test_short_sequences_repeat_by_chance():
+    """Three symbols of eight, then blanks, as in the copying task: 512 different sequences."""
+    x = F.pad(torch.randint(1, 9, (2000, 3), generator=generator(1)), (0, 7))
+    network = torch.nn.Sequential(torch.nn.Embedding(64, 4), torch.nn.Flatten(), torch.nn.LazyLinear(4))
+    assert finding(x, classes(2000), net=network).status == "ok"
+
+
 HEALTHY = {
     "iris": iris,
     "three binary columns": lambda: torch.randint(2, (400, 3), generator=generator(1)).float(),
@@ -202,6 +215,7 @@ HEALTHY = {
     "ages": lambda: torch.randint(18, 90, (400, 1), generator=generator(1)).float(),
     "ages and sex": lambda: torch.stack([torch.arange(400) % 72, torch.arange(400) % 2], 1).float(),
     "numbers": lambda: numbers(400, 6),
+    "ages in years and months": lambda: ages_twice(400),
     "few bright squares": lambda: squares(400),
     "waves": lambda: waves_as_images(400),
     "digits": lambda: digits(480)[0],

@@ -66,7 +66,7 @@ class SplitStatistics:
             targets: names of the tensors that are targets.
         """
         tensors = {name: t.detach().cpu() for name, t in named_tensors(batch).items() if t.ndim}
-        inputs = {name: t for name, t in tensors.items() if name not in targets} or tensors
+        inputs = _inputs(tensors, targets)
         if not inputs:
             return
         first = next(iter(inputs.values()))
@@ -111,6 +111,19 @@ class SplitStatistics:
             high = torch.maximum(self.high, high)
         self.low = low
         self.high = high
+
+
+def _inputs(tensors: dict[str, Tensor], targets: set[str]) -> dict[str, Tensor]:
+    """Return the tensors of a batch that are inputs."""
+    inputs = {name: t for name, t in tensors.items() if name not in targets}
+    if not inputs:
+        return tensors
+    if all(t.ndim == 1 for t in inputs.values()):
+        # An autoencoder reconstructs its input, and the labels beside it are neither.
+        for name, t in tensors.items():
+            if name in targets and t.ndim > 2:
+                return {name: t}
+    return inputs
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

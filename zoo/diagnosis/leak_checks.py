@@ -81,14 +81,15 @@ def _test_is_val(splits: dict[str, SplitStatistics]) -> bool:
 
 def _most_by_chance(split: SplitStatistics, other: SplitStatistics) -> float:
     """Return the number of samples of a split up to which chance explains that they equal one of another split."""
+    most = 1.0
+    expected = split.samples * _expected_share(split, other)
+    if expected >= 0.01:
+        most = CHANCE_FACTOR * expected + 3
     if other.is_text:
         # Some short texts and windows of a text repeat. Not more than MAX_TEXT_SHARE, for all may be copied.
         repeated = sum(n for n in other.hashes.values() if n > 1) / other.samples
-        return split.samples * min(CHANCE_FACTOR * repeated, MAX_TEXT_SHARE)
-    expected = split.samples * _expected_share(split, other)
-    if expected < 0.01:
-        return 1.0
-    return CHANCE_FACTOR * expected + 3
+        most = max(most, split.samples * min(CHANCE_FACTOR * repeated, MAX_TEXT_SHARE))
+    return most
 
 
 def _expected_share(split: SplitStatistics, other: SplitStatistics) -> float:
