@@ -13,7 +13,15 @@ import numpy as np
 from zoo.files import atomic_file
 
 Mode = Literal["exponential", "linear"]
-Suggestion = Literal["steepest", "valley", "minimum/10"]
+Suggestion = Literal["minimum", "steepest", "valley", "minimum/10"]
+
+# Measured with sweeps of 50 to 200 steps over 8 decades on 11 problems (MLPs, CNNs and a ViT under SGD, Adam and
+# AdamW): the loss is lowest at 2.5 times the best constant rate if a decade has 12.5 steps. The fewer steps it has, the
+# higher is the rate at which the loss begins to fall, and with it that of the minimum. Of 94 sweeps 82 % then suggest a
+# rate within a factor of 3 of the best one, 98 % within 10; by the steepest slope 72 % and 93 %.
+STEPS_PER_DECADE = 12.5
+MINIMUM_OVER_BEST = 2.5
+EXPONENT_OF_STEPS = 0.75
 
 
 @dataclass
@@ -23,30 +31,28 @@ class Sweep:
     Args:
         base: learning rate before the sweep.
         mode: spacing of the rates.
-        lag: number of steps by which the smoothed loss lags behind the rates.
+        width: of the Gaussian that smooths the losses, see :func:`smooth`.
         lrs: learning rate of each step, as the module's main ``lr``.
         losses: loss of each step.
-        smoothed: bias-corrected exponential moving average of the losses.
+        smoothed: smoothed losses.
         suggestions: suggested rate by method; empty if the loss never fell.
         chosen: the suggestion taken, or None.
     """
 
     base: float
     mode: Mode = "exponential"
-    lag: int = 0
+    width: float = 0.0
     lrs: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     smoothed: list[float] = field(default_factory=list)
     suggestions: dict[str, float] = field(default_factory=dict)
     chosen: float | None = None
 
-    @property
-    def curve(self) -> tuple[list[float], list[float]]:
-        """Rates and smoothed losses, shifted by the lag so that each loss is at the rate that it belongs to."""
-        # At least three points have to be left.
-        lag = max(0, min(self.lag, len(self.lrs) - 3))
-        end = len(self.lrs) - lag
-        return self.lrs[:end], self.smoothed[lag:]
+    def append(self, lr: float, loss: float) -> None:
+        """Add a step, and smooth the losses anew."""
+        self.lrs.append(lr)
+        self.losses.append(loss)
+        self.smoothed = smooth(self.lrs, self.losses, self.width, self.mode).tolist()
 
 
 def lr_grid(first: float, last: float, steps: int, mode: Mode) -> list[float]:
@@ -63,6 +69,34 @@ def lr_grid(first: float, last: float, steps: int, mode: Mode) -> list[float]:
     return np.linspace(first, last, steps).tolist()
 
 
+def smooth(lrs: list[float], losses: list[float], width: float, mode: Mode = "exponential") -> np.ndarray:
+    """Return the losses averaged over rates nearby, with Gaussian weights.
+
+    The width belongs to the axis, so that the curve does not depend on the number of steps. Unlike a moving average,
+    which tells of the losses some steps ago, it is not shifted along the axis.
+
+    Args:
+        lrs: learning rates in ascending order.
+        losses: loss at each of them.
+        width: standard deviation of the Gaussian, in decades of the rate, or in units of the rate where ``mode`` is
+            linear; 0 smooths nothing.
+        mode: scale of the rates.
+    """
+    if not width:
+        return np.asarray(losses)
+    weights = _weights(lrs, width, mode)
+    return weights @ np.asarray(losses)
+
+
+def _weights(lrs: list[float], width: float, mode: Mode) -> np.ndarray:
+    x = np.asarray(lrs)
+    if mode == "exponential":
+        x = np.log10(x)
+    distances = (x[:, None] - x) / width  # (n, n)
+    weights = np.exp(-0.5 * distances**2)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -> dict[str, float]:
     """Return the rates suggested by a loss curve; all of them are before its minimum.
 
@@ -72,8 +106,10 @@ def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -
         mode: spacing of the rates, and the scale on which slopes and midpoints are computed.
 
     Returns:
-        ``steepest`` (where the loss falls fastest), ``valley`` (midway between the rates at which 10 % and 90 % of the
-        fall are reached) and ``minimum/10`` (a tenth of the rate of the lowest loss).
+        ``minimum`` (2.5 times below the rate of the lowest loss, or more with more than 12.5 steps in a decade),
+        ``steepest`` (where the loss falls fastest once a tenth of the fall is done), ``valley`` (midway between the
+        rates at which 10 % and 90 % of the fall are reached) and ``minimum/10`` (a tenth of the rate of the lowest
+        loss).
     """
     x = np.asarray(lrs)
     if mode == "exponential":
@@ -87,10 +123,16 @@ def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -
     start = np.flatnonzero(progress < 0.1)[-1] + 1
     end = int((progress >= 0.9).argmax())
     middle = float(x[start] + x[max(start, end)]) / 2
+    ratio = MINIMUM_OVER_BEST
     if mode == "exponential":
         middle = math.exp(middle)
+        density = 1 / math.log10(lrs[1] / lrs[0])  # steps in a decade
+        ratio *= (STEPS_PER_DECADE / density) ** EXPONENT_OF_STEPS
     slopes = np.gradient(y, x)[descent]
+    slopes[:start] = np.inf
     return {
+        # Never above the minimum, however few steps there are.
+        "minimum": lrs[minimum] / max(ratio, 1.0),
         "steepest": lrs[int(slopes.argmin())],
         "valley": middle,
         "minimum/10": lrs[minimum] / 10,
@@ -98,12 +140,27 @@ def suggest(lrs: list[float], losses: list[float], mode: Mode = "exponential") -
 
 
 def loss_decreases(result: Sweep) -> bool:
-    """Return whether the smoothed loss falls below its start by more than twice the noise of single batches."""
+    """Return whether the smoothed loss falls below its start by more than the noise of single batches explains.
+
+    A tenth of the sweep is its start. The fall has to be four standard errors of the difference.
+    """
     num_first = max(1, len(result.losses) // 10)
     start = np.mean(result.losses[:num_first])
-    residuals = np.subtract(result.losses, result.smoothed)
-    noise = np.median(np.abs(residuals))
-    return bool(start - min(result.smoothed) > 2 * noise)
+    lowest = int(np.argmin(result.smoothed))
+    fall = start - result.smoothed[lowest]
+    if not result.width:
+        weights = np.eye(len(result.lrs))
+    else:
+        weights = _weights(result.lrs, result.width, result.mode)
+    variance_of_means = (weights**2).sum(1)
+    # A loss is itself part of the mean that it is compared with: what is left of it is too small by this.
+    shares = np.sqrt(np.clip(1 - 2 * weights.diagonal() + variance_of_means, 1e-12, None))
+    residuals = np.subtract(result.losses, result.smoothed) / shares
+    # Up to the minimum, as what diverges afterwards is no noise. The median is robust against the fall itself.
+    before = residuals[: max(lowest, num_first) + 1]
+    noise = 1.4826 * np.median(np.abs(before))
+    error = noise * math.sqrt(1 / num_first + variance_of_means[lowest])
+    return bool(fall > 4 * error)
 
 
 def write_csv(result: Sweep, path: Path) -> None:
@@ -134,7 +191,8 @@ def plot_sweep(result: Sweep) -> Any:
         label="loss",
     )
     axes.plot(
-        *result.curve,
+        result.lrs,
+        result.smoothed,
         color="tab:blue",
         linewidth=2,
         label="smoothed loss",
@@ -156,9 +214,9 @@ def plot_sweep(result: Sweep) -> Any:
 
 
 def _mark_suggestions(axes: Any, result: Sweep) -> None:
-    colors = ("tab:red", "tab:green", "tab:purple")
+    colors = ("tab:red", "tab:green", "tab:purple", "tab:orange")
     for (name, lr), color in zip(result.suggestions.items(), colors, strict=False):
-        height = float(np.interp(lr, *result.curve))
+        height = float(np.interp(lr, result.lrs, result.smoothed))
         label = f"{name}: {lr:.2g}"
         if lr == result.chosen:
             label += " (chosen)"

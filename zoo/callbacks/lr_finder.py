@@ -42,10 +42,12 @@ class LRFinder(Callback):
         max_lr: highest rate.
         steps: number of optimizer steps in the sweep.
         mode: spacing of the rates, ``exponential`` or ``linear``.
-        suggestion: method that chooses the rate: ``steepest`` (where the loss falls fastest), ``valley`` (midway
+        suggestion: method that chooses the rate: ``minimum`` (below the rate of the lowest loss by a factor of 2.5, or
+            more with more than 12.5 steps in a decade), ``steepest`` (where the loss falls fastest), ``valley`` (midway
             between the rates at which 10 % and 90 % of the fall are reached) or ``minimum/10`` (a tenth of the rate of
             the lowest loss).
-        smoothing: decay of the moving average of the loss, from 0 (no smoothing) to below 1.
+        smoothing: standard deviation of the Gaussian that smooths the loss, in decades of the rate, or in tenths of the
+            range where ``mode`` is ``linear``; 0 smooths nothing.
         early_stop_threshold: the sweep ends once the smoothed loss exceeds its minimum by this factor.
         apply: whether to set the rate; if false, it is only reported.
         dirpath: output folder; null for the logger's, or else the trainer's ``default_root_dir``.
@@ -57,8 +59,8 @@ class LRFinder(Callback):
         max_lr: float = 10.0,
         steps: int = 100,
         mode: Mode = "exponential",
-        suggestion: Suggestion = "steepest",
-        smoothing: float = 0.9,
+        suggestion: Suggestion = "minimum",
+        smoothing: float = 0.2,
         early_stop_threshold: float = 4.0,
         apply: bool = True,
         dirpath: str | None = None,
@@ -67,8 +69,8 @@ class LRFinder(Callback):
             raise ValueError(f"min_lr={min_lr} and max_lr={max_lr}: 0 < min_lr < max_lr is needed")
         if steps < 10:
             raise ValueError(f"steps={steps}: at least 10 are needed to see a curve")
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing={smoothing}: 0 <= smoothing < 1 is needed")
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"smoothing={smoothing}: must be from 0 to 1 decades")
         if early_stop_threshold <= 1:
             raise ValueError(f"early_stop_threshold={early_stop_threshold}: must be above 1")
         if mode not in Mode.__args__:
@@ -105,8 +107,8 @@ class LRFinder(Callback):
             self._choose(trainer, result, folder)
         else:
             rank_zero_warn(
-                f"LRFinder: the loss never falls between lr={result.lrs[0]:.2g} and {result.lrs[-1]:.2g};"
-                f" lr={result.base:.3g} stays"
+                f"LRFinder: the loss never falls clearly between lr={result.lrs[0]:.2g} and {result.lrs[-1]:.2g}"
+                f" in {len(result.lrs)} steps; lr={result.base:.3g} stays. More steps may show a fall"
             )
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ def sweep(
         module: the module in training.
         rates: main learning rates in ascending order.
         mode: spacing of the rates.
-        smoothing: decay of the moving average of the loss.
+        smoothing: see :class:`LRFinder`.
         early_stop_threshold: factor over the lowest smoothed loss at which the sweep ends.
 
     Raises:
@@ -161,14 +163,12 @@ def sweep(
     groups = trainer.optimizers[0].param_groups
     peaks = peak_lrs(trainer)
     base = main_lr(groups, peaks)
-    lag = 0
-    if smoothing:
-        # Half of the weight of the moving average is on losses older than this.
-        lag = round(math.log(0.5, smoothing))
-    result = Sweep(base, mode, lag)
+    width = smoothing
+    if mode == "linear":
+        width *= (rates[-1] - rates[0]) / 10
+    result = Sweep(base, mode, width)
     with _isolated(trainer, module):
         batches = cycle_batches(trainer)
-        mean = 0.0
         for step, lr in enumerate(rates):
             for group, rate in zip(groups, rescaled_lrs(groups, peaks, base, lr), strict=True):
                 set_value(group, "lr", rate)
@@ -179,11 +179,7 @@ def sweep(
                 if not result.lrs:
                     raise ValueError(f"LRFinder: the loss of the first step, at lr={lr:.2g}, is {loss}")
                 break
-            mean = smoothing * mean + (1 - smoothing) * loss
-            bias_correction = 1 - smoothing ** (len(result.lrs) + 1)
-            result.lrs.append(lr)
-            result.losses.append(loss)
-            result.smoothed.append(mean / bias_correction)
+            result.append(lr, loss)
             if _diverges(result.smoothed, early_stop_threshold):
                 break
     if not result.lrs:
@@ -191,7 +187,7 @@ def sweep(
     if len(result.lrs) < 3:
         raise ValueError(f"LRFinder: the loss diverged within {len(result.lrs)} steps; lower min_lr={rates[0]:.2g}")
     if loss_decreases(result):
-        result.suggestions = suggest(*result.curve, mode)
+        result.suggestions = suggest(result.lrs, result.smoothed, mode)
     return result
 
 
