@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -102,3 +103,16 @@ def test_number_of_samples():
     assert num_samples(((torch.zeros(3, 2), torch.zeros(3)), torch.zeros(5))) == 3
     assert num_samples({"text": ["a"], "x": torch.zeros(4)}) == 4
     assert num_samples(["a", "b"]) is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_file_name_that_is_not_in_utf8(tmp_path, suffix):
+    """As an archive from another country unpacks it: the bytes that are no text are written as escapes."""
+    data = Data(columns={"file": [os.fsdecode(b"caf\xe9.png")]})
+    path = tmp_path / f"p{suffix}"
+    if suffix == ".csv":
+        _, rows = write(path, data, [[({"name": ["cat"]}, (torch.zeros(1, 3),))]])
+        assert rows == [{"file": "caf\\udce9.png", "name": "cat"}]
+        return
+    _, rows = write(path, data, [[({"name": ["cat"]}, (torch.zeros(1, 3),))]])
+    assert rows == [{"file": os.fsdecode(b"caf\xe9.png"), "name": "cat"}]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zoo._lightning import log_global
 from zoo.callbacks.best_and_last import BestAndLast
 from zoo.metrics import ClassifierFeatures, FeatureMetrics, InceptionFeatures
 
@@ -166,7 +167,7 @@ class GenerationMetrics(L.Callback):
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for name, value in self.compute(trainer, pl_module, stage).items():
-            pl_module.log(f"{stage}/{name}", value, batch_size=1)
+            log_global(pl_module, f"{stage}/{name}", value)
 
     @torch.no_grad()
     def compute(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> dict[str, float]:

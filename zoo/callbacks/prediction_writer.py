@@ -54,7 +54,13 @@ class PredictionWriter(L.Callback):
         with one_line_for_disk_errors(self.path):
             remove_abandoned(self.path)
             # A file that nobody has made before, nor a link.
-            self._file = open(self._part(trainer.global_rank), "x", newline="", encoding="utf-8")  # noqa: SIM115
+            self._file = open(  # noqa: SIM115
+                self._part(trainer.global_rank),
+                "x",
+                newline="",
+                encoding="utf-8",
+                errors="backslashreplace",  # the name of a file may hold bytes that are no text
+            )
         self._header = False
         self._rows_per_sample = 1
         self.rows = 0
