@@ -166,9 +166,10 @@ def test_sizes_have_as_many_parameters_as_published(size, given):
         )
         ours = BERTForSequenceClassification(30522, 2, **SIZES[size]) if given is None else BERT(30522, **SIZES[size])
     expected = {name: tuple(p.shape) for name, p in theirs.named_parameters()}
-    names = {
-        n: p.shape[0] // (len(e.names)) for e, p in zip(ours.weights_format.entries(ours), ours.parameters(), strict=True) for n in e.names
-    }
+    names = {}
+    for entry, parameter in zip(ours.weights_format.entries(ours), ours.parameters(), strict=True):
+        for name in entry.names:
+            names[name] = parameter.shape[0] // len(entry.names)
     assert {n: s[0] for n, s in expected.items()} == names
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
 

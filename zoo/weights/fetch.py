@@ -19,6 +19,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from zoo.distributed import say
+from zoo.errors import UserError
 
 try:
     import fcntl
@@ -30,30 +31,32 @@ TIMEOUT = 30.0  # seconds without a byte
 
 
 def cache_path(url: str) -> Path:
-    """Where a published file lies: ``checkpoints`` in torch.hub's folder, as torchvision has it."""
+    """Return where a published file is cached: ``checkpoints`` in torch.hub's folder, as for torchvision."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def hash_prefix(url: str) -> str:
-    """The beginning of the SHA-256 that torch's file names carry (``resnet18-f37072fd.pth``), or nothing."""
-    found = re.search(r"-([0-9a-f]{8,})\.", Path(urlparse(url).path).name)
-    return found[1] if found else ""
+    """Return the beginning of the SHA-256 in torch's file names (``resnet18-f37072fd.pth``), or an empty text."""
+    match = re.search(r"-([0-9a-f]{8,})\.", Path(urlparse(url).path).name)
+    if match is None:
+        return ""
+    return match[1]
 
 
 def fetch(url: str) -> Path:
-    """Return the file of a URL from the cache, downloading it first where it is not there.
+    """Return the file of a URL from the cache, downloading it first if it is not there.
 
     Args:
-        url: its address; the file name may carry the beginning of its SHA-256, which is checked at every call.
+        url: its address; the file name may contain the beginning of its SHA-256, which is checked at every call.
 
     Raises:
-        ValueError: there is no network, or the file is not the published one; the one line says what to do.
+        UserError: there is no network, or the file is not the published one; the message says what to do.
     """
     place = cache_path(url)
     if not place.exists():
         _download(url, place)
     elif not _has_hash(place, hash_prefix(url)):
-        raise ValueError(f"{place} is not the published file, whose SHA-256 begins with {hash_prefix(url)}: delete it")
+        raise UserError(f"{place} is not the published file, whose SHA-256 begins with {hash_prefix(url)}: delete it")
     return place
 
 
@@ -61,26 +64,26 @@ def _download(url: str, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(place.name + ".partial")
     with _one_process(partial):
-        if place.exists():  # another did it while we waited
+        if place.exists():  # another process downloaded it meanwhile
             partial.unlink(missing_ok=True)
             return
         with open(partial, "ab") as file:
-            say(f"fetching {url} to {place}" + (f", from byte {file.tell():,}" if file.tell() else ""))
+            start = file.tell()
+            position = f", from byte {start:,}" if start else ""
+            say(f"fetching {url} to {place}{position}")
             try:
                 _receive(url, file)
             except (OSError, http.client.HTTPException) as error:
-                raise ValueError(_manual_download_hint(url, place, error)) from error
+                raise UserError(_manual_download_hint(url, place, error)) from error
         if not _has_hash(partial, hash_prefix(url)):
             partial.unlink()
-            raise ValueError(
-                f"{url} gave a file whose SHA-256 does not begin with {hash_prefix(url)}; nothing was kept"
-            )
+            raise UserError(f"{url} gave a file whose SHA-256 does not begin with {hash_prefix(url)}; nothing was kept")
         os.replace(partial, place)
 
 
 @contextmanager
 def _one_process(partial: Path) -> Iterator[None]:
-    """Of several processes that train together, one fetches and the others wait."""
+    """Let one of several processes download a file, while the others wait."""
     if fcntl is None:
         yield
         return
@@ -90,23 +93,28 @@ def _one_process(partial: Path) -> Iterator[None]:
 
 
 def _receive(url: str, file: IO[bytes]) -> None:
-    """Append what is missing, a few times over if the connection breaks."""
+    """Append what is missing of a file, with several attempts if the connection breaks."""
     for attempt in range(TRIES):
-        have = file.tell()
-        request = Request(url, headers={"User-Agent": "zoo", **({"Range": f"bytes={have}-"} if have else {})})
+        start = file.tell()
+        headers = {"User-Agent": "zoo"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         try:
-            with urlopen(request, timeout=TIMEOUT) as answer:
-                if have and answer.status != 206:  # the server cannot continue: from the start, then
+            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
+                if start and response.status != 206:  # the server cannot continue, and sends the whole file
                     file.truncate(0)
-                    have = 0
-                length = answer.headers["Content-Length"]
-                shutil.copyfileobj(answer, file, 1 << 20)
+                    start = 0
+                length = response.headers["Content-Length"]
+                shutil.copyfileobj(response, file, 1 << 20)
             file.flush()
-            if length is None or file.tell() >= have + int(length):
+            if length is None:
                 return
-            raise ConnectionError(f"the connection broke off after {file.tell():,} of {have + int(length):,} bytes")
+            expected = start + int(length)
+            if file.tell() >= expected:
+                return
+            raise ConnectionError(f"the connection broke off after {file.tell():,} of {expected:,} bytes")
         except HTTPError as error:
-            if error.code == 416 and have:  # nothing is missing; the hash tells whether it is right
+            if error.code == 416 and start:  # nothing is missing; the hash shows whether it is right
                 return
             raise
         except (ConnectionError, TimeoutError, http.client.HTTPException):
@@ -124,6 +132,7 @@ def _has_hash(path: Path, prefix: str) -> bool:
 
 def _manual_download_hint(url: str, place: Path, error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    known = f" (its SHA-256 begins with {hash_prefix(url)})" if hash_prefix(url) else ""
+    prefix = hash_prefix(url)
+    digest = f" (its SHA-256 begins with {prefix})" if prefix else ""
     command = f"curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(url)}"
-    return f"cannot fetch {place.name}: {reason}; where there is a network, put it at {place}{known} by: {command}"
+    return f"cannot fetch {place.name}: {reason}; where there is a network, put it at {place}{digest} by: {command}"

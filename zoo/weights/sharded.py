@@ -1,4 +1,4 @@
-"""Networks divided among processes, or without memory yet: filled and gathered one whole parameter at a time."""
+"""Networks that are sharded over processes or on the meta device: filled and gathered one parameter at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zoo.distributed import copy_into_shard, full_tensor
 
 
 class UnshardedInit(TorchDispatchMode):
-    """Give parameters the random numbers that they would get in one process.
+    """Initialize parameters with the random numbers that they would get in one process.
 
-    For a divided parameter all are drawn, and this process's part is kept; for one without memory none are kept.
+    For a sharded parameter all are sampled, and this process's shard is kept; on the meta device none are kept.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -33,42 +33,45 @@ class UnshardedInit(TorchDispatchMode):
 
 
 def materialize(net: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> None:
-    """Give memory to a network built without, of a divided one to the parts that are here; tied parameters stay tied.
+    """Move a network from the meta device to memory, of a sharded one the local shards; tied parameters stay tied.
 
     Args:
         net: on the meta device.
         device: where to.
         dtype: of the parameters; null keeps theirs.
     """
-    made: dict[nn.Parameter, nn.Parameter] = {}
+    allocated: dict[nn.Parameter, nn.Parameter] = {}
     for name, old in list(net.named_parameters(remove_duplicate=False)):
-        if old not in made:
-            made[old] = nn.Parameter(torch.empty_like(old, device=device, dtype=dtype))
+        if old not in allocated:
+            allocated[old] = nn.Parameter(torch.empty_like(old, device=device, dtype=dtype))
         owner, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(owner), leaf, made[old])
+        setattr(net.get_submodule(owner), leaf, allocated[old])
     assert not any(buffer.is_meta for buffer in net.buffers()), "a buffer would stay without memory"
 
 
 class GatheredTensors(Mapping[str, Tensor]):
-    """Tensors that are made whole when asked for, which all processes have to do, in order.
+    """Tensors that are gathered from all processes when they are asked for, which all have to do in the same order.
 
     The last one is kept, as several tensors of a file may be parts of it.
 
     Args:
-        tensors: some of them divided.
+        tensors: some of them sharded.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors, self.gathered = tensors, set[str]()
-        self.is_sharded = any(isinstance(t, DTensor) for t in tensors.values())
-        self._last = "", torch.empty(0)
+        self.tensors = tensors
+        self.gathered: set[str] = set()
+        self.is_sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+        self._last_name = ""
+        self._last = torch.empty(0)
 
     def __getitem__(self, name: str) -> Tensor:
-        if self._last[0] != name:
-            self._last = "", torch.empty(0)  # no two at a time
-            self._last = name, full_tensor(self.tensors[name])
+        if self._last_name != name:
+            self._last = torch.empty(0)  # freed first, as no two are to be in memory
+            self._last = full_tensor(self.tensors[name])
+            self._last_name = name
             self.gathered.add(name)
-        return self._last[1]
+        return self._last
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -78,11 +81,11 @@ class GatheredTensors(Mapping[str, Tensor]):
 
 
 def write_on_rank_zero(tensors: GatheredTensors, write: Callable[[], None]) -> None:
-    """Let one process write, while all give it their parts; all return, or fail, together.
+    """Let the first process write, while all send it their shards; all return, or raise, together.
 
     Args:
-        tensors: what is written; where nothing of it is divided, every process that calls writes.
-        write: asks for all of them.
+        tensors: what is written; if none is sharded, every process that calls writes.
+        write: writes them, and asks for each.
     """
     if not tensors.is_sharded:
         write()
@@ -93,11 +96,13 @@ def write_on_rank_zero(tensors: GatheredTensors, write: Callable[[], None]) -> N
             write()
     except Exception as error:
         problem = error
-    for name in [name for name in tensors if name not in tensors.gathered]:  # no process waits for another in vain
-        tensors[name]
-    said = [None if problem is None else str(problem)]
-    dist.broadcast_object_list(said)
+    # Whatever happened, all processes gather all tensors, so that none waits for another in vain.
+    for name in tensors:
+        if name not in tensors.gathered:
+            tensors[name]
+    message = [None if problem is None else str(problem)]
+    dist.broadcast_object_list(message)
     if problem is not None:
         raise problem
-    if said[0] is not None:
-        raise OSError(f"process 0 could not write: {said[0]}")
+    if message[0] is not None:
+        raise OSError(f"process 0 could not write: {message[0]}")

@@ -12,136 +12,24 @@ from torch import Tensor
 from zoo.distributed import say
 from zoo.errors import UserError
 from zoo.weights.files import Weights
+from zoo.weights.formats.bert_tables import (
+    ACTIVATIONS,
+    CLASS_NAMES,
+    CONFIG,
+    DECODERS,
+    DEFAULTS,
+    ENCODER,
+    FIXED,
+    HEAD_KEYS,
+    HEADS,
+    POOLERS,
+    QKV,
+)
 from zoo.weights.formats.huggingface import Entry, HuggingFaceFormat, constructor_arguments, known_config
 from zoo.weights.pretrained import PretrainedNet, differences_in_words, refuse_config
 from zoo.weights.renaming import rename_keys
 from zoo.weights.tensors import RenamedTensors
 
-_EMBEDDINGS = {
-    "embeddings.token": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.token_type": "embeddings.token_type_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
-}
-# From zoo's names to the file's, by ``model_type``; a file with a head has them under ``bert.`` or ``distilbert.``.
-ENCODER = {
-    "bert": {
-        **_EMBEDDINGS,
-        "blocks.{}.attention.proj": "encoder.layer.{}.attention.output.dense",
-        "blocks.{}.attention": "encoder.layer.{}.attention.self",  # and query, key, value under it
-        "blocks.{}.ln_1": "encoder.layer.{}.attention.output.LayerNorm",
-        "blocks.{}.fc": "encoder.layer.{}.intermediate.dense",
-        "blocks.{}.proj": "encoder.layer.{}.output.dense",
-        "blocks.{}.ln_2": "encoder.layer.{}.output.LayerNorm",
-        "pooler": "pooler",
-    },
-    "distilbert": {
-        **_EMBEDDINGS,
-        "blocks.{}.attention.query": "transformer.layer.{}.attention.q_lin",
-        "blocks.{}.attention.key": "transformer.layer.{}.attention.k_lin",
-        "blocks.{}.attention.value": "transformer.layer.{}.attention.v_lin",
-        "blocks.{}.attention.proj": "transformer.layer.{}.attention.out_lin",
-        "blocks.{}.ln_1": "transformer.layer.{}.sa_layer_norm",
-        "blocks.{}.fc": "transformer.layer.{}.ffn.lin1",
-        "blocks.{}.proj": "transformer.layer.{}.ffn.lin2",
-        "blocks.{}.ln_2": "transformer.layer.{}.output_layer_norm",
-    },
-}
-HEADS = {
-    "bert": {
-        "head.dense": "cls.predictions.transform.dense",
-        "head.norm": "cls.predictions.transform.LayerNorm",
-        "head.decoder.bias": "cls.predictions.bias",
-        "head.linear": "classifier",
-    },
-    "distilbert": {
-        "head.dense": "vocab_transform",
-        "head.norm": "vocab_layer_norm",
-        "head.decoder": "vocab_projector",
-        "head.linear": "classifier",
-        "pooler.dense": "pre_classifier",  # BERT's pooler, but only in front of a classifier
-    },
-}
-# Heads that a file may hold beside the encoder; those that a network lacks are left out.
-HEAD_KEYS = r"^(head\.|cls\.|vocab_|pre_classifier\.|classifier\.|qa_outputs\.)|(^|\.)pooler\."
-_DECODERS = ("cls.predictions.decoder.weight", "vocab_projector.weight")
-# Keys of ``config.json``, by ``model_type`` and argument.
-_CONFIG = {
-    "bert": {
-        "vocab_size": "vocab_size",
-        "dim": "hidden_size",
-        "depth": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "hidden": "intermediate_size",
-        "max_length": "max_position_embeddings",
-        "token_types": "type_vocab_size",
-        "pad_id": "pad_token_id",
-        "dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-        "activation": "hidden_act",
-        "norm_eps": "layer_norm_eps",
-        "head_dropout": "classifier_dropout",
-    },
-    "distilbert": {
-        "vocab_size": "vocab_size",
-        "dim": "dim",
-        "depth": "n_layers",
-        "heads": "n_heads",
-        "hidden": "hidden_dim",
-        "max_length": "max_position_embeddings",
-        "pad_id": "pad_token_id",
-        "dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "activation": "activation",
-        "head_dropout": "seq_classif_dropout",
-    },
-}
-# What transformers takes for granted where a file does not state it.
-_DEFAULTS = {
-    "bert": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "pad_token_id": 0,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-    },
-    "distilbert": {
-        "dim": 768,
-        "n_layers": 6,
-        "n_heads": 12,
-        "hidden_dim": 3072,
-        "max_position_embeddings": 512,
-        "pad_token_id": 0,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "activation": "gelu",
-        "seq_classif_dropout": 0.2,
-    },
-}
-# What a config.json may ask for, and how zoo's BERT computes.
-_FIXED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "feed_forward_type": "original",
-}
-# From transformers' names; the first of several for one function is written.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "relu": "relu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-}
-_CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert"}
-_POOLERS = {"bert": "tanh", "distilbert": "relu"}  # activation
-_QKV = ("query", "key", "value")
 # Arguments in which a network has to agree with its weights.
 COMPARED = ("vocab_size", "dim", "depth", "heads", "hidden", "max_length", "token_types", "activation", "norm_eps")
 
@@ -181,13 +69,13 @@ class BERTFormat(HuggingFaceFormat):
         if not config:
             raise UserError(f"{source}: there is no config.json beside it, which states the size of a BERT")
         kind = model_type(config, source)
-        refuse_config(source, config, _FIXED, "BERT")
-        arguments = known_config(config, _CONFIG[kind], _DEFAULTS[kind])
+        refuse_config(source, config, FIXED, "BERT")
+        arguments = known_config(config, CONFIG[kind], DEFAULTS[kind])
         head_dropout = arguments.pop("head_dropout", None)
         activation = arguments["activation"]
-        if activation not in _ACTIVATIONS:
-            raise UserError(f"{source}: its activation is {activation!r}, zoo's BERT has {', '.join(_ACTIVATIONS)}")
-        arguments["activation"] = _ACTIVATIONS[activation]
+        if activation not in ACTIVATIONS:
+            raise UserError(f"{source}: its activation is {activation!r}, zoo's BERT has {', '.join(ACTIVATIONS)}")
+        arguments["activation"] = ACTIVATIONS[activation]
         if "vocab_size" not in arguments:
             arguments["vocab_size"] = len(weights.state[token_embedding(kind, self.has_head)])
         if "pad_token_id" in config:
@@ -195,7 +83,7 @@ class BERTFormat(HuggingFaceFormat):
         if kind == "distilbert":
             arguments["token_types"] = 0
         has_pooler = any(name.endswith(("pooler.dense.weight", "pre_classifier.weight")) for name in weights.state)
-        arguments["pooler"] = _POOLERS[kind] if has_pooler or self.pooled else None
+        arguments["pooler"] = POOLERS[kind] if has_pooler or self.pooled else None
         if self.has_classes:
             if "classifier.weight" in weights.state:
                 arguments["num_classes"] = len(weights.state["classifier.weight"])
@@ -221,7 +109,7 @@ class BERTFormat(HuggingFaceFormat):
             names[prefix + plain if is_encoder and self.has_head else plain] = in_file
         state = RenamedTensors(weights.state, names)
         token = state[token_embedding(kind, self.has_head)]
-        for name in _DECODERS:
+        for name in DECODERS:
             if name not in names:
                 continue
             if not torch.equal(state[name], token):
@@ -286,7 +174,7 @@ class BERTFormat(HuggingFaceFormat):
         entries = []
         for name, _ in net.named_parameters():
             if ".attention.qkv." in name:
-                parts = [name.replace(".qkv.", f".{part}.") for part in _QKV]
+                parts = [name.replace(".qkv.", f".{part}.") for part in QKV]
                 files = tuple(_rename_key(part, table) for part in parts)
                 entries.append(Entry(name, files, (arguments["dim"],) * 3))
             else:
@@ -297,10 +185,10 @@ class BERTFormat(HuggingFaceFormat):
 
     def config_json(self, net: Any) -> dict[str, Any]:
         kind = model_type_of(net.arguments)
-        theirs = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+        theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
         known = {**net.arguments, "activation": theirs[net.arguments["activation"]]}
         config = {}
-        for ours, name in _CONFIG[kind].items():
+        for ours, name in CONFIG[kind].items():
             if ours == "head_dropout":
                 if known.get(ours) is not None:
                     config[name] = known[ours]
@@ -310,7 +198,7 @@ class BERTFormat(HuggingFaceFormat):
         if class_names is not None and class_names != ["LABEL_0", "LABEL_1"]:  # the default of transformers
             config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
             config["label2id"] = {name: i for i, name in enumerate(class_names)}
-        architecture = _CLASS_NAMES[kind] + self.architecture
+        architecture = CLASS_NAMES[kind] + self.architecture
         return {**net.config, "architectures": [architecture], "model_type": kind, **config}
 
 
@@ -326,8 +214,8 @@ def model_type(config: Mapping[str, Any], source: str) -> str:
         UserError: it is another than BERT's and DistilBERT's.
     """
     kind = config.get("model_type", "bert")
-    if kind not in _CONFIG:
-        raise UserError(f"{source} holds a model of type {kind!r}; zoo's BERT reads {' and '.join(_CONFIG)}")
+    if kind not in CONFIG:
+        raise UserError(f"{source} holds a model of type {kind!r}; zoo's BERT reads {' and '.join(CONFIG)}")
     return kind
 
 

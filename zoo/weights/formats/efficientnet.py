@@ -42,7 +42,7 @@ class EfficientNetFormat(ImageFormat):
     """Adapter for EfficientNet.
 
     Weights that were trained with TensorFlow have the names and shapes of the others, but another epsilon and padding:
-    only the name of the architecture in ``config.json`` tells them apart.
+    only the name of the architecture in ``config.json`` distinguishes them.
 
     Args:
         shapes: channels of the last stage and number of blocks of each stage, by variant.
