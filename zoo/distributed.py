@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from zoo.terminal import one_line
 
 # What launchers set, in the order in which Lightning reads it.
+_NODE_VARIABLES = ("NODE_RANK", "GROUP_RANK")
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
@@ -21,6 +22,11 @@ def is_main_process() -> bool:
     """Return whether this process is the one that prints and writes files (global rank 0)."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
+    # No process of another machine than the first is, whatever its rank there.
+    for name in _NODE_VARIABLES:
+        node = os.environ.get(name, "")
+        if node.isdecimal() and int(node) > 0:
+            return False
     for name in _RANK_VARIABLES:
         rank = os.environ.get(name, "")
         if rank.isdecimal():

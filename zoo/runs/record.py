@@ -56,7 +56,11 @@ def folder(name: str, run_dir: str | None, resumed: str | None) -> Path:
         UserError: another process is training there.
     """
     if "ZOO_RUN_DIR" not in os.environ:
-        os.environ["ZOO_RUN_DIR"] = str(resumed or run_folder.new_folder(name, run_dir))
+        if run_dir is not None and resumed is None and not is_main_process():
+            chosen = Path(run_dir)  # of processes that a launcher started, the main one makes it
+        else:
+            chosen = Path(resumed or run_folder.new_folder(name, run_dir))
+        os.environ["ZOO_RUN_DIR"] = str(chosen)
     folder = Path(os.environ["ZOO_RUN_DIR"])
     if is_main_process():
         lock(folder)
