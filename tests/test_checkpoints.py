@@ -343,10 +343,10 @@ def test_weights_of_another_model_are_named(tmp_path):
 
 def test_sharded_checkpoint_is_a_folder(tmp_path):
     """Lightning writes everything but weights and optimizer into one file of it."""
-    torch.save({"epoch": 1, "hyper_parameters": {"_class_path": "zoo.models.MaskedBERT"}}, tmp_path / "meta.pt")
+    torch.save({"epoch": 1, "hyper_parameters": {"_class_path": "zoo.models.AutoencoderTrainer"}}, tmp_path / "meta.pt")
     checkpoint = Checkpoint(tmp_path)
     assert checkpoint.is_sharded
-    assert checkpoint.hyperparameters["model"]["class_path"] == "zoo.models.BERTForMaskedLM"
+    assert checkpoint.hyperparameters["model"]["class_path"] == "zoo.models.AutoencoderKLModule"
     with pytest.raises(UserError, match="holds no state_dict in one file"):
         checkpoint.state_dict()
     with pytest.raises(UserError, match="in one file is needed"):
