@@ -131,10 +131,10 @@ def set_lr(trainer: Trainer, lr: float) -> None:
     new_peaks = rescaled_lrs(groups, peaks, base, lr)
     for group, old, new in zip(groups, peaks, new_peaks, strict=True):
         start = float(group.get("initial_lr", old))
-        new_start = rescale(start, old, new)
+        new_start = _rescale_quotient(start, old, new)
         if "max_lr" in group:
             set_value(group, "max_lr", new)
-            set_value(group, "min_lr", rescale(float(group["min_lr"]), start, new_start))
+            set_value(group, "min_lr", _rescale_quotient(float(group["min_lr"]), start, new_start))
         if "initial_lr" in group:
             set_value(group, "initial_lr", new_start)
         set_value(group, "lr", new_start)
@@ -145,6 +145,14 @@ def set_lr(trainer: Trainer, lr: float) -> None:
                 set_value(rates, i, rescale(float(value), peaks[i], new_peaks[i]))
     for config in trainer.lr_scheduler_configs:
         restart(config.scheduler)
+
+
+def _rescale_quotient(value: float, old: float, new: float) -> float:
+    """Rescale a rate that may be ``old / n``, as in OneCycleLR; ``old * (1 / n)`` may differ in the last bit."""
+    divisor = round(old / value) if value else 0
+    if divisor and old / divisor == value:
+        return new / divisor
+    return rescale(value, old, new)
 
 
 def restart(scheduler: Any) -> None:

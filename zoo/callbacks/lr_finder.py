@@ -42,8 +42,8 @@ class LRFinder(Callback):
         max_lr: highest rate.
         steps: number of optimizer steps in the sweep.
         mode: spacing of the rates, ``exponential`` or ``linear``.
-        suggestion: method that chooses the rate: ``minimum`` (below the rate of the lowest loss by a factor of 2.5, or
-            more with more than 12.5 steps in a decade), ``steepest`` (where the loss falls fastest), ``valley`` (midway
+        suggestion: method that chooses the rate: ``minimum`` (2.5 times below the rates of the lowest losses, or less
+            with more steps in a decade than 12.5), ``steepest`` (where the loss falls fastest), ``valley`` (midway
             between the rates at which 10 % and 90 % of the fall are reached) or ``minimum/10`` (a tenth of the rate of
             the lowest loss).
         smoothing: standard deviation of the Gaussian that smooths the loss, in decades of the rate, or in tenths of the

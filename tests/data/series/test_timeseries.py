@@ -455,7 +455,7 @@ def test_a_covariate_that_is_constant_but_for_rounding_becomes_zero(make, value)
 
 def test_several_series_without_a_name_are_refused(make):
     table = {"t": hours(100) * 2, "shop": ["a"] * 100 + ["b"] * 100, "y": noise(200)}
-    with pytest.raises(ValueError, match="100 rows have the time of another row, and column 'shop' tells them apart"):
+    with pytest.raises(ValueError, match="100 rows have the time of another row, and another 'shop': are they"):
         _ = make(table).datasets
 
 

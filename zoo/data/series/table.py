@@ -187,7 +187,7 @@ def _tables_by_series(
 
 
 def _check_one_series(columns: Columns, roles: ColumnRoles, times: NDArray) -> None:
-    """Raise ValueError where rows of the same time belong to several series, by a column that tells them apart."""
+    """Raise ValueError where rows of one time belong to several series, which another column names."""
     repeated = len(times) - len(np.unique(times))
     if 10 * repeated < len(times):  # a few, as of an hour that a change of the clock repeats, are averaged
         return
@@ -200,7 +200,7 @@ def _check_one_series(columns: Columns, roles: ColumnRoles, times: NDArray) -> N
             continue
         if len(set(zip(times.tolist(), cells, strict=True))) == len(times):
             raise ValueError(
-                f"{repeated} rows have the time of another row, and column {name!r} tells them apart: are they"
+                f"{repeated} rows have the time of another row, and another {name!r}: are they"
                 f" {count} series? then give --data.series {name}"
             )
 
