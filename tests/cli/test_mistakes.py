@@ -364,7 +364,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch(place):
     assert done.code == 130, done.err
     assert "Traceback" not in done.err
     assert [line for line in done.err.splitlines() if line] == [
-        "Ctrl-C: finishing this step and saving a checkpoint; press again to stop at once",
+        "Ctrl-C: finishing this step and saving a checkpoint; once more stops at once",
         "stopped; to resume: zoo fit --resume runs/mlp_digits/1",
     ]
     folder = place / "runs" / "mlp_digits" / "1" / "checkpoints"

@@ -166,11 +166,16 @@ class RunRecord(L.Callback):
 
 
 def samples(trainer: Any) -> dict[str, int]:
-    """Return the number of samples in each split of zoo's data; nothing for others, whose datasets may have none."""
+    """Return the number of samples for training and validation; nothing for data of others, which may have none."""
     datasets = getattr(trainer.datamodule, "datasets", None)
     if not isinstance(datasets, dict):
         return {}
-    return {split: len(dataset) for split, dataset in datasets.items() if hasattr(dataset, "__len__")}
+    counts = {}
+    for split in ("train", "val"):  # to ask for the length of the test split may build it
+        dataset = datasets.get(split)
+        if hasattr(dataset, "__len__"):
+            counts[split] = len(dataset)
+    return counts
 
 
 def wandb_id(folder: Path) -> str:
