@@ -233,7 +233,7 @@ def test_other_folders_are_no_bert(folder):
     for change, said in (
         ({"model_type": "roberta"}, "'roberta'; zoo's BERT reads bert and distilbert"),
         ({"hidden_act": "silu"}, "its activation is 'silu'"),
-        ({"position_embedding_type": "relative_key"}, "relative positions"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     ):
         (folder / "config.json").write_text(json.dumps({**content, **change}))
         with pytest.raises(ValueError, match=said):

@@ -361,7 +361,7 @@ def test_another_tokenizer_than_that_of_the_weights(folder, kind, tmp_path):
         torch.save(saved, weights)
     module = load(weights)
     module.set_tokenizer(own)
-    with pytest.raises(ValueError, match="differently from those of the weights"):
+    with pytest.raises(ValueError, match="the tokenizer of the data differs from that of the weights"):
         module.set_tokenizer(other)
     assert module.tokenizer is own
 

@@ -146,4 +146,4 @@ def test_diagnose_understands_lengths(tmp_path):
     bad = diagnose(Classifier(IgnoresLengths(), num_classes=2, lr=1e-2), Ragged(batch_size=16), overfit_steps=60)
     found = next(f for f in bad.findings if f.name == "padding")
     assert found.status == "error"
-    assert "what stands in the padding changes the outputs" in found.message
+    assert "the content of the padding changes the outputs" in found.message

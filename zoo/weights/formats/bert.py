@@ -91,9 +91,14 @@ class BERTFormat(HuggingFaceFormat):
                 arguments["head_dropout"] = head_dropout
         return arguments
 
+    def entries_in_file(self, net: PretrainedNet, weights: Weights) -> list[Entry]:
+        if _is_from_zoo(weights):  # which may lack the head or the pooler of this network
+            return [Entry(name, (name,)) for name, _ in net.named_parameters()]
+        return self.entries(net)
+
     def standardize(self, weights: Weights) -> Weights:
         """Return the weights by the names that transformers writes today, the encoder under a prefix with a head."""
-        if "embeddings.token.weight" in weights.state:  # zoo's own file
+        if _is_from_zoo(weights):
             return weights
         kind = model_type(weights.config, weights.source)
         prefix = f"{kind}."
@@ -223,6 +228,10 @@ def token_embedding(kind: str, has_prefix: bool) -> str:
     """Return the name of the token embedding in a file."""
     prefix = f"{kind}." if has_prefix else ""
     return f"{prefix}embeddings.word_embeddings.weight"
+
+
+def _is_from_zoo(weights: Weights) -> bool:
+    return "embeddings.token.weight" in weights.state
 
 
 def bert_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
