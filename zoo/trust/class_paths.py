@@ -182,6 +182,8 @@ class Allowed:
 
 # Of the command line, for the whole process; and of a call in Python, for its duration.
 _of_process: Allowed | None = None
+# The working directory, where the last call put it on the path.
+_on_path: str | None = None
 _of_call: ContextVar[tuple[Allowed, Origin] | None] = ContextVar("class_paths", default=None)
 
 
@@ -191,10 +193,13 @@ def allow_in_process(extra: Iterable[str] = ()) -> Allowed:
     Args:
         extra: further packages; those in the environment variable ``ZOO_ALLOW_IMPORT`` are added.
     """
-    global _of_process
+    global _of_process, _on_path
     here = Path.cwd()
+    if _on_path in sys.path and _on_path != str(here):
+        sys.path.remove(_on_path)  # modules of a folder that was left would hide those here
     if str(here) not in sys.path:
         sys.path.append(str(here))  # last: a file here must not hide an installed package
+        _on_path = str(here)
     _of_process = Allowed((*modules_in(here), *_packages(extra)))
     _install_gate()
     return _of_process

@@ -287,7 +287,7 @@ MISTAKES = {
     "export, no averages": ("export --ckpt_path PLAIN --out x.safetensors --weights ema", ["holds no EMA weights"]),
     "export, other format": ("export --ckpt_path PLAIN --out x.pt", ["x.pt", ".safetensors"]),
     "export, no folder": ("export --ckpt_path PLAIN --out there/x.safetensors", ["no folder 'there'"]),
-    "export, a folder": ("export --ckpt_path configs --out x.safetensors", ["configs holds no state_dict"]),
+    "export, a folder": ("export --ckpt_path configs --out x.safetensors", ["configs is a folder without .metadata"]),
     "verify, nothing": ("verify", ["verify: ", "required: what", "zoo verify --help"]),
     "verify, no config": ("verify resume", ["nothing to train", "-c CONFIG"]),
     "verify, no kills": ("verify resume -c configs/mlp_iris.yaml --kills none", ["--kills", "none"]),

@@ -227,7 +227,7 @@ MISTAKES = {
     "no model": ("--ckpt_path STATE --prompt a", ["does not name the class"]),
     "cut file": ("--ckpt_path HALF --prompt a", ["is not a whole checkpoint"]),
     "other folder": ("--ckpt_path CONFIG --prompt a", ["of type 'resnet'", "gpt2, llama"]),
-    "empty folder": ("--ckpt_path NOTHING --prompt a", ["does not name the class"]),
+    "empty folder": ("--ckpt_path NOTHING --prompt a", ["is a folder without .metadata"]),
 }
 
 
