@@ -49,6 +49,7 @@ class Classifier(Task):
 
     monitor = "val/accuracy"
     monitor_mode = "max"
+    logs_top5 = True  # with more than five classes
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class Classifier(Task):
         return scores.sigmoid()
 
     def _update_metrics(self, scores: Tensor, labels: Tensor, stage: str) -> None:
-        if self.num_classes > 5 and self.task == "multiclass":
+        if self.logs_top5 and self.num_classes > 5 and self.task == "multiclass":
             best = scores.topk(5, dim=1).indices  # (b, 5)
             hits = (best == labels.unsqueeze(1)).any(1)
             self.log_mean(stage, len(labels), top5=hits.mean(dtype=torch.float32))

@@ -127,6 +127,7 @@ class EntityTagger(Tagger):
             for stage in ("val", "test"):
                 # Metrics of entities take the place of those of words.
                 self.metrics[stage] = MetricCollection({})
+                self.logs_top5 = False
                 self.entities[stage] = EntityF1(self.class_names)
 
     def update_sequence_metrics(self, logits: Tensor, y: Tensor, stage: str) -> None:

@@ -23,6 +23,7 @@ from zoo.data.images.base import ImageData
 from zoo.data.images.captions import Caption, CaptionedDataset
 from zoo.data.images.image_reader import ImageFileDataset
 from zoo.data.images.latent_cache import Latent
+from zoo.data.images.resizing import ResizeView
 from zoo.data.progress import progress_bar
 from zoo.data.spec import DataSpec
 
@@ -218,7 +219,10 @@ def fingerprint(data: Dataset, batches: Iterable[Any]) -> str:
         files = data.images
         texts = data.texts
     if isinstance(files, ImageFileDataset):
-        decoding: dict[str, Any] = getattr(files.decode, "keywords", {})
+        decoding: dict[str, Any] = dict(getattr(files.decode, "keywords", {}))
+        view = decoding.pop("view", None)
+        if isinstance(view, ResizeView):
+            decoding |= view.cache_options()
         options = {**decoding, "labels": files.labels.tolist(), "texts": texts}
         return image_cache.cache_key(files.root, files.files, **options)
     hashes: list[Any] = []  # one for each part of a batch, so that the batch size does not matter
