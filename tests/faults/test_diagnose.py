@@ -190,7 +190,7 @@ def test_wrong_arguments_and_empty_data_are_named():
 def test_a_batch_of_one_sample_is_no_reason_to_fail():
     report = diagnose(Module(nets.mlp()), Data(*nets.table(100), batch_size=1), overfit_steps=20)
     mixing = next(f for f in report.findings if f.name == "sample mixing")
-    assert (mixing.status, mixing.message) == ("skipped", "the batch has one sample only")
+    assert (mixing.status, mixing.message) == ("skipped", "the batch has only one sample")
     assert not [f for f in report.of("skipped") if "the check failed" in f.message]
 
 
