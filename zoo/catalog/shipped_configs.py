@@ -23,11 +23,15 @@ def shipped_configs() -> dict[str, Path]:
 
 def _installed_files() -> list[Path]:
     try:
-        files = distribution(DISTRIBUTION).files or []
+        installed = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         return []
-    # pyproject.toml puts them below share/, which lies where the environment has it.
-    return [Path(str(file.locate())) for file in files if file.match(f"share/{DISTRIBUTION}/configs/*.yaml")]
+    # pyproject.toml puts them below share/, which lies where the environment has it, or, after an installation with
+    # `pip install --target`, beside the package.
+    pattern = f"share/{DISTRIBUTION}/configs/*.yaml"
+    listed = [Path(str(file.locate())) for file in installed.files or [] if file.match(pattern)]
+    beside_package = Path(str(installed.locate_file(""))).glob(pattern)
+    return [path for path in (*listed, *beside_package) if path.is_file()]
 
 
 def find_config(name: str) -> Path | None:
