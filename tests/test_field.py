@@ -188,9 +188,12 @@ def test_flags_win_over_the_checkpoint(zoo, here):
 
     assert zoo("fit", "-c", "configs/mlp_iris.yaml", "--trainer.max_epochs", "1", "--run_dir", "r")[0] == 0
     best = here / "r/checkpoints/best.ckpt"
-    code, _, err = zoo("fit", "--ckpt_path", best, "--model.lr", "0.5", "--run_dir", "s", "--trainer.max_epochs", "2")
+    fit = ("fit", "--ckpt_path", best, "--run_dir", "s", "--trainer.max_epochs", "2")
+    code, _, err = zoo(*fit, "--model.lr", "0.5")
+    assert (code, "--model.lr would change nothing" in err) == (2, True), "training goes on with its optimizer"
+    code, _, err = zoo(*fit, "--model.dropout", "0.25")
     assert code == 0, err
-    assert "lr: 0.5" in (here / "s/config.yaml").read_text()
+    assert "dropout: 0.25" in (here / "s/config.yaml").read_text()
     assert "hidden:\n    - 32" in (here / "s/config.yaml").read_text(), "what is not said comes from the checkpoint"
 
 
