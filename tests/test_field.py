@@ -191,9 +191,9 @@ def test_flags_win_over_the_checkpoint(zoo, here):
     fit = ("fit", "--ckpt_path", best, "--run_dir", "s", "--trainer.max_epochs", "2")
     code, _, err = zoo(*fit, "--model.lr", "0.5")
     assert (code, "--model.lr would change nothing" in err) == (2, True), "training goes on with its optimizer"
-    code, _, err = zoo(*fit, "--model.dropout", "0.25")
+    code, _, err = zoo(*fit, "--data.batch_size", "7")
     assert code == 0, err
-    assert "dropout: 0.25" in (here / "s/config.yaml").read_text()
+    assert "batch_size: 7" in (here / "s/config.yaml").read_text()
     assert "hidden:\n    - 32" in (here / "s/config.yaml").read_text(), "what is not said comes from the checkpoint"
 
 
