@@ -173,7 +173,7 @@ def samples(trainer: Any) -> dict[str, int]:
     counts = {}
     for split in ("train", "val"):  # to ask for the length of the test split may build it
         dataset = datasets.get(split)
-        if hasattr(dataset, "__len__"):
+        if dataset is not None and hasattr(dataset, "__len__"):
             counts[split] = len(dataset)
     return counts
 
