@@ -3,6 +3,7 @@
 A failure here says what a new version has moved; ``zoo/_lightning.py`` and ``zoo/_torch.py`` are where to follow it.
 """
 
+import copy
 import inspect
 import signal
 import sys
@@ -433,6 +434,36 @@ def test_set_yaml_loader(own_imports):
     assert parser.parse_object({"numbers": "[3, 4]"}).numbers == [3, 4]
     assert seen[0] == "numbers: [1, 2]"
     assert "[3, 4]" in seen
+
+
+def test_share_long_lists(monkeypatch):
+    copies = []
+
+    class Word(str):
+        def __deepcopy__(self, memo):
+            copies.append(self)
+            return self
+
+    words = [Word(i) for i in range(100)]
+
+    def parsed():
+        copies.clear()
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_argument("--words", type=list[str] | None)
+        parser.add_argument("--more", type=list[dict[str, int]], default=[{"a": 1}])
+        parser.set_defaults({"words": words})
+        found = parser.parse_object({"words": words})
+        assert found.words == words
+        found.more[0]["a"] = 2
+        assert parser.parse_object({}).more == [{"a": 1}], "whatever can be changed is copied"
+        return len(copies)
+
+    monkeypatch.setattr(_typehints, "deepcopy", copy.deepcopy)
+    assert parsed() > len(words) ** 2, "as jsonargparse has it"
+    assert _lightning.share_long_lists()
+    assert parsed() < 20 * len(words)
+    monkeypatch.delattr(_typehints, "deepcopy")
+    assert not _lightning.share_long_lists()
 
 
 def test_the_command_line_replaces_no_private_method():

@@ -14,7 +14,7 @@ from jsonargparse import set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from zoo._lightning import set_name_resolver, set_yaml_loader, subclass_paths, untested
+from zoo._lightning import set_name_resolver, set_yaml_loader, share_long_lists, subclass_paths, untested
 from zoo.cli.error_messages import one_line
 from zoo.cli.suggestions import near_config
 from zoo.distributed import is_main_process
@@ -69,6 +69,8 @@ def allow_imports(extra: Iterable[str] = ()) -> None:
     """
     allowed = allow_in_process(extra)
     set_yaml_loader(bounded_loader)
+    if untested("jsonargparse") is None:
+        share_long_lists()
     resolve_short_names()
     # The second lock: it goes by package, and holds for paths of modules, too.
     set_parsing_settings(
