@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.terminal import printable
-from zoo.trust.class_paths import FRAMEWORKS, Allowed, RefusedClassPath, current, resolve
+from zoo.trust.allowed_classes import FRAMEWORKS
+from zoo.trust.class_paths import Allowed, RefusedClassPath, current, resolve
 from zoo.trust.own_code import defines
 
 MAX_DEPTH = 40  # of lists and dictionaries within each other

@@ -19,7 +19,8 @@ from zoo.cli.error_messages import one_line
 from zoo.cli.suggestions import near_config
 from zoo.distributed import is_main_process
 from zoo.errors import UserError
-from zoo.trust.class_paths import FRAMEWORKS, allow_in_process
+from zoo.trust.allowed_classes import FRAMEWORKS
+from zoo.trust.class_paths import allow_in_process
 from zoo.trust.reading import bounded_loader, parse_yaml, read_yaml
 
 # A short name that several packages have means the class of the first of these.

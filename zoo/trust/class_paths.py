@@ -1,10 +1,10 @@
 """Which classes a config, an option, a checkpoint or the metadata of a weights file may name: one place decides.
 
 A class path is text of whoever wrote the file, and jsonargparse calls whatever it names. So it must name a class, and
-one that belongs here: a public class of the packages in ``ROOMS``, or one of the user's own code, which is a module in
-the working directory, a package given by ``--allow-import``, or an installed plugin. The only functions are those in
-``FUNCTIONS`` and, in a config, those of the user's own code. What counts is the object that a path leads to, not its
-spelling: ``zoo.models.mlp.torch.load`` is still ``torch.load``.
+one that belongs here: a public class of the packages in :mod:`zoo.trust.allowed_classes`, or one of the user's own
+code, which is a module in the working directory, a package given by ``--allow-import``, or an installed plugin. The
+only functions are those in ``FUNCTIONS`` there and, in a config, those of the user's own code. What counts is the
+object that a path leads to, not its spelling: ``zoo.models.mlp.torch.load`` is still ``torch.load``.
 
 That the class suits the argument, at any depth, is checked by jsonargparse, which knows the type of each.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import pkgutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,129 +22,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from zoo.errors import UserError
+from zoo.trust.allowed_classes import ALLOWED_PACKAGES, FRAMEWORKS, REFUSED, allowed_package_of, is_listed_function
 from zoo.trust.own_code import defines, is_users_module, modules_in
 
 Origin = Literal["config", "checkpoint"]
 
-# Packages of which only the rooms below may be named.
-FRAMEWORKS = ("zoo", "lightning", "torch", "torchvision", "torchmetrics")
 PLUGINS = "zoo.commands"  # the entry point group of packages that add commands: their classes may be named, too
-
-
-# The table ------------------------------------------------------------------------------------------------------------
-
-
-class Room(NamedTuple):
-    """A package whose public classes may be named.
-
-    Args:
-        package: the package; ``.*`` adds the modules in it, ``.**`` those at any depth.
-        bases: class paths, of which each class must be a subclass of one.
-        in_checkpoint: whether a checkpoint may name them, too. Of the trainer, callbacks and loggers zoo saves nothing.
-    """
-
-    package: str
-    bases: tuple[str, ...]
-    in_checkpoint: bool = True
-
-
-MODULE = "torch.nn.Module"
-OPTIM = ("torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler")
-DATA = "lightning.LightningDataModule"
-CALLBACK = "lightning.Callback"
-METRIC = "torchmetrics.Metric"
-PLUGIN_BASES = (
-    "lightning.pytorch.plugins.Precision",
-    "lightning.pytorch.plugins.CheckpointIO",
-    "lightning.pytorch.plugins.LayerSync",
-    "lightning.fabric.plugins.ClusterEnvironment",
-)
-THEME = "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBarTheme"  # of RichProgressBar
-# Transforms of torchvision's first version have no base class in common.
-TRANSFORMS = ("Compose", "ToTensor", "PILToTensor", "ToPILImage", "Lambda", "RandomOrder", "RandomChoice")
-
-ROOMS = (
-    Room("zoo.models.**", (MODULE,)),
-    Room("zoo.tasks.**", (MODULE, "zoo.tasks.adapter.NetAdapter")),
-    Room("zoo.layers.**", (MODULE, "zoo.layers.InitRule")),
-    Room("zoo.losses.**", (MODULE,)),
-    Room("zoo.data.**", (DATA, MODULE)),
-    Room("zoo.optim.**", (*OPTIM, "zoo.optim.ParamGroupRule")),
-    Room("zoo.callbacks.**", (CALLBACK, "zoo.callbacks.Phase"), in_checkpoint=False),
-    Room("zoo.metrics.**", (MODULE,), in_checkpoint=False),
-    Room("torch.nn", (MODULE,)),
-    Room("torch.optim", OPTIM),
-    Room("torch.optim.lr_scheduler", OPTIM),
-    Room("torch.optim.swa_utils", OPTIM),
-    Room("torchvision.models.*", (MODULE,)),
-    Room("torchvision.ops", (MODULE,)),
-    Room("torchvision.transforms", (MODULE, *(f"torchvision.transforms.{name}" for name in TRANSFORMS))),
-    Room("torchvision.transforms.v2", (MODULE,)),
-    Room("torchmetrics", (METRIC, "torchmetrics.MetricCollection")),
-    Room("torchmetrics.aggregation", (METRIC,)),
-    Room("torchmetrics.classification", (METRIC,)),
-    Room("torchmetrics.clustering", (METRIC,)),
-    Room("torchmetrics.nominal", (METRIC,)),
-    Room("torchmetrics.regression", (METRIC,)),
-    Room("torchmetrics.retrieval", (METRIC,)),
-    Room("torchmetrics.segmentation", (METRIC,)),
-    Room("torchmetrics.wrappers", (METRIC,)),
-    Room("lightning", ("lightning.LightningModule", DATA, CALLBACK), in_checkpoint=False),
-    Room("lightning.pytorch.cli", ("lightning.pytorch.cli.ReduceLROnPlateau",)),
-    Room("lightning.pytorch.callbacks", (CALLBACK,), in_checkpoint=False),
-    Room("lightning.pytorch.callbacks.progress.rich_progress", (THEME,), in_checkpoint=False),
-    Room("lightning.pytorch.loggers", ("lightning.pytorch.loggers.Logger",), in_checkpoint=False),
-    Room("lightning.pytorch.strategies", ("lightning.pytorch.strategies.Strategy",), in_checkpoint=False),
-    Room("lightning.pytorch.profilers", ("lightning.pytorch.profilers.Profiler",), in_checkpoint=False),
-    Room("lightning.pytorch.plugins", PLUGIN_BASES, in_checkpoint=False),
-    Room("lightning.pytorch.plugins.precision", PLUGIN_BASES, in_checkpoint=False),
-    Room("lightning.pytorch.plugins.io", PLUGIN_BASES, in_checkpoint=False),
-    Room("lightning.pytorch.plugins.environments", PLUGIN_BASES, in_checkpoint=False),
-)
-
-# Classes in those packages that are not accepted all the same: they build code, or read what pickle wrote.
-REFUSED = {
-    "torchvision.models.feature_extraction.DualGraphModule",
-    "torch.nn.parallel.data_parallel.DataParallel",
-    "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy",
-    "lightning.pytorch.strategies.xla.XLAStrategy",
-    "lightning.pytorch.strategies.single_xla.SingleDeviceXLAStrategy",
-    "lightning.fabric.plugins.io.xla.XLACheckpointIO",
-}
-
-# Functions of torch.nn.functional, for arguments that take a callable: activations, and distances between vectors.
-FUNCTIONS = (
-    "celu",
-    "cosine_similarity",
-    "elu",
-    "gelu",
-    "glu",
-    "hardshrink",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "log_softmax",
-    "logsigmoid",
-    "mish",
-    "pairwise_distance",
-    "relu",
-    "relu6",
-    "rrelu",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softmin",
-    "softplus",
-    "softshrink",
-    "softsign",
-    "tanh",
-    "tanhshrink",
-)
 
 
 # What is allowed in this process --------------------------------------------------------------------------------------
@@ -161,7 +46,7 @@ class RefusedClassPath(ImportError, ValueError):
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may be named besides the rooms.
+    """What may be named besides the classes in the table.
 
     Args:
         own: packages and modules of the user.
@@ -188,7 +73,7 @@ _of_call: ContextVar[tuple[Allowed, Origin] | None] = ContextVar("class_paths", 
 
 
 def allow_in_process(extra: Iterable[str] = ()) -> Allowed:
-    """Let the parsers of this process accept class paths of the rooms, the working directory and further packages.
+    """Let the parsers of this process accept class paths of the table, the working directory and further packages.
 
     Args:
         extra: further packages; those in the environment variable ``ZOO_ALLOW_IMPORT`` are added.
@@ -261,7 +146,7 @@ def resolve(path: str, origin: Origin = "config", allowed: Allowed | None = None
     Args:
         path: such as ``torch.nn.Linear``.
         origin: where it comes from; a checkpoint may name less.
-        allowed: what may be named besides the rooms; None is what this process allows.
+        allowed: what may be named besides the classes in the table; None is what this process allows.
 
     Raises:
         RefusedClassPath: it may not be named.
@@ -305,7 +190,7 @@ def refusal(path: str, origin: Origin = "checkpoint") -> str | None:
 
 
 def current() -> Allowed:
-    """Return what may be named besides the rooms, here and now."""
+    """Return what may be named besides the classes in the table, here and now."""
     of_call = _of_call.get()
     if of_call is not None:
         return of_call[0]
@@ -313,22 +198,22 @@ def current() -> Allowed:
 
 
 def _in_framework(path: str, module: str, name: str) -> Any:
-    # A room is imported, and nothing else: what is not there by then is in none.
-    in_room = False
-    for room in ROOMS:
-        package = room.package.rstrip(".*")
+    # A package of the table is imported, and nothing else: what is not there by then is not in it.
+    in_table = False
+    for entry in ALLOWED_PACKAGES:
+        package = entry.package.rstrip(".*")
         if f"{module}.".startswith(f"{package}."):
             importlib.import_module(package)
-            in_room = True
-    if in_room and module.partition(".")[0] == "zoo":
+            in_table = True
+    if in_table and module.partition(".")[0] == "zoo":
         importlib.import_module(module)
     parent = sys.modules.get(module)
     if parent is None:
-        if in_room and module.rpartition(".")[0] in sys.modules:
+        if in_table and module.rpartition(".")[0] in sys.modules:
             raise RefusedClassPath(path, f"is in no module: {module} is none")
-        raise RefusedClassPath(path, _not_in_room(path))
-    if not in_room and not isinstance(vars(parent).get(name), type):
-        raise RefusedClassPath(path, _not_in_room(path))
+        raise RefusedClassPath(path, _not_allowed(path))
+    if not in_table and not isinstance(vars(parent).get(name), type):
+        raise RefusedClassPath(path, _not_allowed(path))
     return getattr(parent, name)
 
 
@@ -344,7 +229,7 @@ def _in_own_code(path: str, module: str, name: str, origin: Origin) -> Any:
 def _check(path: str, found: Any, origin: Origin, allowed: Allowed) -> None:
     """Raise an error unless an object is a class, or function, that may be named."""
     if not isinstance(found, type):
-        if _is_listed_function(found):
+        if is_listed_function(found):
             return
         if origin == "config" and inspect.isfunction(found) and _is_of_own_code(found, allowed):
             return
@@ -355,13 +240,13 @@ def _check(path: str, found: Any, origin: Origin, allowed: Allowed) -> None:
         raise RefusedClassPath(path, "is no class of a module")
     if _is_of_own_code(found, allowed):
         return
-    room = room_of(found)
-    if room is None or home in REFUSED:
+    entry = allowed_package_of(found)
+    if entry is None or home in REFUSED:
         package = home.partition(".")[0]
         if package in FRAMEWORKS:
-            raise RefusedClassPath(path, _not_in_room(path))
+            raise RefusedClassPath(path, _not_allowed(path))
         raise RefusedClassPath(path, f"is {home}, {_outside(package)}")
-    if origin == "checkpoint" and not room.in_checkpoint:
+    if origin == "checkpoint" and not entry.in_checkpoint:
         raise RefusedClassPath(path, "is not what a checkpoint of zoo names: it holds models, data, losses and metrics")
 
 
@@ -370,70 +255,6 @@ def _is_of_own_code(found: Any, allowed: Allowed) -> bool:
     if module.partition(".")[0] in FRAMEWORKS:  # --allow-import may name a part of one, such as torchvision.datasets
         return allowed.is_named(module)
     return allowed.is_own(module)
-
-
-def room_of(cls: type) -> Room | None:
-    """Return the room that a class of a framework is in, or None."""
-    name = cls.__name__
-    if name.startswith("_") or f"{cls.__module__}.{cls.__qualname__}" in REFUSED:
-        return None
-    for room in ROOMS:
-        if _is_in(cls, room) and issubclass(cls, bases_of(room)):
-            return room
-    return None
-
-
-def _is_in(cls: type, room: Room) -> bool:
-    package = room.package.rstrip(".*")
-    if package not in sys.modules:
-        return False
-    home = cls.__module__
-    if room.package.endswith(".**"):
-        return f"{home}.".startswith(f"{package}.")
-    if room.package.endswith(".*"):
-        return home.rpartition(".")[0] == package and "._" not in home
-    return vars(sys.modules[package]).get(cls.__name__) is cls
-
-
-@cache
-def bases_of(room: Room) -> tuple[type, ...]:
-    """Return the base classes of a room."""
-    found = []
-    for path in room.bases:
-        module, _, name = path.rpartition(".")
-        found.append(getattr(importlib.import_module(module), name))
-    return tuple(found)
-
-
-def accepted_class_paths() -> Iterator[tuple[str, type, Room]]:
-    """Yield all classes of the rooms: the class path, the class, and its room."""
-    for room in ROOMS:
-        package = importlib.import_module(room.package.rstrip(".*"))
-        modules = [package]
-        if room.package.endswith(".**"):
-            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-                modules.append(importlib.import_module(module.name))
-        elif room.package.endswith(".*"):
-            for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-                modules.append(importlib.import_module(module.name))
-        for module in modules:
-            for name, value in sorted(vars(module).items()):
-                if not inspect.isclass(value) or not _is_in(value, room):
-                    continue
-                with_base = issubclass(value, bases_of(room))
-                if with_base and room_of(value) is not None:
-                    yield f"{module.__name__}.{name}", value, room
-
-
-@cache
-def _listed_functions() -> tuple[Any, ...]:
-    from torch.nn import functional
-
-    return tuple(getattr(functional, name) for name in FUNCTIONS)
-
-
-def _is_listed_function(found: Any) -> bool:
-    return any(found is function for function in _listed_functions())
 
 
 @cache
@@ -452,8 +273,11 @@ def _outside(package: str) -> str:
     return f"outside {frameworks} and this folder; allow it with --allow-import {package}"
 
 
-def _not_in_room(path: str) -> str:
+def _not_allowed(path: str) -> str:
     package = path.partition(".")[0]
-    rooms = dict.fromkeys(room.package.rstrip(".*") for room in ROOMS if room.package.partition(".")[0] == package)
-    names = [name for name in rooms if name != package and name.count(".") < 3]
+    names = []
+    for entry in ALLOWED_PACKAGES:
+        name = entry.package.rstrip(".*")
+        if name.startswith(f"{package}.") and name.count(".") < 3 and name not in names:
+            names.append(name)
     return f"may not be named: of {package} only public classes of {', '.join(names)} may"
