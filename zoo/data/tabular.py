@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.base import BatchTensorDataset, DataModule, split_train_val_test
+from zoo.data.base import BatchTensorDataset, split_train_val_test
 from zoo.data.csv_numbers import Decimal, DecimalSigns
 from zoo.data.csv_tables import MISSING as MISSING
 from zoo.data.csv_tables import CSVTable, check_format, read_table
 from zoo.data.csv_tables import number as number
 from zoo.data.csv_tables import read_csv as read_csv
+from zoo.data.fitted import FittedDataModule
 from zoo.data.spec import DataSpec
 from zoo.data.table_columns import Column, Encoding, fit_as_before, fit_column, warn_of_identifier
 from zoo.data.table_fit import FittedTable, Table, fit_table, parse_targets
@@ -24,7 +25,7 @@ from zoo.distributed import say
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 
 
-class Tabular(DataModule):
+class Tabular(FittedDataModule):
     """Rows of a table: scikit-learn's ``breast_cancer``, ``wine``, ``iris``, ``diabetes``, or a CSV file.
 
     Numeric columns are standardized by the training rows; a missing number becomes the training mean, and a column of
@@ -54,7 +55,8 @@ class Tabular(DataModule):
         fitted: the encoding, as a checkpoint keeps it; null fits it to the training rows.
     """
 
-    fitted_names = ("fitted",)
+    fitted_type = FittedTable
+    without_fitted = "encoding of its table, which is fitted anew to"
 
     def __init__(
         self,
@@ -94,8 +96,7 @@ class Tabular(DataModule):
         self.separator = check_format(separator, encoding)
         self.decimal: Decimal | None = decimal
         self.encoding = encoding
-        self._kept = None if fitted is None else FittedTable.from_plain(fitted)
-        self._trains = False
+        self._keep(fitted)
         self._encodes_as_before = False
         self._predict_table: Table | None = None
 
@@ -147,11 +148,6 @@ class Tabular(DataModule):
 
     # Fitted state -----------------------------------------------------------------------------------------------------
 
-    @property
-    def fitted(self) -> FittedTable:
-        """The encoding: that of the checkpoint, else fitted to the training rows."""
-        return self._kept or self._own_fit
-
     @cached_property
     def _own_fit(self) -> FittedTable:
         targets, classes = self._own_targets
@@ -164,35 +160,7 @@ class Tabular(DataModule):
             warn_of_identifier(column)
         return fit_column(column, train, column.name in self.categorical)
 
-    def fitted_hparams(self) -> dict[str, Any]:
-        return {"fitted": self.fitted.plain()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "fitted": self.fitted.plain()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        kept = state_dict.get("fitted")
-        own = self._kept or vars(self).get("_own_fit")
-        if kept is None:
-            say(f"the checkpoint has no encoding of its table, which is fitted anew to {self._source}")
-        elif own is None or kept != own.plain():
-            self._kept = FittedTable.from_plain(kept)
-            self._forget_fit()
-
-    def setup(self, stage: str) -> None:
-        # Of another table than that of training all rows are evaluated, but some are trained on.
-        trains = stage == "fit"
-        if self._kept is not None and trains != self._trains:
-            self.reset_datasets()
-        self._trains = trains
-        super().setup(stage)
-
     # Reading ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def _source(self) -> str:
-        return self.file or str(self.name)
 
     def _read(self, path: str) -> CSVTable:
         return read_table(path, self.separator, self.encoding)

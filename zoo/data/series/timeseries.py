@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo.data.base import DataModule
 from zoo.data.csv_numbers import Decimal, DecimalSigns
 from zoo.data.csv_tables import check_format, read_table
+from zoo.data.fitted import FittedDataModule
 from zoo.data.series.bundled_series import BUNDLED, WEEK, bundled_columns, bundled_roles
 from zoo.data.series.fit import FittedSeries, fit_series, naive_error, target_scale, training_length, varies
 from zoo.data.series.table import ColumnRoles, Series, find_leak, read_series
@@ -20,7 +20,7 @@ from zoo.data.series.windows import Places, SeriesRows, WindowDataset
 from zoo.distributed import say
 
 
-class TimeSeries(DataModule):
+class TimeSeries(FittedDataModule):
     """Time series forecasting data: ``seasons`` (synthetic), ``google_volume`` (real), or a CSV file.
 
     ``seasons`` is half a year of hourly values generated from ``seed``: a trend, a daily seasonality that is weaker at
@@ -68,7 +68,8 @@ class TimeSeries(DataModule):
         fitted: scales, grid and splits, as a checkpoint keeps them; null takes them from the training part.
     """
 
-    fitted_names = ("fitted",)
+    fitted_type = FittedSeries
+    without_fitted = "scales of its series, which are computed anew from"
 
     def __init__(
         self,
@@ -137,8 +138,7 @@ class TimeSeries(DataModule):
         self.separator = check_format(separator, encoding)
         self.decimal: Decimal | None = decimal
         self.encoding = encoding
-        self._kept = None if fitted is None else FittedSeries.from_plain(fitted)
-        self._trains = False
+        self._keep(fitted)
 
     # Data spec --------------------------------------------------------------------------------------------------------
 
@@ -173,11 +173,6 @@ class TimeSeries(DataModule):
 
     # Fitted state -----------------------------------------------------------------------------------------------------
 
-    @property
-    def fitted(self) -> FittedSeries:
-        """Scales, grid and splits: those of the checkpoint, else of the training part."""
-        return self._kept or self._own_fit
-
     @cached_property
     def _own_fit(self) -> FittedSeries:
         grid, every = self._table
@@ -187,30 +182,9 @@ class TimeSeries(DataModule):
         self._check_leakage(kept, val)
         return fit_series(grid, every, kept, val, test, self.season_length)
 
-    def fitted_hparams(self) -> dict[str, Any]:
-        return {"fitted": self.fitted.plain()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "fitted": self.fitted.plain()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        kept = state_dict.get("fitted")
-        own = self._kept or vars(self).get("_own_fit")
-        if kept is None:
-            say(f"the checkpoint has no scales of its series, which are computed anew from {self._source}")
-        elif own is None or kept != own.plain():
-            self._kept = FittedSeries.from_plain(kept)
-            vars(self).pop("_table", None)
-            self.reset_datasets()
-
-    def setup(self, stage: str) -> None:
-        # Of a file without steps of the training split all windows are evaluated, but some are trained on.
-        trains = stage == "fit"
-        if self._kept is not None and trains != self._trains:
-            self.reset_datasets()
-        self._trains = trains
-        super().setup(stage)
+    def _forget_fit(self) -> None:
+        vars(self).pop("_table", None)
+        self.reset_datasets()
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -247,10 +221,6 @@ class TimeSeries(DataModule):
         val = round(steps * (1 - self.val_split - self.test_split))
         test = round(steps * (1 - self.test_split))
         return val, test
-
-    @property
-    def _source(self) -> str:
-        return self.file or str(self.name)
 
     # Windows ----------------------------------------------------------------------------------------------------------
 
