@@ -145,6 +145,7 @@ def test_every_row_has_a_sentence_of_its_own():
 
 
 SENTENCES = {
+    "capitals": (["--model.optimizer", "Adamw"], "model.optimizer: unknown class 'Adamw'; did you mean AdamW?"),
     "no dashes": (["max_epochs"], "unexpected argument 'max_epochs': options begin with --"),
     "rate": (["--model.optimizer.lr", "3"], "model.optimizer takes no lr: the learning rate is --model.lr"),
     "other section": (["--model.batch_size", "3"], "did you mean --data.batch_size?"),

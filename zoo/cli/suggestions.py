@@ -24,7 +24,10 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
         prefix: put before each suggestion.
     """
     names = sorted(set(known) - {name})
-    matches = _beginnings_and_synonyms(name, names)
+    # `Adamw` is AdamW: without this, Adam and RAdam are closer to it.
+    matches = [known for known in names if known.lower() == name.lower()][:2]
+    if not matches:
+        matches = _beginnings_and_synonyms(name, names)
     if not matches:
         matches = difflib.get_close_matches(name, names, 2)
     if not matches:
