@@ -19,6 +19,7 @@ ORDER = (
     "diagnosis",
     "models",
     "tasks",
+    "prediction",
     "callbacks",
     "data",
     "metrics",

@@ -1,0 +1,58 @@
+"""Modules and datamodules from checkpoints, with the state that was fitted to the training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from zoo.checkpoints import Checkpoint, Weights
+
+
+def load(path: str | Path, weights: Weights = "auto") -> L.LightningModule:
+    """Load the module of a checkpoint in eval mode, ready for ``module.predict(...)``; no file of the data is read.
+
+    Args:
+        path: checkpoint of ``zoo fit``, such as ``runs/mlp_digits/1/checkpoints/best.ckpt``.
+        weights: ``auto`` takes EMA weights where there are any, ``ema`` requires them, ``raw`` takes the trained ones.
+
+    Raises:
+        UserError: it is not a checkpoint, it does not name its class, or it names a class that may not be built.
+    """
+    module, _ = load_with_data(path, weights)
+    return module
+
+
+def load_with_data(
+    path: str | Path,
+    weights: Weights = "auto",
+) -> tuple[L.LightningModule, L.LightningDataModule | None]:
+    """Load the module of a checkpoint, and its datamodule with its fitted state; no file of the data is read.
+
+    The datamodule has what prediction needs (statistics, columns, vocabularies, sizes); its splits are read only when
+    they are asked for.
+
+    Args:
+        path: checkpoint of ``zoo fit``.
+        weights: see :func:`load`.
+
+    Returns:
+        The module in eval mode, and the datamodule, None where the checkpoint does not describe it.
+    """
+    checkpoint = Checkpoint(path)
+    module = checkpoint.build(weights)
+    data = None
+    if "data" in checkpoint.hyperparameters:
+        data = checkpoint.build_data()
+        restore_data(data, checkpoint)
+    # A module that is not of zoo may have an attribute of this name.
+    if not hasattr(module, "datamodule"):
+        object.__setattr__(module, "datamodule", data)
+    return module, data
+
+
+def restore_data(data: L.LightningDataModule, checkpoint: Checkpoint) -> None:
+    """Give a datamodule the state that Lightning saved for its class."""
+    state = checkpoint.metadata.get(type(data).__qualname__)
+    if isinstance(state, dict):
+        data.load_state_dict(state)
