@@ -22,6 +22,7 @@ ORDER = (
     "prediction",
     "callbacks",
     "data",
+    "adapters",
     "metrics",
     "optim",
     "losses",
@@ -34,7 +35,7 @@ ORDER = (
 )
 MAX_FILES_AT_THE_ROOT = 6
 # Plain PyTorch: other projects can use these packages without Lightning.
-WITHOUT_LIGHTNING = ("layers", "losses", "weights", "text", "diffusion", "optim", "metrics", "checkpoints")
+WITHOUT_LIGHTNING = ("layers", "losses", "weights", "text", "diffusion", "optim", "metrics", "checkpoints", "adapters")
 
 
 def modules() -> dict[str, Path]:

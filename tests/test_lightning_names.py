@@ -507,6 +507,12 @@ def test_has_forward_hooks(register):
     assert not _torch.has_forward_hooks(module)
 
 
+def test_conv_forward():
+    conv = nn.Conv2d(2, 3, 3, stride=2, padding=1, padding_mode="circular", bias=False)
+    x = torch.randn(1, 2, 5, 5)
+    assert torch.equal(_torch.conv_forward(conv, x, conv.weight), conv(x))
+
+
 def test_uncompile():
     module = nn.Linear(1, 1)
 

@@ -30,6 +30,11 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def conv_forward(conv: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the convolution of ``x`` with another weight, with the stride and the padding of a convolution."""
+    return conv._conv_forward(x, weight, None)
+
+
 def uncompile(module: nn.Module) -> None:
     """Undo ``module.compile()``."""
     vars(module)["_compiled_call_impl"] = None

@@ -8,6 +8,7 @@ from zoo.callbacks.ema import EMA
 from zoo.callbacks.fine_tuning import FineTuning
 from zoo.callbacks.generation_metrics import GenerationMetrics
 from zoo.callbacks.gradients.diagnostics import GradientDiagnostics
+from zoo.callbacks.lora import LoRA
 from zoo.callbacks.lr_finder import LRFinder
 from zoo.callbacks.nan.guard import NaNGuard, NonFiniteError
 from zoo.callbacks.phases import Phase
@@ -28,6 +29,7 @@ __all__ = [
     "EmbeddingPlot",
     "FineTuning",
     "GradientDiagnostics",
+    "LoRA",
     "LRFinder",
     "NaNGuard",
     "NonFiniteError",

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from zoo.adapters import frozen_names
 from zoo.callbacks.weight_choice import has_weight_choice
 from zoo.checkpoints import load_ema
 from zoo.distributed import local_part, reshard, shard_like
@@ -220,7 +221,10 @@ class EMA(L.Callback):
     def _collect_params(self, module: nn.Module) -> None:
         reshard(module)
         self._param_names = {}
+        frozen = frozen_names(module)
         for name, parameter in module.named_parameters(remove_duplicate=False):
+            if name in frozen:
+                continue
             if parameter.is_floating_point() or parameter.is_complex():
                 self._param_names.setdefault(parameter, []).append(name)
 

@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from zoo.callbacks.phases import Phase, check_plan, frozen_modules, matching_tensors, network, phase_at, summarize_names
+from zoo.adapters import network
+from zoo.callbacks.phases import Phase, check_plan, frozen_modules, matching_tensors, phase_at, summarize_names
 
 
 class FineTuning(L.Callback):

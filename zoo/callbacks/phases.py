@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.adapters import network
 from zoo.optim.param_kinds import output_head
 
 
@@ -219,14 +220,6 @@ def describe_plan(
             }
         )
     return rows
-
-
-def network(module: nn.Module) -> nn.Module:
-    """Return ``module.net`` where there is one, else the module itself."""
-    net = getattr(module, "net", None)
-    if isinstance(net, nn.Module):
-        return net
-    return module
 
 
 def _prefixes(name: str) -> list[str]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Errors of values of another kind than expected.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
+# Describes the adapter in a checkpoint that holds no other weights.
+ADAPTER_KEY = "adapter"
 
 
 class Checkpoint:
@@ -88,6 +90,22 @@ class Checkpoint:
         return {name: value for name, value in arguments.items() if name not in ("_class_path", "_instantiator")}
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether the checkpoint holds an adapter (LoRA) alone, which needs the base that it was trained on."""
+        return ADAPTER_KEY in self.metadata
+
+    def refuse_adapter(self) -> None:
+        """Raise a UserError for an adapter in place of a whole model."""
+        if self.is_adapter:
+            description = self.metadata[ADAPTER_KEY]
+            base = description.get("base") if isinstance(description, dict) else None
+            which = f" ({printable(base, 200)})" if base else ""
+            raise UserError(
+                f"{self.path} holds a LoRA adapter alone: give the model that it was trained on{which}, "
+                f"and the adapter as --adapter {self.path}"
+            )
+
+    @property
     def has_ema(self) -> bool:
         return bool(self.metadata.get("ema_params"))
 
@@ -129,7 +147,7 @@ class Checkpoint:
         own = model.state_dict()
         if state is None or not own:  # sharded, or a model that is built later, in configure_model
             return
-        if not model.strict_loading:
+        if not model.strict_loading or self.is_adapter:
             return
         if differences := state_differences(own, state):
             raise UserError(f"{self.path} was not made by this {type(model).__name__}: {'; '.join(differences)}")
@@ -146,6 +164,7 @@ class Checkpoint:
             raise UserError(
                 f"{self.path} does not name the class of its model: a checkpoint of `zoo fit` in one file is needed"
             )
+        self.refuse_adapter()
         model = self._instantiate("model")
         self.check(model)
         content = self._read_weights(weights)

@@ -10,6 +10,7 @@ from zoo.errors import UserError
 
 WEIGHTS = ("auto", "ema", "raw")
 WEIGHTS_HELP = "EMA weights (if the checkpoint has any) or raw weights; auto takes EMA weights if there are any"
+ADAPTER_HELP = "LoRA adapter of this model: a checkpoint of a run with lora, or a folder of PEFT"
 CKPT_PATH_HELP = "checkpoint of `zoo fit`, such as runs/mlp_digits/1/checkpoints/best.ckpt"
 
 
@@ -19,6 +20,7 @@ def add_evaluation_options(parser: Any) -> None:
 
     parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
     parser.add_argument("--weights", type=Literal["auto", "ema", "raw"], default="auto", help=WEIGHTS_HELP)
+    parser.add_argument("--adapter", type=str | None, default=None, help=ADAPTER_HELP)
     hide_options_of_lightning(parser, "weights_only", "verbose")
 
 
@@ -31,6 +33,11 @@ def hide_options_of_lightning(parser: Any, *names: str) -> None:
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--weights`` to an argparse parser."""
     parser.add_argument("--weights", choices=WEIGHTS, default="auto", help=f"{WEIGHTS_HELP} (default: auto)")
+
+
+def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--adapter`` to an argparse parser."""
+    parser.add_argument("--adapter", metavar="PATH", help=ADAPTER_HELP)
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from zoo.callbacks.weight_choice import WeightChoice
 from zoo.checkpoints import Checkpoint
 from zoo.checkpoints.checkpoint import damage_in_one_line
 from zoo.cli import no_effect, validation
+from zoo.cli.adapters import adapter_callbacks, apply_lora
 from zoo.cli.argv import option, options
 from zoo.cli.checkpoint_defaults import defaults_of
 from zoo.cli.fitted import restore_fitted, without_fitted
@@ -180,10 +181,13 @@ class ZooCLI(LightningCLI):
         checkpoint = self.config.get("ckpt_path")
         if checkpoint:
             opened = Checkpoint(checkpoint)
+            if self.config.get("lora") is None:
+                opened.refuse_adapter()
             opened.check(self.model)
             opened.check_weights(self.config.get("weights") or "auto")
         if isinstance(self.datamodule, DataModule):
             self.datamodule.check_model(self.model)
+        apply_lora(self)
         try:
             self.trainer = self.instantiate_trainer()
         except BaseException:
@@ -237,6 +241,8 @@ class ZooCLI(LightningCLI):
 
     def _fill_in_data_spec(self) -> None:
         """Give the model the attributes of the data that it does not have, and refuse contradictions."""
+        if self.config.get("sources") and self.config.get("ckpt_path"):
+            return  # of new files; the checkpoint has all arguments, and the files of training may be gone
         arguments = self.config.model.get("init_args") or Namespace()
         fields = [field for field in DataSpec.names() if field in arguments]
         spec = spec_of(self.datamodule, fields)
@@ -266,6 +272,7 @@ class ZooCLI(LightningCLI):
         callbacks += [DeterministicSteps(), LoadInDouble(), self.signals, *self.extra_callbacks]
         if self.config.get("weights") is not None:
             callbacks.append(WeightChoice(self.config.weights))
+        callbacks += adapter_callbacks(self)
         if arguments.get("logger") is None:
             arguments["logger"] = False
         arguments["enable_checkpointing"] = False

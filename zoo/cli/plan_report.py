@@ -15,16 +15,24 @@ from zoo.optim import describe_groups
 from zoo.optim.schedule_preview import describe_schedule
 
 
-def plan_report(trainer: L.Trainer, module: L.LightningModule, tuning: FineTuning | None = None) -> str:
+def plan_report(
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    tuning: FineTuning | None = None,
+    adapter: str | None = None,
+) -> str:
     """Return the fine-tuning plan, the parameter groups and the schedules as text.
 
     Args:
         trainer: with optimizers and schedulers in place.
         module: the module.
         tuning: the fine-tuning callback, if there is one.
+        adapter: what is said of a low-rank adapter, if there is one.
     """
     steps = trainer.estimated_stepping_batches
     parts = []
+    if adapter is not None:
+        parts.append(adapter)
     if tuning is not None:
         epochs = trainer.max_epochs
         if epochs is None or epochs <= 0:

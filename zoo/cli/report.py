@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.callbacks import BestAndLast, EarlyStopping, GenerationMetrics
+from zoo.callbacks import BestAndLast, EarlyStopping, GenerationMetrics, LoRA
 from zoo.cli.argv import options
 from zoo.cli.tables import confusion_table, key_value_table
 from zoo.terminal import one_line
@@ -42,8 +42,16 @@ def print_end_of_fit(trainer: L.Trainer, folder: Path | None, checkpoints: BestA
         best = relative(checkpoints.best_path or folder / "checkpoints" / "last.ckpt")
         rows.append(("checkpoint", best))
         rows.append(("run", relative(folder)))
-        rows.append(("next", f"zoo test --ckpt_path {best}"))
+        rows.append(("next", f"zoo test {_tested(trainer, folder, best)}"))
     print(key_value_table(rows))
+
+
+def _tested(trainer: L.Trainer, folder: Path, best: str) -> str:
+    """Return the options that test the best checkpoint; one of LoRA holds the adapter alone."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, LoRA):
+            return f"-c {relative(folder / 'config.yaml')} --ckpt_path {best}"
+    return f"--ckpt_path {best}"
 
 
 @rank_zero_only

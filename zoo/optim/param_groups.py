@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,6 +59,7 @@ def build_optimizer(
     param_groups: list[ParamGroupRule] | None = None,
     layer_decay: float | None = None,
     decay_all: bool = False,
+    left_out: Collection[nn.Parameter] = (),
 ) -> Optimizer:
     """Build the optimizer of a network, with every parameter in exactly one named group.
 
@@ -76,6 +77,7 @@ def build_optimizer(
         layer_decay: in (0, 1]; the learning rate shrinks by this factor from the head down, block by block, to the
             stem (Clark et al. 2020, https://arxiv.org/abs/2003.10555). Applied on top of the rules.
         decay_all: apply weight decay to every parameter.
+        left_out: parameters that are never trained, such as the base of an adapter.
 
     Returns:
         The optimizer. Its groups are in the order in which the network defines their first parameter, one optimizer
@@ -95,7 +97,7 @@ def build_optimizer(
     if isinstance(sample, LBFGS):
         if param_groups or layer_decay is not None:
             raise ValueError("LBFGS treats all parameters alike: it takes neither param_groups nor layer_decay")
-        return _single_group_optimizer(factory, list(names), lr)
+        return _single_group_optimizer(factory, [p for p in names if p not in left_out], lr)
 
     rest_factory = factory
     muon_params: set[nn.Parameter] = set()
@@ -111,6 +113,8 @@ def build_optimizer(
     # optimizer -> (index of the rule, label) -> group; dictionaries keep the order of the network
     groups: dict[OptimizerFactory, dict[tuple[int, str], dict[str, Any]]] = {}
     for param, index in _assign_rules(net, names, rules).items():
+        if param in left_out:
+            continue
         rule = rules[index]
         name = names[param][0]
         by_muon = param in muon_params

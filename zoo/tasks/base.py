@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo._lightning import HOOK_NAME, accumulates, forget_hyperparameter, log_global, logged_step, trainer_of
+from zoo.adapters import frozen_params
 from zoo.callbacks.weight_choice import has_weight_choice
 from zoo.checkpoints import load_upgraded, mark_format, upgrade, use_ema, use_raw
 from zoo.layers.init import InitRule, initialize
@@ -127,6 +128,24 @@ class Task(L.LightningModule):
             mean = self._running_means[stage] = RunningMean()
         mean.update(n, values)
 
+    def predict(self, x: Any, batch_size: int | None = None, progress: bool = False) -> Any:
+        """Predict new samples, prepared as those of training; a module of ``zoo.load`` needs no data for that.
+
+        Args:
+            x: samples of the kind that the data of training has. Images: paths, images of Pillow, arrays, tensors of
+                bytes or of floats from 0 to 1. Rows and series: a path, a DataFrame, dicts. Texts: a text, a list of
+                texts, a ``pathlib.Path``, a DataFrame. Vectors and sequences, or a module without data: a tensor.
+            batch_size: samples per batch; null takes the one that the data evaluates with.
+            progress: show a progress bar on a terminal.
+
+        Returns:
+            The columns of ``predict_step``, lists by name; for a DataFrame a DataFrame with its index. The values of a
+            sample that cannot be read are None.
+        """
+        from zoo.prediction.loop import predict
+
+        return predict(self, x, batch_size, progress)
+
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -223,7 +242,9 @@ class Task(L.LightningModule):
             if rule.optimizer is not None:
                 rule = replace(rule, optimizer=fused_by_default(rule.optimizer))
             rules.append(rule)
-        optimizer = build_optimizer(body, fused_by_default(self.optimizer), self.lr, rules, self.layer_decay)
+        factory = fused_by_default(self.optimizer)
+        left_out = frozen_params(self)
+        optimizer = build_optimizer(body, factory, self.lr, rules, self.layer_decay, left_out=left_out)
         if isinstance(optimizer, torch.optim.LBFGS) and self.trainer.accumulate_grad_batches > 1:
             raise ValueError("LBFGS cannot accumulate, as it evaluates a batch several times: take a larger batch_size")
         return optimizer

@@ -101,6 +101,8 @@ def print_model(cli: Any) -> None:
     if cli.datamodule:
         text += f" on {type(cli.datamodule).__name__}"
     text += f": {sum(p.numel() for p in cli.model.parameters()):,} parameters"
+    if cli.config_init.get("lora") is not None:
+        text += f", {sum(p.numel() for p in cli.model.parameters() if p.requires_grad):,} of them trained"
     if cli.run_dir:
         text += f", run {cli.run_dir}"
     print(text)

@@ -15,6 +15,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from zoo.cli.common_options import (
         CKPT_PATH_HELP,
+        add_adapter_option,
         add_allow_import_option,
         add_device_option,
         add_weights_option,
@@ -83,12 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_option(parser)
     add_weights_option(parser)
+    add_adapter_option(parser)
     add_allow_import_option(parser)
 
 
 def run(args: Any) -> None:
     import torch
 
+    from zoo.adapters import load_adapter
     from zoo.cli.common_options import move_to_device
     from zoo.cli.set_up import set_up
     from zoo.cli.text_generation import load_language_model, read_prompts, warn_of_truncation, write_texts
@@ -102,6 +105,8 @@ def run(args: Any) -> None:
     options = {name: getattr(args, name) for name in SAMPLING}
     SamplingConfig(**options)  # raises an error for a value out of range
     model = load_language_model(Path(args.ckpt_path), args.weights, args.tokenizer)
+    if args.adapter is not None:
+        load_adapter(model, args.adapter, args.weights)
     dtype = None
     if args.precision is not None:
         dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32

@@ -14,11 +14,12 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(cli: Any) -> None:
+    from zoo.cli.adapters import adapter_report
     from zoo.cli.plan_report import plan_report
 
     tuning = cli.config_init.get("fine_tuning")
     cli.trainer.run_at_start(
         cli.model,
         cli.datamodule,
-        lambda trainer, module: print(plan_report(trainer, module, tuning)),
+        lambda trainer, module: print(plan_report(trainer, module, tuning, adapter_report(module))),
     )

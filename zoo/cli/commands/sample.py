@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     from zoo.cli.common_options import (
         CKPT_PATH_HELP,
+        add_adapter_option,
         add_allow_import_option,
         add_device_option,
         add_weights_option,
@@ -70,12 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=list(DTYPES), default="32", help="dtype of the network (default: 32)")
     add_device_option(parser)
     add_weights_option(parser)
+    add_adapter_option(parser)
     add_allow_import_option(parser)
 
 
 def run(args: Any) -> None:
     import torch
 
+    from zoo.adapters import load_adapter
     from zoo.cli.common_options import move_to_device, require_at_least_1, require_new_folder, require_parent
     from zoo.cli.image_sampling import SamplingProgress, class_index, load_diffusion, write_images
     from zoo.cli.set_up import set_up
@@ -86,6 +89,8 @@ def run(args: Any) -> None:
     require_parent(out)
     require_at_least_1(args, "n", "batch_size")
     model = load_diffusion(Path(args.ckpt_path), args.weights, args.tokenizer)
+    if args.adapter is not None:
+        load_adapter(model, args.adapter, args.weights)
     label = None
     if args.label is not None:
         label = class_index(model, args.label)
