@@ -2,68 +2,68 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
 from torch import Tensor
 
+from zoo.callbacks.prediction_files import check_path, write_rows
 from zoo.files import one_line_for_disk_errors, remove_abandoned, temporary_path
 
 # Columns of ``predict_step`` that hold the prediction itself, in words where there are such.
-_PREDICTIONS = ("prediction", "name", "forecast")
+_PREDICTIONS = ("prediction", "name", "forecast", "translation")
 _TRUTH = "truth"
+NUM_SHOWN = 10
 
 
 class PredictionWriter(L.Callback):
-    """Write what ``predict_step`` returns to a CSV or JSON-lines file, batch by batch, in the order of the data.
+    """Write what ``predict_step`` returns to a CSV, JSON-lines or Parquet file, in the order of the data.
 
     Nothing is kept in memory; the file appears under its name only when it is whole. The first columns say which sample
-    it is (``predict_columns()`` of the data: the row of its file, an identifier, the name of a file). Where the data
-    has a name for its target, the prediction stands under it, and beside it the true value, as ``price_true`` beside
-    ``price``, if it is known.
+    it is (``predict_columns()`` of the data: the row of its file, an identifier, the name of a file, a text). Where the
+    data has a name for its target, the prediction stands under it, and beside it the true value, as ``price_true``
+    beside ``price``, if it is known. Samples that cannot be read have no row: ``failed`` says why.
 
     Args:
-        path: ends in ``.csv`` or ``.jsonl``.
+        path: ends in ``.csv``, ``.jsonl`` or ``.parquet``; null writes no file, and ``shown`` has the first rows.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        if self.path.suffix not in (".csv", ".jsonl"):
-            raise ValueError(f"predictions are written as .csv or .jsonl, got {path!r}")
-        if not self.path.parent.is_dir():
-            raise ValueError(f"no folder {str(self.path.parent)!r} to write {self.path.name} into")
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else Path(path)
+        if self.path is not None:
+            check_path(self.path)
         self._file: TextIO | None = None
         self._labels = SampleLabels({}, None, None)
-        self._rows_per_sample = 1
         self.rows = 0
+        self.shown: list[dict[str, Any]] = []
+        self.failed: list[tuple[str, str]] = []
         # The beginning of the names of the processes' files.
-        self._temporary = self.path
+        self._temporary = Path()
 
     def _part(self, rank: int) -> Path:
         return self._temporary.with_name(f"{self._temporary.name}.{rank}")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._temporary = Path(trainer.strategy.broadcast(str(temporary_path(self.path))))
-        with one_line_for_disk_errors(self.path):
-            remove_abandoned(self.path)
+        temporary = ""
+        if trainer.is_global_zero and self.path is None:
+            temporary = f"{tempfile.mkdtemp(prefix='zoo-')}/predictions"
+        elif trainer.is_global_zero and self.path is not None:
+            temporary = str(temporary_path(self.path))
+        self._temporary = Path(trainer.strategy.broadcast(temporary))
+        with one_line_for_disk_errors(self._temporary if self.path is None else self.path):
+            if self.path is not None:
+                remove_abandoned(self.path)
             # A file that nobody has made before, nor a link.
-            self._file = open(  # noqa: SIM115
-                self._part(trainer.global_rank),
-                "x",
-                newline="",
-                encoding="utf-8",
-                errors="backslashreplace",  # the name of a file may hold bytes that are no text
-            )
-        self._header = False
-        self._rows_per_sample = 1
+            self._file = open(self._part(trainer.global_rank), "x", encoding="utf-8")  # noqa: SIM115
         self.rows = 0
+        self.shown = []
+        self.failed = []
         self._labels = SampleLabels.of(
             getattr(trainer, "datamodule", None),
             trainer.global_rank,
@@ -76,34 +76,37 @@ class PredictionWriter(L.Callback):
         assert self._file is not None
         found = list(rows(outputs))
         samples = num_samples(batch)
+        per_sample = 1
         if samples and len(found) % samples == 0:
-            # A forecast has a row for each step.
-            self._rows_per_sample = max(1, len(found) // samples)
-        with one_line_for_disk_errors(self.path):
-            for i, row in enumerate(found):
-                self._write(self._labels.add(row, is_next=i % self._rows_per_sample == 0))
-
-    def _write(self, row: dict[str, Any]) -> None:
-        assert self._file is not None
-        if self.path.suffix == ".jsonl":
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            writer = csv.writer(self._file, lineterminator="\n")
-            if not self._header:
-                writer.writerow(row)
-                self._header = True
-            writer.writerow(_cell(v) for v in row.values())
-        self.rows += 1
+            per_sample = max(1, len(found) // samples)  # a forecast has a row for each step
+        with one_line_for_disk_errors(self.path or self._temporary):
+            for start in range(0, len(found), per_sample):
+                self._labels.next()
+                # A line for each sample, so that the files of several processes can be merged.
+                if (why := self._labels.failed()) is not None:
+                    record: Any = {"failed": why}
+                else:
+                    record = [self._labels.add(row) for row in found[start : start + per_sample]]
+                self._file.write(json.dumps(record) + "\n")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._file is not None
-        with one_line_for_disk_errors(self.path):
+        with one_line_for_disk_errors(self.path or self._temporary):
             self._file.close()
-            trainer.strategy.barrier("predictions")
-            if trainer.is_global_zero:
-                if trainer.world_size > 1:
-                    self._merge(trainer.world_size)
-                os.replace(self._part(0), self.path)
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        try:
+            merged = self._merged_rows(trainer.world_size)
+            if self.path is not None:
+                self.rows = write_rows(self.path, merged)
+            else:
+                for row in merged:
+                    self.rows += 1
+                    if len(self.shown) < NUM_SHOWN:
+                        self.shown.append(row)
+        finally:
+            self._remove_parts(trainer.world_size)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._file is not None:
@@ -111,28 +114,22 @@ class PredictionWriter(L.Callback):
                 self._file.close()
             self._part(trainer.global_rank).unlink(missing_ok=True)
 
-    def _merge(self, world: int) -> None:
-        """Put the processes' files together: sample ``i`` was predicted by process ``i % world``."""
-        merged = self._part(world)
-        self.rows = 0
-        with ExitStack() as stack, open(merged, "x", encoding="utf-8", newline="") as out:
-            files = [stack.enter_context(self._part(rank).open(encoding="utf-8", newline="")) for rank in range(world)]
-            records = [_records(file, self.path.suffix) for file in files]
-            if self.path.suffix == ".csv":
-                headers = [next(part, "") for part in records]
-                out.write(headers[0])
-            while True:
-                written = 0
-                for part in records:
-                    for record in islice(part, self._rows_per_sample):
-                        out.write(record)
-                        written += 1
-                if not written:
-                    break
-                self.rows += written
+    def _merged_rows(self, world: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of all processes in order: sample ``i`` was predicted by process ``i % world``."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._part(rank).open(encoding="utf-8")) for rank in range(world)]
+            while lines := [line for file in files if (line := file.readline())]:
+                for record in map(json.loads, lines):
+                    if isinstance(record, dict):
+                        self.failed.append(tuple(record["failed"]))
+                    else:
+                        yield from record
+
+    def _remove_parts(self, world: int) -> None:
         for rank in range(world):
-            self._part(rank).unlink()
-        os.replace(merged, self._part(0))
+            self._part(rank).unlink(missing_ok=True)
+        if self.path is None:
+            shutil.rmtree(self._temporary.parent, ignore_errors=True)
 
 
 class SampleLabels:
@@ -142,6 +139,9 @@ class SampleLabels:
         columns: values by the name of their column, a value for each sample.
         targets: the true target of each sample; null where they are not known.
         target_name: name of the target; null keeps the names of ``predict_step``.
+        samples: the :class:`zoo.data.new_samples.NewSamples` that are predicted; null for a split.
+        rank: of the process, which has every ``world``-th sample.
+        world: number of processes.
     """
 
     def __init__(
@@ -149,10 +149,16 @@ class SampleLabels:
         columns: Mapping[str, Sequence[Any]],
         targets: Sequence[Any] | None,
         target_name: str | None,
+        samples: Any = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.columns = dict(columns)
         self.targets = targets
         self.target_name = target_name
+        self.samples = samples
+        self.rank = rank
+        self.world = world
         self._position = -1
 
     @classmethod
@@ -173,16 +179,32 @@ class SampleLabels:
         if targets is not None:
             targets = targets[rank::world]
         columns = {name: values[rank::world] for name, values in columns.items()}
-        return cls(columns, targets, getattr(data, "target_name", None))
+        samples = getattr(data, "new_samples", None)
+        return cls(columns, targets, getattr(data, "target_name", None), samples, rank, world)
 
-    def add(self, row: dict[str, Any], is_next: bool) -> dict[str, Any]:
+    def next(self) -> None:
+        """Go on to the next sample of the process."""
+        self._position += 1
+
+    @property
+    def index(self) -> int:
+        """Index of the sample among those of all processes."""
+        return self._position * self.world + self.rank
+
+    def failed(self) -> tuple[str, str] | None:
+        """Return name of the sample and why it cannot be read; None if it can."""
+        if self.samples is None or self.index not in self.samples.failed:
+            return None
+        return self.samples.name(self.index), self.samples.failed[self.index]
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row with its labels.
 
         Args:
             row: of ``predict_step``.
-            is_next: whether it is the first row of the next sample.
         """
-        self._position += int(is_next)
+        if self.samples is not None and self.samples.finish is not None:
+            row = self.samples.finish(row, self.index)
         labelled = {name: _at(values, self._position) for name, values in self.columns.items()}
         prediction = next((name for name in _PREDICTIONS if name in row), None)
         for name, value in row.items():
@@ -225,21 +247,5 @@ def num_samples(batch: Any) -> int | None:
     return None
 
 
-def _records(file: TextIO, suffix: str) -> Iterator[str]:
-    """Yield the lines of a file; of a CSV file its rows, in which a cell may have several lines."""
-    record = ""
-    for line in file:
-        record += line
-        # Within a cell in quotes the number of quotation marks so far is odd.
-        if suffix == ".csv" and record.count('"') % 2:
-            continue
-        yield record
-        record = ""
-
-
 def _at(values: Sequence[Any], position: int) -> Any:
     return values[position] if position < len(values) else None
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

@@ -15,6 +15,7 @@ from zoo._lightning import weigh_logged_means
 from zoo.checkpoints import load_upgraded
 from zoo.data.loading import BatchTensorDataset as BatchTensorDataset
 from zoo.data.loading import batch_loader
+from zoo.data.new_samples import NewSamples, tensor_samples
 from zoo.data.sampler import (
     BucketBatchSampler,
     ResumableBatchSampler,
@@ -69,6 +70,8 @@ class DataModule(L.LightningDataModule):
         self.seed = seed
         self._datasets: dict[str, Dataset] | None = None
         self._predict_dataset: Dataset | None = None
+        self._new_samples: NewSamples | None = None
+        self._predicts_test = False
         self._batches_done = 0
 
     # What subclasses implement ----------------------------------------------------------------------------------------
@@ -85,6 +88,17 @@ class DataModule(L.LightningDataModule):
         """
         return None
 
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new samples for ``predict``, with the state that a checkpoint keeps; no file of training is read.
+
+        Args:
+            source: paths of files or folders, or objects in memory of the kind of this data.
+
+        Raises:
+            UserError: they are of another kind, or there are none.
+        """
+        return tensor_samples(source, f"a tensor with the inputs of {type(self).__name__}")
+
     def spec(self) -> DataSpec:
         """Return what a model needs to know; by default the attributes that are named like fields of ``DataSpec``."""
         return DataSpec.from_attributes(self)
@@ -99,14 +113,36 @@ class DataModule(L.LightningDataModule):
 
     def predict_columns(self) -> dict[str, Sequence[Any]]:
         """Return columns that identify the samples of ``predict``, in order; predictions are written beside them."""
+        if self._new_samples is not None:
+            return dict(self._new_samples.columns)
         names = getattr(self, "predict_names", None)
         if names is None:
-            return {}
+            count = len(self.dataset("predict"))  # type: ignore[arg-type]
+            return {"row": range(1, count + 1)}
         return {"file": names}
 
     def predict_targets(self) -> Sequence[Any] | None:
         """Return the true targets of the samples of ``predict``, in order; null where they are not known."""
-        return None
+        if self._new_samples is not None:
+            return self._new_samples.targets
+        if self.predict_split != "test":
+            return None
+        return known_targets(self.dataset("test"), getattr(self, "class_names", None))
+
+    @property
+    def new_samples(self) -> NewSamples | None:
+        """The samples of ``predict_samples``."""
+        return self._new_samples
+
+    def predict_samples(self, samples: NewSamples | None) -> None:
+        """Let ``predict`` read new samples, see ``read_samples``; null: those of its options, or the test split."""
+        self._new_samples = samples
+        self._predict_dataset = None
+
+    def predict_test(self) -> None:
+        """Let ``predict`` read the test split, whatever its options name."""
+        self._predicts_test = True
+        self._predict_dataset = None
 
     def check_model(self, model: Any) -> None:
         """Raise ValueError where a model cannot take this data; called before a run folder is made."""
@@ -138,6 +174,10 @@ class DataModule(L.LightningDataModule):
     @property
     def predict_split(self) -> str:
         """The name of what ``predict`` reads: ``predict`` where there are new samples, else ``test``."""
+        if self._predicts_test:
+            return "test"
+        if self._predict_dataset is None and self._new_samples is not None:
+            self._predict_dataset = self._new_samples.dataset
         if self._predict_dataset is None:
             self._predict_dataset = self.predict_dataset()
         if self._predict_dataset is None:
@@ -262,6 +302,21 @@ class DataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._batches_done = state_dict["batches_done"]
+
+
+def known_targets(dataset: Any, class_names: Sequence[str] | None) -> list[Any] | None:
+    """Return the targets of a dataset that has one for each sample: numbers, or names of classes; else None."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        targets = getattr(dataset, "labels", None)
+    tensors = getattr(dataset, "tensors", None)
+    if targets is None and isinstance(dataset, BatchTensorDataset) and tensors is not None and len(tensors) == 2:
+        targets = tensors[1]
+    if not isinstance(targets, Tensor) or targets.ndim != 1:
+        return None
+    if targets.is_floating_point() or class_names is None:
+        return targets.tolist()
+    return [class_names[i] for i in targets.tolist()]
 
 
 def spec_of(datamodule: Any, names: Iterable[str] | None = None) -> DataSpec:

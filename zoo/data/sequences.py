@@ -152,6 +152,13 @@ class SyntheticSequences(SyntheticData):
         within = torch.arange(x.shape[1]) < lengths.unsqueeze(1)  # (n, t)
         return SequenceDataset(x[within], lengths, y)
 
+    def new_dataset(self, x: Tensor) -> Dataset:
+        dataset = super().new_dataset(x)
+        if not self.has_lengths:
+            return dataset
+        lengths = torch.full((len(x),), x.shape[1])
+        return SequenceDataset(x.flatten(0, 1), lengths)
+
     def bucket_lengths(self) -> Tensor | None:
         return getattr(self.datasets["train"], "lengths", None)
 

@@ -17,10 +17,13 @@ from zoo.data.csv_tables import CSVTable, check_format, read_table
 from zoo.data.csv_tables import number as number
 from zoo.data.csv_tables import read_csv as read_csv
 from zoo.data.fitted import FittedDataModule
+from zoo.data.new_rows import check_columns, read_rows
+from zoo.data.new_samples import NewSamples, is_dataframe
 from zoo.data.spec import DataSpec
 from zoo.data.table_columns import Column, Encoding, fit_as_before, fit_column, warn_of_identifier
 from zoo.data.table_fit import FittedTable, Table, fit_table, parse_targets
 from zoo.distributed import say
+from zoo.errors import UserError
 
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 
@@ -167,7 +170,9 @@ class Tabular(FittedDataModule):
 
     def _signs(self, table: CSVTable) -> DecimalSigns:
         default = None if self._kept is None else self._kept.decimal
-        return DecimalSigns(table.columns, self.decimal, default)
+        # Numbers of JSON, Parquet or a DataFrame have no sign to find.
+        texts = {name: [cell for cell in cells if isinstance(cell, str)] for name, cells in table.columns.items()}
+        return DecimalSigns(texts, self.decimal, default)
 
     @cached_property
     def _table(self) -> Table:
@@ -274,6 +279,38 @@ class Tabular(FittedDataModule):
 
     # Prediction -------------------------------------------------------------------------------------------------------
 
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new rows, with or without the target.
+
+        Args:
+            source: paths of ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` files; a DataFrame, dicts, or an array with
+                the columns of the training rows.
+        """
+        fitted = self.fitted
+        known = [name for name in (self.target, self.id, *self.ignore) if name]
+        inputs = []
+        columns: dict[str, list[Any]] = {"file": [], str(self.id) if self.id else "row": []}
+        file, key = columns.values()
+        targets: list[Any] | None = []
+        tables = read_rows(source, self.separator, self.encoding, fitted.names)
+        for read in tables:
+            check_columns(read, fitted.names, known)
+            table = self._new_table(read)
+            inputs.append(fitted.encode(table.columns))
+            file += [read.path] * len(table)
+            key += table.rows if table.ids is None else table.ids
+            if table.target is None:
+                targets = None
+            elif targets is not None:
+                targets += table.target.cells
+        if len(tables) == 1:
+            columns.pop("file")
+        x = torch.cat(inputs)
+        if not len(x):
+            raise UserError(f"{tables[0].path} has no rows")
+        index = source.index if is_dataframe(source) else None
+        return NewSamples(BatchTensorDataset(x), columns, targets, index=index)
+
     def predict_dataset(self) -> Dataset | None:
         if self.predict_file is not None:
             self._predict_table = self._new_table(self._read(self.predict_file))
@@ -284,12 +321,16 @@ class Tabular(FittedDataModule):
         return BatchTensorDataset(self.fitted.encode(self._predict_table.columns))
 
     def predict_columns(self) -> dict[str, Sequence[Any]]:
+        if self._new_samples is not None:
+            return super().predict_columns()
         table, rows = self._predicted_rows()
         if table.ids is not None:
             return {str(self.id): [table.ids[i] for i in rows]}
         return {"row": [table.rows[i] for i in rows]}
 
     def predict_targets(self) -> Sequence[Any] | None:
+        if self._new_samples is not None:
+            return super().predict_targets()
         table, rows = self._predicted_rows()
         if table.target is None:
             return None

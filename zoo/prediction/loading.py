@@ -45,6 +45,8 @@ def load_with_data(
     if "data" in checkpoint.hyperparameters:
         data = checkpoint.build_data()
         restore_data(data, checkpoint)
+        if hasattr(data, "follow_model"):
+            data.follow_model(module)  # type: ignore[operator]
     # A module that is not of zoo may have an attribute of this name.
     if not hasattr(module, "datamodule"):
         object.__setattr__(module, "datamodule", data)

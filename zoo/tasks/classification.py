@@ -50,6 +50,7 @@ class Classifier(Task):
     monitor = "val/accuracy"
     monitor_mode = "max"
     logs_top5 = True  # with more than five classes
+    all_probabilities = False  # whether predictions have a column for each class, ``probability_<class>``
 
     def __init__(
         self,
@@ -216,20 +217,34 @@ class Classifier(Task):
     # Prediction -------------------------------------------------------------------------------------------------------
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, list]:
-        """Return the columns ``class`` (index), ``name``, ``probability``; for multilabel, lists of all above 0.5."""
+        """Return the columns ``class`` (index), ``name``, ``probability``; for multilabel, lists of all above 0.5.
+
+        With ``all_probabilities`` a column ``probability_<class>`` for each class follows.
+        """
         logits = self(*inputs_of(batch))
         probabilities = self._probabilities(self._scores(logits))
         if self.task == "multilabel":
-            return self._multilabel_columns(probabilities)
+            return self._multilabel_columns(probabilities) | self._class_columns(probabilities.T.tolist())
         if self.task == "binary":
             probabilities = torch.stack([1 - probabilities, probabilities], 1)  # (b, 2)
         highest, classes = probabilities.max(1)
         indices = classes.tolist()
-        return {
+        columns = {
             "class": indices,
             "name": [self.class_names[i] for i in indices],
             "probability": highest.tolist(),
         }
+        return columns | self._class_columns(probabilities.T.tolist())
+
+    def _class_columns(self, values: list[list]) -> dict[str, list]:
+        """Return a column of probabilities for each class, if they are asked for.
+
+        Args:
+            values: for each class the values of all samples.
+        """
+        if not self.all_probabilities:
+            return {}
+        return {f"probability_{name}": column for name, column in zip(self.class_names, values, strict=True)}
 
     def _multilabel_columns(self, probabilities: Float[Tensor, "b k"]) -> dict[str, list]:
         columns: dict[str, list] = {"class": [], "name": [], "probability": []}

@@ -153,11 +153,18 @@ class EntityTagger(Tagger):
             return super().predict_step(batch, batch_idx)
         targets: Any = batch[1]
         logits = self(*inputs_of(batch))  # (b, t, k)
-        probability, label = logits.float().softmax(2).max(2)  # (b, t)
+        probabilities = logits.float().softmax(2)  # (b, t, k)
+        probability, label = probabilities.max(2)  # (b, t)
         columns: dict[str, list] = {"class": [], "name": [], "probability": []}
         for row, words in enumerate(targets != self._ignore_index):
             labels = label[row][words].tolist()
             columns["class"].append(labels)
             columns["name"].append([self.class_names[i] for i in labels])
             columns["probability"].append(probability[row][words].tolist())
+        if self.all_probabilities:
+            kept = targets != self._ignore_index
+            by_class = []
+            for of_class in probabilities.unbind(2):
+                by_class.append([of_class[row][words].tolist() for row, words in enumerate(kept)])
+            columns |= self._class_columns(by_class)
         return columns

@@ -72,6 +72,11 @@ class Tagger(Classifier):
             columns["class"].append(labels)
             columns["name"].append([self.class_names[label] for label in labels])
             columns["probability"].append(scores[row, :length].tolist())
+        if self.all_probabilities:
+            by_step = probabilities.view(rows, steps, -1)  # (b, t, k)
+            by_class = [[by_step[row, :length, i].tolist() for row, length in enumerate(lengths)]
+                        for i in range(by_step.shape[2])]  # fmt: skip
+            columns |= self._class_columns(by_class)
         return columns
 
     @property

@@ -132,12 +132,15 @@ def test_empty_texts(tmp_path, capsys):
     data = TextClassification(str(write(tmp_path, "jsonl", [("  ", "fruit"), ("", "tool"), *rows()])))
     assert sum(len(part) for part in data.datasets.values()) == 60
     assert "2 of 62 texts are empty and are left out" in capsys.readouterr().err
-    new = tmp_path / "new.txt"
-    new.write_text("apple pear\n\nzzz\n")
-    data = TextClassification(str(write(tmp_path, "csv")), predict_file=str(new))
-    ((x, lengths),) = data.dataset("predict").batch(torch.arange(3))
+    data = TextClassification(str(write(tmp_path, "csv")))
+    ((x, lengths),) = data.read_samples(["apple pear", "", "zzz"]).dataset.batch(torch.arange(3))
     assert lengths.tolist() == [2, 1, 1]
     assert x[1].tolist() == x[2].tolist() == [1, 0]
+    new = tmp_path / "new.txt"
+    new.write_bytes(b"apple pear\r\n\r\nzzz\r\n")
+    samples = data.read_samples(new)
+    assert samples.columns == {"row": [1, 3], "text": ["apple pear", "zzz"]}
+    assert "1 of 3 lines are empty and left out" in capsys.readouterr().err
 
 
 def test_a_checkpoint_keeps_vocabulary_and_classes(tmp_path):
@@ -178,7 +181,9 @@ def test_train_test_and_predict_on_new_texts(zoo, here):
     code, _, err = zoo("predict", "--ckpt_path", checkpoint, "--data.predict_file", "new.csv", "--out", "out.csv")
     assert (code, err) == (0, "zoo: new.csv: 1 empty rows are left out (the first is row 4)\n")
     with open("out.csv", newline="") as file:
-        assert [row["name"] for row in csv.DictReader(file)][:2] == ["tool", "fruit"]
+        predicted = list(csv.DictReader(file))
+    assert [row["label"] for row in predicted] == ["tool", "fruit"]
+    assert [(row["row"], row["text"]) for row in predicted] == [("2", "hammer and saw"), ("3", "Plum pear!")]
 
 
 # Random changes ------------------------------------------------------------------------------------------------------
@@ -364,9 +369,7 @@ def test_many_labels_take_no_longer_each():
 
 
 def test_an_empty_text_without_special_tokens_around_it(tmp_path):
-    new = tmp_path / "new.txt"
-    new.write_text("apple\n\npear saw\n")
-    data = TextClassification(path=str(write(tmp_path, "csv")), tokenizer="bpe", max_size=300, predict_file=str(new))
-    (x, lengths), *_ = data.dataset("predict").batch(torch.arange(3))
+    data = TextClassification(path=str(write(tmp_path, "csv")), tokenizer="bpe", max_size=300)
+    (x, lengths), *_ = data.read_samples(["apple", "", "pear saw"]).dataset.batch(torch.arange(3))
     assert lengths.tolist()[1] == 1
     assert x[1, 0] == data.pad_id

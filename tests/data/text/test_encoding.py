@@ -103,7 +103,9 @@ def test_every_dataset_reads_them(tmp_path, encoding, option):
     assert set().union(*masked._texts.values()) == texts
     pairs = ParallelText(path["pairs.tsv"], encoding=option, predict_file=path["a.txt"])
     assert {source for part in pairs.pairs().values() for source, _ in part} == texts
-    assert pairs.new_sources[0] == "café number 0"
+    assert pairs.dataset("predict") is not None
+    row = {"source": "", "translation": "x"}
+    assert pairs.new_samples.finish(row, 0) == {"source": "café number 0", "translation": "x"}
     ner = NER(path["a.conll"], vocab_size=80, encoding=option)
     assert read_conll(tmp_path / "a.conll", option)[3] == (["café3", "José"], ["O", "B-PER"])
     assert len(ner.datasets["train"]) == 32

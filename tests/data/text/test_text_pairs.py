@@ -220,7 +220,7 @@ def test_mistakes(tmp_path):
         ({"text_pair": "tomorrow"}, "p.csv has no column 'tomorrow'; it has yesterday, today, label"),
         (
             {"predict_file": str(tmp_path / "new.txt")},
-            r"pairs of texts are read from .csv, .tsv, .jsonl; got .*new.txt",
+            r"pairs of texts are read from .csv, .tsv, .jsonl or .parquet; got .*new.txt",
         ),
         ({"path": str(tmp_path / "classes")}, r"pairs of texts are read from .csv, .tsv, .jsonl; got .*classes"),
         ({"path": str(tmp_path / "absent.csv")}, "no file or folder"),

@@ -1,49 +1,52 @@
-"""``zoo predict``: write the predictions of a checkpoint to a file."""
+"""``zoo predict``: predict new samples, or the test split, with a checkpoint."""
 
 from __future__ import annotations
 
 from typing import Any
 
 name = "predict"
-help = "write the predictions of a checkpoint to a file"
+help = "predict new files, or the test split, with a checkpoint"
 needs_trainer = True
+
+SOURCES_HELP = (
+    "what to predict: files, folders or patterns of what the model reads (images; tables as .csv, .jsonl, .parquet; "
+    "texts as .txt, .jsonl, .csv), or - for stdin; without any, the test split. The data of training are not needed"
+)
 
 
 def add_arguments(parser: Any) -> None:
     from zoo.cli.common_options import add_evaluation_options, hide_options_of_lightning
 
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCES_HELP)
     add_evaluation_options(parser)
     hide_options_of_lightning(parser, "return_predictions")
-    parser.add_argument("--out", type=str | None, default=None, help="file for the predictions, .csv or .jsonl")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="file for the predictions, .csv, .jsonl or .parquet; null prints the first ones",
+    )
+    parser.add_argument(
+        "--probabilities",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="of a classifier, also a column with the probability of each class",
+    )
 
 
 def trainer_arguments(cli: Any) -> dict[str, Any]:
     from zoo.callbacks import PredictionWriter
 
-    if not cli.config.out:
-        return {}
     return {"callbacks": [PredictionWriter(cli.config.out)]}
 
 
-def run(cli: Any) -> None:
-    from zoo.callbacks import PredictionWriter
+def run(cli: Any) -> int:
     from zoo.cli.evaluation import warn_if_untrained
-    from zoo.distributed import is_main_process
-    from zoo.errors import UserError
+    from zoo.cli.predictions import predict, read_sources
 
-    out = cli.config.out
-    if out is None:
-        raise UserError("predict needs a file to write to: --out predictions.csv (or .jsonl)")
     warn_if_untrained(cli)
-    cli.trainer.predict(
-        cli.model,
-        datamodule=cli.datamodule,
-        ckpt_path=cli.config.ckpt_path,
-        weights_only=True,
-        return_predictions=False,
-    )
-    if not is_main_process():
-        return
-    for callback in cli.trainer.callbacks:
-        if isinstance(callback, PredictionWriter):
-            print(f"{callback.rows} predictions in {out}")
+    if cli.config.sources:
+        read_sources(cli)
+    return predict(cli, cli.config.out)

@@ -16,11 +16,14 @@ from zoo.data.augment.base import LabelMixing
 from zoo.data.augment.chain import Chain, output_size, resize, seeded
 from zoo.data.base import BatchTensorDataset, DataModule, run_seed
 from zoo.data.images.captions import Caption, CaptionedDataset, captions_from_classes, check_captions
+from zoo.data.images.new_images import NewImages, collect_images
 from zoo.data.images.resizing import DEFAULT_VIEW, ResizeView, published_view
 from zoo.data.images.statistics import channel_statistics
 from zoo.data.images.statistics import stack_inputs as stack_inputs
+from zoo.data.new_samples import NewSamples
 from zoo.data.sampler import mix_seeds
 from zoo.distributed import say
+from zoo.errors import UserError
 
 Statistics = tuple[list[float], list[float]]
 
@@ -116,6 +119,8 @@ class ImageData(DataModule):
         if mean is not None and std is not None:
             self.user_statistics = list(mean), list(std)
         self._train_statistics: Statistics | None = None
+        # What a checkpoint keeps of the training images: see `state_dict`.
+        self._kept_images: dict[str, Any] = {}
         self._chain: Chain | None = None
         if any(isinstance(step, nn.Module) for step in self.hparams.get("augment") or ()):
             forget_hyperparameter(self, "augment")  # built in Python: checkpoints hold plain values only
@@ -170,6 +175,8 @@ class ImageData(DataModule):
         # Those of a colour dataset do not hold for its grey images.
         if self.default_mean and self.default_std and self.in_channels >= self.native_channels:
             return self.default_mean, self.default_std
+        if self._kept_images and len(self._kept_images["mean"]) == self.in_channels:
+            return self._kept_images["mean"], self._kept_images["std"]
         if self._train_statistics is None:
             self._train_statistics = self.measure_statistics()
         return self._train_statistics
@@ -186,6 +193,11 @@ class ImageData(DataModule):
     def setup(self, stage: str) -> None:
         """Normalise as in the pretraining of the model's weights, unless the user gave mean and std."""
         model = getattr(self.trainer, "lightning_module", None)
+        self.follow_model(model)
+        super().setup(stage)
+
+    def follow_model(self, model: Any) -> None:
+        """Normalise and resize as in the pretraining of a model's weights, as ``setup`` does with a Trainer."""
         if self.captions is not None and getattr(model, "num_classes", None) is not None:
             raise ValueError(f"captions replace the class labels that {type(model).__name__} needs: drop captions")
         preprocessing = getattr(model, "preprocessing", None) or {}
@@ -197,7 +209,6 @@ class ImageData(DataModule):
         view = published_view(preprocessing)
         if view is not None:
             self.follow_view(view)
-        super().setup(stage)
 
     def follow_view(self, view: ResizeView) -> None:
         """Resize and crop evaluation images as the model's published weights ask for; say where that is not done."""
@@ -234,6 +245,63 @@ class ImageData(DataModule):
             captioned[name] = CaptionedDataset(dataset, texts, draw=name == "train")
         return captioned
 
+    # New images -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return also what new images are prepared by: statistics, channels and size of the training images."""
+        state = super().state_dict()
+        if self._datasets is None and not self._kept_images:
+            return state
+        mean, std = self.statistics
+        return {**state, "images": {"mean": mean, "std": std, **self._stored_kind()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        kept = state_dict.get("images")
+        if isinstance(kept, dict) and {"mean", "std", "channels", "size"} <= kept.keys():
+            self._kept_images = kept
+
+    def _stored_kind(self) -> dict[str, Any]:
+        """Return channels and size of images as they are stored, before augmentation and normalisation."""
+        if self._kept_images:
+            return {name: self._kept_images[name] for name in ("channels", "size")}
+        size = None if self.side is None else [self.side, self.side]
+        if size is None and self.native_size is not None:
+            size = [self.native_size, self.native_size]
+        return {"channels": min(self.native_channels, self.in_channels), "size": size}
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new images.
+
+        Args:
+            source: paths of files, folders or patterns; images of Pillow; arrays ``(h, w, c)`` or ``(b, h, w, c)``,
+                tensors ``(c, h, w)`` or ``(b, c, h, w)``, bytes or floats from 0 to 1.
+        """
+        items, names = collect_images(source)
+        if not items:
+            raise UserError("no images to predict")
+        images = self.new_images(items)
+        images.say_changes()
+        columns = {"file": names} if names else {}
+        return NewSamples(images, columns, prepare=self._prepare_new, failed=images.failed)
+
+    def new_images(self, items: Sequence[Any]) -> NewImages:
+        """Return new images as the dataset of a split has them."""
+        kind = self._stored_kind()
+        size = kind["size"]
+        if self.side is not None:  # by an option, perhaps another than that of training
+            size = [self.side, self.side]
+        return NewImages(items, kind["channels"], None if size is None else tuple(size), self.new_view)
+
+    @property
+    def new_view(self) -> ResizeView:
+        """How new images are resized and cropped."""
+        return DEFAULT_VIEW
+
+    def _prepare_new(self, x: Tensor) -> Tensor:
+        prepared, _ = self.prepare(x)
+        return prepared
+
     # From stored bytes to the input of the network --------------------------------------------------------------------
 
     @property
@@ -241,8 +309,12 @@ class ImageData(DataModule):
         """The augmentations, and the normalisation after them."""
         if self._chain is None:
             mean, std = self.statistics
-            self._chain = Chain(self.augment, mean, std, getattr(self, "num_classes", None))
+            self._chain = Chain(self.augment, mean, std, self._num_mixed_classes())
         return self._chain
+
+    def _num_mixed_classes(self) -> int | None:
+        """Return the number of classes for augmentations that mix labels."""
+        return getattr(self, "num_classes", None)
 
     def prepare(
         self,

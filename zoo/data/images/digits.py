@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from types import MethodType
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.data.augment.base import as_float
 from zoo.data.augment.chain import resize
 from zoo.data.base import BatchTensorDataset, split_train_val_test
 from zoo.data.images.base import ImageData, Statistics
+from zoo.data.images.new_images import NewImages
 
 WHITE = 16  # the largest pixel value
 
@@ -92,6 +95,17 @@ class Digits(ImageData):
             return pixels.mean(), pixels.std()
         mean, std = self.statistics
         return WHITE * mean[0], WHITE * std[0]
+
+    def new_images(self, items: Sequence[Any]) -> NewImages:
+        images = super().new_images(items)
+        if self._is_standardised_once:
+            images.complete = self._standardise
+        return images
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        mean, std = self.statistics
+        x = (as_float(x) - mean[0]) / std[0]
+        return x.flatten(1) if self.flat else x  # (b, 64) or (b, 1, 8, 8)
 
     def use_statistics(self, mean: list[float], std: list[float]) -> None:
         super().use_statistics(mean, std)

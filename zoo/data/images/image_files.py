@@ -65,23 +65,50 @@ def inspect_images(root: Path, files: Sequence[str], max_files: int = 1000) -> I
     return ImageHeaders(channels, size, ", ".join(words[:2]))
 
 
-def decode(path: Path, channels: int, size: int | None = None, view: ResizeView = DEFAULT_VIEW) -> np.ndarray:
+def decode(
+    file: Path | bytes,
+    channels: int,
+    size: int | tuple[int, int] | None = None,
+    view: ResizeView = DEFAULT_VIEW,
+) -> np.ndarray:
     """Return the pixels of an image as bytes ``(channels, height, width)``, rotated as its EXIF data asks for.
 
     Args:
-        path: of the file.
+        file: its path, or its bytes.
         channels: 1 for grey, 3 for colour; transparency is dropped.
         size: height and width to resize to; null leaves the image.
         view: how to resize and crop.
     """
-    with open_image(path) as opened:
-        image = upright(to_mode(opened, channels), orientation_of(opened))
-        if size is not None and (view.crop_pct != 1.0 or image.size != (size, size)):
-            image = _resize(image, size, view)
-        pixels = np.asarray(image)
+    with open_image(file) as opened:
+        return pixels_of(opened, channels, size, view)
+
+
+def pixels_of(image: Any, channels: int, size: int | tuple[int, int] | None, view: ResizeView) -> np.ndarray:
+    """Return the pixels of an opened image, see :func:`decode`."""
+    image = upright(to_mode(image, channels), orientation_of(image))
+    if isinstance(size, tuple) and size[0] == size[1]:
+        size = size[0]
+    if isinstance(size, tuple):
+        image = _fit(image, size, view)
+    elif size is not None and (view.crop_pct != 1.0 or image.size != (size, size)):
+        image = _resize(image, size, view)
+    pixels = np.asarray(image)
     if channels == 1:
         return pixels[None]  # (1, h, w)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, h, w)
+
+
+def _fit(image: Any, size: tuple[int, int], view: ResizeView) -> Any:
+    """Return an image of a height and a width that differ."""
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if image.size == (width, height):
+        return image
+    method = Image.Resampling[view.interpolation.upper()]
+    if view.resize == "stretch":
+        return image.resize((width, height), method)
+    return ImageOps.fit(image, (width, height), method)
 
 
 def _resize(image: Any, size: int, view: ResizeView) -> Any:

@@ -122,7 +122,19 @@ class ImageFolder(ImageData):
 
     @property
     def _root_is_missing(self) -> bool:
-        return self.predict_folder is not None and not self.root.exists()
+        return self._predicts_new and not self.root.exists()
+
+    @property
+    def _predicts_new(self) -> bool:
+        return self.predict_folder is not None or self._new_samples is not None
+
+    def _num_mixed_classes(self) -> int | None:
+        return None if self._reads_no_root else self.num_classes
+
+    @property
+    def _reads_no_root(self) -> bool:
+        """Whether the folder of training is gone, and what a checkpoint keeps of it takes its place."""
+        return not self.root.exists() and (bool(self._kept_images) or self.user_statistics is not None)
 
     @cached_property
     def texts(self) -> Sequence[Caption] | None:  # type: ignore[override]
@@ -146,10 +158,18 @@ class ImageFolder(ImageData):
 
     @property
     def native_channels(self) -> int:  # type: ignore[override]
+        if self._kept_images:
+            return self._kept_images["channels"]
+        if self._reads_no_root and not self._predicts_new:
+            mean, _ = self.user_statistics or ([], [])
+            return len(mean)
         return self._headers.channels
 
     @property
     def native_size(self) -> int | None:  # type: ignore[override]
+        if self._kept_images or self._reads_no_root:
+            height, width = self._kept_images.get("size") or (None, None)
+            return height if height == width else None
         size = self._headers.size
         if size is None or size[0] != size[1]:
             return None
@@ -172,7 +192,17 @@ class ImageFolder(ImageData):
         # With these in the checkpoint, new images can be normalised without the training images.
         return {"mean": self.mean, "std": self.std}
 
+    def _stored_kind(self) -> dict[str, Any]:
+        if self._kept_images or self._reads_no_root:
+            return super()._stored_kind()
+        channels, *size = self.shape
+        return {"channels": min(channels, self.in_channels), "size": size}
+
     # Datasets ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def new_view(self) -> ResizeView:
+        return self.eval_view
 
     @property
     def train_view(self) -> ResizeView:

@@ -23,7 +23,9 @@ from zoo.data.images.base import ImageData
 from zoo.data.images.captions import Caption, CaptionedDataset
 from zoo.data.images.image_reader import ImageFileDataset
 from zoo.data.images.latent_cache import Latent
+from zoo.data.images.new_images import NewImages
 from zoo.data.images.resizing import ResizeView
+from zoo.data.new_samples import NewSamples
 from zoo.data.progress import progress_bar
 from zoo.data.spec import DataSpec
 
@@ -169,6 +171,28 @@ class Latents(DataModule):
         if self.data.predict_split == "test":
             return None
         return LatentDataset(partial(self._load, "predict"))
+
+    # New images -------------------------------------------------------------------------------------------------------
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new images, which the model encodes itself; see ``ImageData.read_samples``."""
+        samples = self.data.read_samples(source)
+        if isinstance(samples.dataset, NewImages) and samples.prepare is not None:
+            samples.dataset.complete = samples.prepare
+            samples.prepare = None
+        return samples
+
+    def predict_samples(self, samples: NewSamples | None) -> None:
+        super().predict_samples(samples)
+        self.data.predict_samples(samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "data": self.data.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "data" in state_dict:
+            self.data.load_state_dict(state_dict["data"])
 
     # Computing and loading --------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ def readable_suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def open_image(path: Path) -> Any:
-    """Open an image by its content, whatever its suffix."""
+def open_image(file: Path | bytes) -> Any:
+    """Open an image, by its path or the bytes of its file, by its content, whatever its suffix."""
     from PIL import Image
 
-    return Image.open(path, formats=readable_formats())
+    if isinstance(file, bytes):
+        return Image.open(BytesIO(file), formats=readable_formats())
+    return Image.open(file, formats=readable_formats())
 
 
 def orientation_of(image: Any) -> int:

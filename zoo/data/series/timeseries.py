@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,14 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.data.csv_numbers import Decimal, DecimalSigns
-from zoo.data.csv_tables import check_format, read_table
+from zoo.data.csv_tables import CSVTable, check_format, read_table
 from zoo.data.fitted import FittedDataModule
+from zoo.data.new_rows import check_columns, read_rows
+from zoo.data.new_samples import NewSamples
 from zoo.data.series.bundled_series import BUNDLED, WEEK, bundled_columns, bundled_roles
 from zoo.data.series.fit import FittedSeries, fit_series, naive_error, target_scale, training_length, varies
 from zoo.data.series.table import ColumnRoles, Series, find_leak, read_series
 from zoo.data.series.time_grid import Calendar, TimeGrid, calendar
 from zoo.data.series.windows import Places, SeriesRows, WindowDataset
 from zoo.distributed import say
+from zoo.errors import UserError
 
 
 class TimeSeries(FittedDataModule):
@@ -139,6 +144,7 @@ class TimeSeries(FittedDataModule):
         self.decimal: Decimal | None = decimal
         self.encoding = encoding
         self._keep(fitted)
+        self._new_table: CSVTable | None = None
 
     # Data spec --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +202,7 @@ class TimeSeries(FittedDataModule):
             # The gaps of a bundled series are documented, and not the user's to repair.
             grid, series, _ = read_series(columns, self._source, self.roles, self.frequency, like=like)
             return grid, series
-        read = read_table(self.file, self.separator, self.encoding)
+        read = self._new_table or read_table(self.file, self.separator, self.encoding)
         grid, series, messages = read_series(
             read.columns,
             self._source,
@@ -283,6 +289,43 @@ class TimeSeries(FittedDataModule):
             return self._windows(test.rows, (test.places, test.series), labels=True, truth=True)
         rows = self._rows(for_forecast=True)
         return self._windows(rows, self._forecast_windows(rows), labels=True)
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new series, which are forecast beyond their ends.
+
+        Args:
+            source: paths of ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` files, or a DataFrame, with the columns of
+                the training file; several files need the column of the series.
+        """
+        tables = read_rows(source, self.separator, self.encoding)
+        roles = self.roles
+        needed = [roles.time, roles.target, *([roles.series] if roles.series else []), *roles.past, *roles.future]
+        for table in tables:
+            check_columns(table, needed, [])
+        if len(tables) > 1 and not roles.series:
+            raise UserError(f"{len(tables)} files are one series each: forecast them one after the other")
+        columns = {name: [str(cell) for table in tables for cell in table.columns[name]] for name in needed}
+        rows = [row for table in tables for row in table.rows]
+        if not rows:
+            raise UserError(f"{tables[0].path} has no rows")
+        new = copy.copy(self)
+        new._kept = self.fitted
+        new._new_table = CSVTable(tables[0].path, columns, rows)
+        new.file = tables[0].path
+        new.predict = "future"
+        new._forget_fit()
+        return NewSamples(new.predict_dataset())
+
+    def predict_columns(self) -> dict[str, Sequence[Any]]:
+        return {}  # the predictions have series, time and step
+
+    def predict_targets(self) -> Sequence[Any] | None:
+        return None
+
+    def predict_test(self) -> None:
+        super().predict_test()
+        self.predict = "test"
+        self._predicts_test = False  # windows of the test split, with their names
 
     def _rows(self, for_forecast: bool) -> SeriesRows:
         """Concatenate the standardized series, each with a horizon of rows after its end.

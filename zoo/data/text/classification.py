@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule
 from zoo.data.csv_tables import check_format, number
+from zoo.data.new_samples import NewSamples
 from zoo.data.sequences import AugmentFn, SequenceDataset
 from zoo.data.text.encoding import DEFAULT_ENCODING
+from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.python_docs import documentation
 from zoo.data.text.splits import split_shares, split_texts
 from zoo.data.text.subword import (
@@ -26,7 +29,7 @@ from zoo.data.text.subword import (
     tokenize_texts,
     truncate,
 )
-from zoo.data.text.text_files import Texts, read_splits, read_texts
+from zoo.data.text.text_files import FORMATS, Texts, read_splits
 from zoo.data.text.token_augmentation import CHANGES, augment_tokens
 from zoo.data.text.truncation import report_truncated
 from zoo.distributed import say
@@ -268,12 +271,44 @@ class TextClassification(DataModule):
             sets[split] = self._sequence_dataset(tokens, targets, change)
         return sets
 
-    def predict_dataset(self) -> SequenceDataset | None:
+    def predict_dataset(self) -> Dataset | None:
         if self.predict_file is None:
             return None
-        path = Path(self.predict_file)
-        texts, _ = read_texts(path, self.text, None, self.text_pair, self.encoding, self.separator)
-        return self._sequence_dataset(self._tokenize({"predict": texts})["predict"])
+        self._new_samples = self.read_samples(Path(self.predict_file))
+        return self._new_samples.dataset
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new texts, or pairs of texts.
+
+        Args:
+            source: a text or a list of texts; a DataFrame with the column of the texts; or as ``pathlib.Path``:
+                ``.txt`` with a text a line, a folder of ``.txt``, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``.
+        """
+        names = [self.text] if self.text_pair is None else [self.text, self.text_pair]
+        found = collect_texts(source, names, self.label, self.encoding, self.separator)
+        dataset = self._sequence_dataset(self._tokenize({"predict": found.texts})["predict"])
+        return NewSamples(dataset, found.columns, found.labels, index=found.index)
+
+    @property
+    def target_name(self) -> str | None:
+        """Name of the column of the labels, under which predictions are written."""
+        is_table = self.path is not None and Path(self.path).suffix.lower() in FORMATS
+        return self.label if is_table else None
+
+    def predict_columns(self) -> dict[str, Sequence[Any]]:
+        if self._new_samples is None and self.predict_split == "test":
+            return self._columns_of(self._texts["test"][0])
+        return super().predict_columns()
+
+    def predict_targets(self) -> Sequence[Any] | None:
+        if self._new_samples is None and self.predict_split == "test":
+            return self._texts["test"][1]
+        return super().predict_targets()
+
+    def _columns_of(self, texts: Sequence[Any]) -> dict[str, Sequence[Any]]:
+        if self.text_pair is None:
+            return {self.text: texts}
+        return {name: [pair[i] for pair in texts] for i, name in enumerate((self.text, self.text_pair))}
 
     def _sequence_dataset(
         self,

@@ -14,9 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.data import disk_cache
 from zoo.data.base import run_seed
+from zoo.data.new_samples import NewSamples
 from zoo.data.text import token_cache
 from zoo.data.text.corpus_files import Text, exclude, find_texts, from_file, from_memory, split_tail
 from zoo.data.text.encoding import DEFAULT_ENCODING, check_encoding
+from zoo.data.text.new_blocks import NewBlocks
+from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.separators import Separators, check_separator, choose_separators
 from zoo.data.text.token_blocks import ShiftedBlockSampler, TokenBlocks
 from zoo.data.text.tokenized import TokenizedData
@@ -111,9 +114,27 @@ class Corpus(TokenizedData):
     def block_size(self) -> int:
         return self._block_size or BLOCK_SIZE
 
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new texts, whose loss is computed: a row for each, or for each block of a longer text.
+
+        Args:
+            source: a text or a list of texts; a DataFrame with the column ``text``; or as ``pathlib.Path``: ``.txt``
+                with a text a line, a folder of ``.txt``, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``.
+        """
+        names = [getattr(self, "text", "text")]
+        found = collect_texts(source, names, encoding=getattr(self, "encoding", None))
+        blocks = NewBlocks(found.texts, self.tokenizer, self.block_size)
+        columns = {name: [values[i] for i in blocks.text_of] for name, values in found.columns.items()}
+        is_whole = len(blocks) == len(found.texts)
+        if not is_whole:
+            columns["block"] = blocks.number
+        return NewSamples(blocks, columns, index=found.index if is_whole else None)
+
     @property
-    def bytes_per_token(self) -> float:
+    def bytes_per_token(self) -> float | None:
         """Mean number of bytes in UTF-8 of a token: of the validation text, while testing of a test text there is."""
+        if self._new_samples is not None:
+            return None  # known from the checkpoint
         testing = self.trainer is not None and self.trainer.testing
         split = "val"
         if testing and "test" in self._tokens:

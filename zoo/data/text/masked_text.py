@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.csv_tables import check_format
+from zoo.data.new_samples import NewSamples
 from zoo.data.sampler import mix_seeds
 from zoo.data.text.encoding import DEFAULT_ENCODING
+from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.python_docs import sentences
 from zoo.data.text.splits import split_texts
 from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate
@@ -82,12 +85,14 @@ class MaskedTextDataset(Dataset):
     Args:
         texts: token ids and kinds.
         seed: of a mask that stays the same for a text whenever it is loaded; null masks other tokens each time.
+        fills: whether a text that has mask tokens of its own is masked there alone.
         how: arguments of ``mask_tokens``.
     """
 
-    def __init__(self, texts: TokenColumnsDataset, seed: int | None, **how: Any) -> None:
+    def __init__(self, texts: TokenColumnsDataset, seed: int | None, fills: bool = False, **how: Any) -> None:
         self.texts = texts
         self.seed = seed
+        self.fills = fills
         self.how = how
         self.lengths = texts.lengths
 
@@ -101,8 +106,13 @@ class MaskedTextDataset(Dataset):
 
     def batch(self, indices: Tensor) -> tuple[Any, ...]:
         ((x, lengths, kinds),) = self.texts.batch(indices)  # (b, t), (b,), (b, t)
-        x, y = mask_tokens(x, kinds, self._draws(indices, lengths), **self.how)
-        return (x, lengths), y
+        masked, y = mask_tokens(x, kinds, self._draws(indices, lengths), **self.how)
+        if self.fills:
+            is_mask = x == self.how["mask_id"]
+            has_mask = is_mask.any(1, keepdim=True)  # (b, 1)
+            masked = torch.where(has_mask, x, masked)
+            y = torch.where(has_mask, torch.where(is_mask, x, IGNORE_INDEX), y)
+        return (masked, lengths), y
 
     def _draws(self, indices: Tensor, lengths: Tensor) -> Tensor:
         """Return uniform random numbers ``(3, b, t)``."""
@@ -189,27 +199,49 @@ class MaskedText(SubwordData):
             found += texts
         return found
 
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new texts; those with a mask token, such as ``[MASK]``, are filled in there, others as in validation.
+
+        Args:
+            source: a text or a list of texts; a DataFrame with the column of the texts; or as ``pathlib.Path``:
+                ``.txt`` with a text a line, a folder of ``.txt``, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``.
+        """
+        found = collect_texts(source, [self.text], None, self.encoding, self.separator)
+        dataset = self._masked_dataset(found.texts, "predict", self.seed, self._how())
+        return NewSamples(dataset, found.columns, index=found.index)
+
+    def predict_columns(self) -> dict[str, Sequence[Any]]:
+        if self._new_samples is None and self.predict_split == "test":
+            return {self.text: self._texts["test"]}
+        return super().predict_columns()
+
     def splits(self) -> dict[str, Dataset]:
+        how = self._how()
+        sets: dict[str, Dataset] = {}
+        for split, texts in self._texts.items():
+            seed = None if split == "train" else self.seed
+            sets[split] = self._masked_dataset(texts, split, seed, how)
+        return sets
+
+    def _how(self) -> dict[str, Any]:
+        """Return arguments of ``mask_tokens``."""
         tokenizer = self.tokenizer
         specials = set(tokenizer.engine.specials)
         ordinary = [i for i in range(len(tokenizer)) if i not in specials]
-        how = {
+        return {
             "mask_id": tokenizer.mask_id,
             "ordinary": torch.tensor(ordinary),
             "share": self.mlm_probability,
             "whole_word_mask": self.whole_word_mask,
         }
-        sets: dict[str, Dataset] = {}
-        for split, texts in self._texts.items():
-            tokens = truncate(tokenizer, tokenize_texts(tokenizer, texts), self.max_length, f"texts of {split}")
-            ids = [row for row, _ in tokens]
-            kinds = [_kinds(words) for _, words in tokens]
-            columns = TokenColumnsDataset((ids, kinds), padding=(tokenizer.pad_id or 0, SPECIAL))
-            seed = self.seed
-            if split == "train":
-                seed = None
-            sets[split] = MaskedTextDataset(columns, seed, **how)
-        return sets
+
+    def _masked_dataset(self, texts: list[str], split: str, seed: int | None, how: dict[str, Any]) -> MaskedTextDataset:
+        tokenizer = self.tokenizer
+        tokens = truncate(tokenizer, tokenize_texts(tokenizer, texts), self.max_length, f"texts of {split}")
+        ids = [row for row, _ in tokens]
+        kinds = [_kinds(words) for _, words in tokens]
+        columns = TokenColumnsDataset((ids, kinds), padding=(tokenizer.pad_id or 0, SPECIAL))
+        return MaskedTextDataset(columns, seed, fills=split == "predict", **how)
 
 
 def _python_sentences() -> list[str]:

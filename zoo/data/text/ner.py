@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.data.new_samples import NewSamples
 from zoo.data.text.conll import Sentence, read_conll_splits
 from zoo.data.text.encoding import DEFAULT_ENCODING, check_encoding
+from zoo.data.text.entity_spans import spans_of_words, with_entities
+from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.splits import split_shares, split_texts
 from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate
 from zoo.data.text.synthetic_entities import generate_sentences
-from zoo.data.text.text_files import read_texts
 from zoo.distributed import say
 from zoo.text import Tokenizer
 
@@ -121,16 +124,52 @@ class NER(SubwordData):
     def splits(self) -> dict[str, Dataset]:
         return {split: self._tagged_dataset(sentences, split) for split, sentences in self._sentences.items()}
 
-    def predict_dataset(self) -> TaggedDataset | None:
+    def predict_dataset(self) -> Dataset | None:
         if self.predict_file is None:
             return None
-        texts, _ = read_texts(Path(self.predict_file), "text", None, encoding=self.encoding)
-        sentences = []
-        for text in texts:
-            words = WORD.findall(text) or [text]
-            # Any tag marks the words that are to be tagged.
-            sentences.append((words, [self.class_names[0]] * len(words)))
-        return self._tagged_dataset(sentences, "predict")
+        self._new_samples = self.read_samples(Path(self.predict_file))
+        return self._new_samples.dataset
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new texts, whose words are tagged and whose entities have the positions of their characters.
+
+        Args:
+            source: a text, a list of texts or of lists of words; a DataFrame with the column ``text``; or as
+                ``pathlib.Path``: ``.txt`` with a text a line, a folder of ``.txt``, ``.jsonl``, ``.csv`` or ``.tsv``.
+        """
+        is_words = isinstance(source, (list, tuple)) and bool(source) and isinstance(source[0], (list, tuple))
+        found = collect_texts([" ".join(words) for words in source] if is_words else source, encoding=self.encoding)
+        spans = []
+        for i, text in enumerate(found.texts):
+            spans.append(spans_of_words(source[i]) if is_words else [match.span() for match in WORD.finditer(text)])
+        words = [[text[start:stop] for start, stop in span] for text, span in zip(found.texts, spans, strict=True)]
+        columns = {**found.columns, "words": words}
+        dataset, tagged = self.words_dataset([row or [""] for row in words], "predict")
+
+        def finish(row: dict[str, Any], index: int) -> dict[str, Any]:
+            return with_entities(row, found.texts[index], spans[index], tagged[index])
+
+        return NewSamples(dataset, columns, finish=finish, index=found.index)
+
+    def words_dataset(self, sentences: list[list[str]], split: str) -> tuple[TaggedDataset, list[list[int]]]:
+        """Return sentences to be tagged, and for each the indices of its words that are."""
+        # Any tag marks the words that are to be tagged.
+        dataset = self._tagged_dataset([(words, [self.class_names[0]] * len(words)) for words in sentences], split)
+        tokens = tokenize_texts(self.tokenizer, sentences)
+        tagged = []
+        for _, words in truncate(self.tokenizer, tokens, self.max_length, f"sentences of {split}"):
+            tagged.append(list(dict.fromkeys(word for word in words if word is not None)))
+        return dataset, tagged
+
+    def predict_columns(self) -> dict[str, Sequence[Any]]:
+        if self._new_samples is None and self.predict_split == "test":
+            return {"words": [words for words, _ in self._sentences["test"]]}
+        return super().predict_columns()
+
+    def predict_targets(self) -> Sequence[Any] | None:
+        if self._new_samples is None and self.predict_split == "test":
+            return [tags for _, tags in self._sentences["test"]]
+        return super().predict_targets()
 
     def _tagged_dataset(self, sentences: list[Sentence], split: str) -> TaggedDataset:
         index = {tag: i for i, tag in enumerate(self.class_names)}

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataModule
+from zoo.data.new_samples import NewSamples
 from zoo.data.sequences import SequenceDataset
 from zoo.data.text.dates import COUNT, generate_dates
 from zoo.data.text.encoding import DEFAULT_ENCODING, check_encoding, read_lines
+from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.splits import split_texts
 from zoo.data.text.truncation import report_truncated
 from zoo.distributed import say
@@ -131,17 +133,6 @@ class TranslationData(DataModule):
         parts = split_texts(keys, shares, self.seed, what=what)
         return {split: [pairs[i] for i in part] for split, part in parts.items()}
 
-    @cached_property
-    def new_sources(self) -> list[str] | None:
-        """The texts of ``predict_file``."""
-        if self.predict_file is None:
-            return None
-        lines = read_filled_file(self.predict_file, self.encoding)
-        kept = [line.strip() for line in lines if line.strip()]
-        if len(kept) < len(lines):
-            say(f"{self.predict_file}: {len(lines) - len(kept):,} of {len(lines):,} lines are empty and left out")
-        return kept
-
     # Data spec
     # ------------------------------------------------------------------------------------------------------------
 
@@ -183,11 +174,32 @@ class TranslationData(DataModule):
     def splits(self) -> dict[str, Dataset]:
         return {split: self._pair_dataset(pairs, split) for split, pairs in self._pairs.items()}
 
-    def predict_dataset(self) -> PairDataset | None:
-        texts = self.new_sources
-        if texts is None:
+    def predict_dataset(self) -> Dataset | None:
+        if self.predict_file is None:
             return None
-        return PairDataset(self._encode(texts, 0, "predict"))
+        self._new_samples = self.read_samples(Path(self.predict_file))
+        return self._new_samples.dataset
+
+    def read_samples(self, source: Any) -> NewSamples:
+        """Read new texts to translate.
+
+        Args:
+            source: a text or a list of texts; a DataFrame with the column ``text``; or as ``pathlib.Path``: ``.txt``
+                with a text a line, a folder of ``.txt``, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``.
+        """
+        found = collect_texts(source, encoding=self.encoding)
+        columns = {name: values for name, values in found.columns.items() if name != "text"}
+
+        def with_source(row: dict[str, Any], index: int) -> dict[str, Any]:
+            return {**row, "source": found.texts[index]}  # as it was, not as it was tokenized
+
+        dataset = PairDataset(self._encode(found.texts, 0, "predict"))
+        return NewSamples(dataset, columns, finish=with_source, index=found.index)
+
+    def predict_targets(self) -> Sequence[Any] | None:
+        if self._new_samples is None and self.predict_split == "test":
+            return [target for _, target in self._pairs["test"]]
+        return super().predict_targets()
 
     def _pair_dataset(self, pairs: Pairs, split: str) -> PairDataset:
         sources = self._encode([source for source, _ in pairs], 0, split)
