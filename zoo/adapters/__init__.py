@@ -12,6 +12,7 @@ from zoo.adapters.inject import (
     without_base,
 )
 from zoo.adapters.loading import load_adapter
+from zoo.adapters.peft_files import save_peft
 from zoo.adapters.record import AdapterRecord
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "load_adapter",
     "merge_adapter",
     "network",
+    "save_peft",
     "without_base",
 ]

@@ -38,10 +38,14 @@ def fused_parts(parent: nn.Module, leaf: str, layer: Any) -> dict[str, tuple[int
         leaf: name of the layer in it.
         layer: the layer.
     """
-    is_linear = isinstance(layer, nn.Linear) or is_transposed(layer)
-    if not is_linear:
+    if isinstance(layer, nn.Linear):
+        rows = layer.out_features
+        columns = layer.in_features
+    elif is_transposed(layer):
+        rows = layer.nf
+        columns = layer.nx
+    else:
         return {}
-    rows = layer.nf if is_transposed(layer) else layer.out_features
     if leaf in GATES or (isinstance(parent, SwiGLU) and leaf == "fc"):
         return _consecutive({"gate": rows // 2, "up": rows // 2}, rows)
     if leaf not in QKV:
@@ -54,7 +58,6 @@ def fused_parts(parent: nn.Module, leaf: str, layer: Any) -> dict[str, tuple[int
         sizes = {"q": heads * head_dim, "k": kv_heads * head_dim, "v": kv_heads * head_dim}
         if sum(sizes.values()) == rows:
             return _consecutive(sizes, rows)
-    columns = layer.nx if is_transposed(layer) else layer.in_features
     if rows == 3 * columns:
         return _consecutive(dict.fromkeys("qkv", columns), rows)
     return {}

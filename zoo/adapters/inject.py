@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo._torch import BATCH_NORM, INSTANCE_NORM
 from zoo.adapters.fused import aliases, fused_parts
@@ -316,7 +316,7 @@ def frozen_names(module: nn.Module) -> frozenset[str]:
     return frozenset(prefix + name for name in injected.base_names)
 
 
-def frozen_params(module: nn.Module) -> set[Tensor]:
+def frozen_params(module: nn.Module) -> set[nn.Parameter]:
     """Return the parameters that the adapter of a module freezes for good; none without an adapter."""
     names = frozen_names(module)
     if not names:

@@ -112,7 +112,7 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
         # All of float16 and bfloat16 are float32 numbers: a base that is read in either gives the same digest.
-        values = tensor.detach().to("cpu", torch.float32).contiguous().view(-1).numpy()
+        values: Any = tensor.detach().to("cpu", torch.float32).contiguous().view(-1).numpy()
         own = digest(memoryview(values).cast("B"), 0, values.nbytes)
         total.update(f"{name} {tuple(tensor.shape)} {own}\n".encode())
     return total.hexdigest()[:32]
