@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 
 from zoo.checkpoints import Checkpoint, Weights
+from zoo.data.base import DataModule
 
 
 def load(path: str | Path, weights: Weights = "auto") -> L.LightningModule:
@@ -45,8 +46,7 @@ def load_with_data(
     if "data" in checkpoint.hyperparameters:
         data = checkpoint.build_data()
         restore_data(data, checkpoint)
-        if hasattr(data, "follow_model"):
-            data.follow_model(module)  # type: ignore[operator]
+        fit_to_model(data, module)
     # A module that is not of zoo may have an attribute of this name.
     if not hasattr(module, "datamodule"):
         object.__setattr__(module, "datamodule", data)
@@ -58,3 +58,16 @@ def restore_data(data: L.LightningDataModule, checkpoint: Checkpoint) -> None:
     state = checkpoint.metadata.get(type(data).__qualname__)
     if isinstance(state, dict):
         data.load_state_dict(state)
+
+
+def fit_to_model(data: L.LightningDataModule, module: L.LightningModule) -> None:
+    """Let a datamodule prepare inputs as a module needs them, as it did in training."""
+    if not isinstance(data, DataModule):
+        return
+    for name in ("in_channels", "block_size"):
+        value = module.hparams.get(name)
+        if value is not None and getattr(data, name, value) != value:
+            data.override_spec(name, value)
+    follow_model = getattr(data, "follow_model", None)
+    if follow_model is not None:
+        follow_model(module)

@@ -210,6 +210,8 @@ class Diffusion(Task):
         """Return the network's arguments for the conditions of a batch, some of which are dropped."""
         if self.condition == "none":
             return {}
+        if condition is None and not self.training and self.cond_drop_prob:
+            return self._no_conditions(x)
         dropped = None
         if drop_prob:
             dropped = torch.rand(len(x), device=x.device) < drop_prob  # (b,)
@@ -226,6 +228,12 @@ class Diffusion(Task):
             is_dropped = dropped.tolist()
         texts = ["" if drop else text for text, drop in zip(condition, is_dropped, strict=True)]
         return {"text": self.encode_text(texts)}
+
+    def _no_conditions(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the arguments for images without a condition, as training saw some by ``cond_drop_prob``."""
+        if self.condition == "class":
+            return {"labels": torch.full((len(x),), self.num_classes or 0, device=x.device)}
+        return {"text": self.encode_text([""] * len(x))}
 
     def _check_labels(self, y: Any) -> Int[Tensor, " b"]:
         """Return class indices after checking them; their values only on a CPU, where reading them is free."""
