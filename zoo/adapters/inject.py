@@ -15,6 +15,7 @@ from torch import nn
 from zoo._torch import BATCH_NORM, INSTANCE_NORM
 from zoo.adapters.fused import aliases, fused_parts
 from zoo.adapters.layers import CONVOLUTIONS, LayerAdapter, LoRALayer, adapter_class, add
+from zoo.adapters.quantized import Quantization, quantize
 from zoo.adapters.record import AdapterRecord, weights_digest
 from zoo.errors import UserError
 from zoo.optim.param_kinds import output_head
@@ -33,11 +34,13 @@ class Injected:
         record: the adapter.
         base_names: names of the frozen parameters and buffers in the network.
         frozen_norms: names of the normalization layers whose running statistics stay those of the base.
+        is_quantized: whether base weights are quantized in this network.
     """
 
     record: AdapterRecord
     base_names: frozenset[str]
     frozen_norms: tuple[str, ...]
+    is_quantized: bool = False
 
 
 # Choosing layers ------------------------------------------------------------------------------------------------------
@@ -162,13 +165,19 @@ def _check_layer(net: nn.Module, name: str) -> None:
 # Adding and merging ---------------------------------------------------------------------------------------------------
 
 
-def add_adapter(net: nn.Module, record: AdapterRecord, source: Any = "the adapter") -> Injected:
+def add_adapter(
+    net: nn.Module,
+    record: AdapterRecord,
+    source: Any = "the adapter",
+    quantization: Quantization | None = None,
+) -> Injected:
     """Give layers of a network updates of low rank, and freeze everything else, in place.
 
     Args:
         net: the network, with its base weights.
         record: the adapter. Its ``base_digest`` is filled in, or if it has one compared with that of the network.
         source: where the adapter comes from, for errors.
+        quantization: how to quantize the base weights.
 
     Raises:
         UserError: the network has no such layers, or other base weights than the adapter was trained on.
@@ -194,6 +203,10 @@ def add_adapter(net: nn.Module, record: AdapterRecord, source: Any = "the adapte
     record.base_digest = found
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(_is_in(name, whole) and parameter.requires_grad)
+    if quantization is not None:
+        if record.dora:
+            raise UserError("lora: dora needs the norms of the base weights, so it does not go with quantize")
+        quantize(net, quantization, whole)
     for name, adapter in adapters.items():
         add(net.get_submodule(name), adapter)
     norms = []
@@ -203,7 +216,7 @@ def add_adapter(net: nn.Module, record: AdapterRecord, source: Any = "the adapte
         if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)):
             # In evaluation it would read the weights of its layers without calling them.
             torch.backends.mha.set_fastpath_enabled(False)
-    injected = Injected(record, frozenset(base_names), tuple(norms))
+    injected = Injected(record, frozenset(base_names), tuple(norms), quantization is not None)
     setattr(net, ATTRIBUTE, injected)
     return injected
 
@@ -281,7 +294,13 @@ def _is_in(name: str, owners: list[str]) -> bool:
 
 
 def merge_adapter(net: nn.Module) -> None:
-    """Add the updates to the base weights, and make the network the plain one again, in place."""
+    """Add the updates to the base weights, and make the network the plain one again, in place.
+
+    Raises:
+        UserError: the base is quantized.
+    """
+    if getattr(net, ATTRIBUTE).is_quantized:
+        raise UserError("quantized weights take no updates: load the adapter into the base as it was")
     for module in list(net.modules()):
         if isinstance(module, LoRALayer):
             module.merge()

@@ -2,8 +2,8 @@
 
 Written and read without ``peft``, which writes them for models that it has wrapped itself. Networks of zoo that
 transformers has get transformers' names, by the table of their weights, so that PEFT loads an adapter into the model of
-transformers; all others keep their own. A part of a projection that is fused there, too (GPT-2's ``c_attn``), becomes an
-update of the whole with zeros, of a higher rank.
+transformers; all others keep their own. A part of a projection that is fused there as well (GPT-2's ``c_attn``) becomes
+an update of the whole with zeros, of a higher rank.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class AdapterRecord:
         dropout: dropout probability for the input of the updates.
         dora: whether rows have trained magnitudes (DoRA).
         rslora: whether the scale is that of rsLoRA.
+        quantize: how the base was quantized in training (QLoRA); empty for not at all.
         modules_to_save: further modules that are trained whole, and belong to the adapter.
         base_digest: digest of the base weights; empty if unknown.
         base: where the base weights came from, for messages; empty if unknown.
@@ -42,6 +43,7 @@ class AdapterRecord:
     dropout: float = 0.0
     dora: bool = False
     rslora: bool = False
+    quantize: str = ""
     modules_to_save: list[str] = field(default_factory=list)
     base_digest: str = ""
     base: str = ""
@@ -95,6 +97,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "dropout": (int, float),
     "dora": (bool,),
     "rslora": (bool,),
+    "quantize": (str,),
     "modules_to_save": (list,),
     "base_digest": (str,),
     "base": (str,),

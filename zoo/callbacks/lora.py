@@ -21,6 +21,7 @@ from zoo.adapters import (
     without_base,
 )
 from zoo.adapters.layers import LoRALayer
+from zoo.adapters.quantized import Quantization
 from zoo.checkpoints import Checkpoint
 from zoo.checkpoints.checkpoint import ADAPTER_KEY, state_differences
 from zoo.errors import UserError
@@ -51,6 +52,9 @@ class LoRA(L.Callback):
             expressions as for ``target``.
         base: checkpoint of ``zoo fit`` whose weights are adapted; null adapts those that the model was built with,
             such as by ``model.weights``.
+        quantize: hold the weights of frozen linear layers in fewer bits (QLoRA, Dettmers et al. 2023,
+            https://arxiv.org/abs/2305.14314): ``nf4``, 4 bits by the package bitsandbytes, or ``int8``, 8 bits by
+            torchao; null for none. The adapter fits the base that is not quantized, too.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class LoRA(L.Callback):
         rslora: bool = False,
         modules_to_save: str | list[str] | None = None,
         base: str | None = None,
+        quantize: Quantization | None = None,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -78,6 +83,7 @@ class LoRA(L.Callback):
         self.rslora = rslora
         self.modules_to_save = modules_to_save
         self.base = base
+        self.quantize: Quantization | None = quantize
         self._norms: list[nn.Module] = []
         self._checked = False
 
@@ -104,9 +110,10 @@ class LoRA(L.Callback):
                 dora=self.dora,
                 rslora=self.rslora,
                 modules_to_save=find_modules(net, self.modules_to_save),
+                quantize=self.quantize or "",
                 base=self.base or "",
             )
-            injected = add_adapter(net, record, "lora")
+            injected = add_adapter(net, record, "lora", self.quantize)
         net = network(module)
         self._norms = [net.get_submodule(name) for name in injected.frozen_norms]
         return injected.record

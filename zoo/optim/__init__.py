@@ -1,5 +1,6 @@
 """What torch.optim lacks: Lion, several optimizers as one, rules for parameter groups, schedules by step."""
 
+from zoo.optim.adamw_8bit import AdamW8bit
 from zoo.optim.lion import Lion
 from zoo.optim.multi_optimizer import MultiOptimizer
 from zoo.optim.muon import BatchedMuon
@@ -8,6 +9,7 @@ from zoo.optim.plateau import Plateau
 from zoo.optim.schedules import Constant, OneCycle, Schedule, StepDecay, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 __all__ = [
+    "AdamW8bit",
     "BatchedMuon",
     "MultiOptimizer",
     "Constant",
