@@ -1,17 +1,21 @@
 """``zoo predict SOURCE`` and ``module.predict`` for every task, without the data of training."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
 import fake_data
+import lightning as L
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import zoo
 from zoo.cli.main import main
 from zoo.data.base import DataModule
+from zoo.errors import UserError
 
 FIT = "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.enable_progress_bar false --data.batch_size 8"
 CNN = "--model SmallCNNClassifier"
@@ -94,7 +98,8 @@ CASES = {
     "folder": (f"{CNN} --data ImageFolder --data.root photos", folder_of_images, images, "file class name"),
     "embedding": (
         "--model MetricLearner --model.net zoo.models.MLP --model.net.input_dim 64 --model.net.hidden [8] "
-        "--model.net.output_dim 2 --model.loss zoo.losses.ContrastiveLoss --data Digits --data.flat true", None, images, "file e0 e1",
+        "--model.net.output_dim 2 --model.loss zoo.losses.ContrastiveLoss --data Digits --data.flat true",
+        None, images, "file e0 e1",
     ),
     "autoencoder": (
         "--model AutoencoderKLModule --model.channels [8,8] --model.groups 4 --data Digits --data.image_size 16",
@@ -196,3 +201,191 @@ def same(a, b) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return a == pytest.approx(b, rel=1e-4, abs=1e-5)
     return a == b
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+def test_the_images_of_the_test_split_are_predicted_as_in_the_test(trained, here, capfd):
+    """Digits as PNG files, without their labels: the same pixels but for rounding to bytes."""
+    from zoo.data import Digits
+
+    x, y = Digits(mean=[0.0], std=[1.0 / 16]).datasets["test"].batch(torch.arange(12))  # pixels from 0 to 256
+    for i, image in enumerate(x[:, 0]):
+        Image.fromarray((image / 256 * 255).round().byte().numpy()).save(f"{i:02}.png")
+    split = predicted(capfd, trained("digits"), "--probabilities")
+    assert list(split[0])[:4] == ["row", "class", "name", "name_true"]
+    assert [row["name_true"] for row in split[:12]] == [str(label) for label in y.tolist()]
+    for source in (".", "*.png"):
+        new = predicted(capfd, trained("digits"), source, "--probabilities")
+        assert [row["file"] for row in new] == [f"{i:02}.png" for i in range(12)]
+        for ours, theirs in zip(new, split, strict=False):
+            for name in range(10):
+                assert ours[f"probability_{name}"] == pytest.approx(theirs[f"probability_{name}"], abs=2e-3)
+
+
+def test_images_in_memory(trained):
+    module = zoo.load(trained("digits"))
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    expected = module.predict(pixels)["probability"]
+    assert module.predict([Image.fromarray(image) for image in pixels])["probability"] == pytest.approx(expected)
+    assert module.predict(torch.from_numpy(pixels)[:, None])["probability"] == pytest.approx(expected)
+    assert module.predict(pixels[..., None] / 255)["probability"] == pytest.approx(expected, abs=1e-5)
+    assert module.predict(pixels[0])["probability"] == pytest.approx(expected[:1])
+    with pytest.raises(UserError, match="bytes, or floats from 0 to 1: got -1 to 3"):
+        module.predict(torch.tensor([[-1.0, 3.0]]))
+    assert not module.training
+    module.train()
+    module.predict(pixels)
+    assert all(part.training for part in module.modules())
+
+
+def test_unreadable_images_among_others(trained, here, capfd):
+    (here / "new").mkdir()
+    images(here / "new")
+    (here / "new" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    (here / "new" / "notes.txt").write_text("x")
+    code = main(["predict", "--ckpt_path", str(trained("digits")), "new", "--out", "out.csv"])
+    _, err = capfd.readouterr()
+    assert code == 1
+    assert "1 of 5 files are no images and are left out (1 .txt)" in err
+    assert "zoo: new/bad.png cannot be read: cannot identify image file" in err
+    with open("out.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["new/0.png", "new/1.png", "new/2.jpg"]
+    found = zoo.load(trained("digits")).predict(["new/0.png", "new/bad.png", "new/1.png"])
+    assert [name is None for name in found["name"]] == [False, True, False]
+    assert main(["predict", "--ckpt_path", str(trained("digits")), "new/bad.png"]) == 2
+    assert "none of the 1 samples can be read" in capfd.readouterr().err
+
+
+def test_entities_have_the_positions_of_their_characters():
+    from zoo.data.text.entity_spans import spans_of_words, with_entities
+
+    text = "Ada Lovelace met New York"
+    row = {"name": ["B-PER", "I-PER", "O", "B-LOC"], "probability": [0.9, 0.8, 1.0, 0.7]}
+    found = with_entities(row, text, spans_of_words(text.split()), [0, 1, 2, 3])
+    assert found["name"] == ["B-PER", "I-PER", "O", "B-LOC", None], "the last word was truncated"
+    assert found["entities"] == [
+        {"start": 0, "end": 12, "type": "PER", "text": "Ada Lovelace", "probability": 0.8},
+        {"start": 17, "end": 20, "type": "LOC", "text": "New", "probability": 0.7},
+    ]
+
+
+def test_masks_of_the_user_are_filled(trained):
+    module = zoo.load(trained("masked"))
+    texts = ["The [MASK] statement", "Not [MASK] and [MASK]"]
+    found = module.predict(texts)
+    assert [len(guess) for guess in found["guess"]] == [1, 2]
+    expected = [[best[0][0] for best in module.fill_mask(text)] for text in texts]
+    assert found["guess"] == expected
+
+
+def test_test_writes_metrics_and_predictions(trained, here, capfd):
+    checkpoint = trained("vectors")
+    assert main(["test", "--ckpt_path", str(checkpoint), "--out", "out.csv"]) == 0
+    with open("out.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == ["row", "class", "name", "name_true", "probability"]
+    content = json.loads((checkpoint.parent.parent / "test.json").read_text())
+    correct = sum(row["name"] == row["name_true"] for row in found)
+    assert content["metrics"]["test/accuracy"] == pytest.approx(correct / len(found))
+    assert content["checkpoint"] == str(checkpoint)
+
+
+def test_a_table_on_the_terminal(trained, here, capfd):
+    rows(here)
+    assert main(["predict", "--ckpt_path", str(trained("table")), "new.csv"]) == 0
+    out, err = capfd.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["row", "2", "3", "4"]
+    assert "new.csv: columns that the model does not use: note" in err
+    assert "mauve not seen in training" in err
+
+
+def test_load_from_checkpoint_brings_what_prediction_needs(trained, here, monkeypatch):
+    from zoo.models import MLPClassifier
+
+    checkpoint = trained("table")
+    refuse_training_data(monkeypatch)
+    rows(here)
+    module = MLPClassifier.load_from_checkpoint(checkpoint)
+    assert module.predict(Path("new.csv")) == zoo.load(checkpoint).predict("new.csv")
+
+
+def test_a_module_of_a_trainer_in_python(tmp_path):
+    from zoo.data import Quadrants
+    from zoo.models import MLPClassifier
+
+    x = torch.randn(5, 2)
+    alone = MLPClassifier(input_dim=2, num_classes=4)
+    assert len(alone.predict(x)["name"]) == 5, "a tensor needs no data"
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", **quiet)
+    trainer.fit(alone, Quadrants(samples=60))
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = MLPClassifier.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert again.predict(x) == alone.predict(x)
+    assert type(again.datamodule).__name__ == "Quadrants"
+
+
+def test_dataframes_keep_their_index(trained):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"size": [1.5, None, 3.0], "colour": ["red", None, "blue"], "a": [1, 2, 3]}, index=["x", "y", "z"]
+    )
+    found = zoo.load(trained("table")).predict(frame)
+    assert list(found.index) == ["x", "y", "z"]
+    assert list(found.columns) == ["class", "name", "probability"]
+    texts_frame = pandas.DataFrame({"text": TEXTS}, index=[7, 8, 9])
+    assert list(zoo.load(trained("texts")).predict(texts_frame).index) == [7, 8, 9]
+
+
+def test_parquet(trained, here, capfd):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"size": [1.5, None, 3.0], "colour": ["red", None, "blue"], "a": [1, 2, 3]}
+    parquet.write_table(pytest.importorskip("pyarrow").table(columns), "new.parquet")
+    code = main(["predict", "--ckpt_path", str(trained("table")), "new.parquet", "--out", "out.parquet"])
+    assert code == 0
+    found = parquet.read_table("out.parquet").to_pydict()
+    assert found["row"] == [1, 2, 3]
+    assert found["label"] == zoo.load(trained("table")).predict(columns)["name"]
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "message"),
+    [
+        ("digits", ["notes.txt"], "notes.txt cannot be read by this model, which takes images"),
+        ("digits", ["0.png", "notes.txt"], "the sources are of several kinds, as 0.png is one of these"),
+        ("digits", ["https://example.org/a.png"], "https://example.org/a.png is a URL: download the file"),
+        ("digits", ["absent"], "no file or folder absent"),
+        ("digits", ["*.gif"], "no file fits the pattern *.gif"),
+        ("digits", ["empty"], "empty holds no image"),
+        ("table", ["0.png"], "0.png cannot be read by this model, which takes tables"),
+        ("table", ["other.csv"], "other.csv has no columns 'a', 'size'; it has colour, b"),
+        ("table", ["header.csv"], "header.csv has no rows below its header"),
+        ("table", ["nothing.csv"], "nothing.csv has no rows"),
+        ("series", ["short.csv"], "a forecast needs the last 24 steps (--data.context), and series 'value' has 3"),
+        ("texts", ["0.png"], "0.png cannot be read by this model, which takes texts"),
+        ("texts", ["nothing.txt"], "nothing.txt has no text"),
+        ("vectors", ["wide.csv"], "inputs (n, ..., 2) of Quadrants are needed, got (1, 3)"),
+        ("vectors", ["words.csv"], "words.csv, row 2: all cells must be numbers"),
+    ],
+)
+def test_mistakes(name, sources, message, trained, here, capfd):
+    images(here)
+    files = {
+        "notes.txt": "x", "nothing.txt": "\n\n", "other.csv": "colour,b\nred,2\n", "header.csv": "a,colour,size\n",
+        "nothing.csv": "", "short.csv": "time,value\n2030-01-01T00,1\n2030-01-01T01,2\n2030-01-01T02,3\n",
+        "wide.csv": "a,b,c\n1,2,3\n", "words.csv": "a,b\n1,x\n",
+    }  # fmt: skip
+    for file, text in files.items():
+        (here / file).write_text(text)
+    (here / "empty").mkdir()
+    assert main(["predict", "--ckpt_path", str(trained(name)), *sources, "--out", "out.csv"]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("zoo: error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (here / "out.csv").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -31,10 +32,10 @@ def check_path(path: Path) -> None:
 def import_pyarrow() -> Any:
     """Return pyarrow, with its module of Parquet."""
     try:
-        import pyarrow.parquet
+        importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UserError("predictions as .parquet need the package pyarrow: pip install pyarrow") from None
-    return pyarrow
+    return importlib.import_module("pyarrow")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> int:

@@ -65,6 +65,21 @@ class Checkpoint:
             check_sharded(self.path)
         self.metadata = self._read("meta")
 
+    @classmethod
+    def of_content(cls, content: dict[str, Any], path: str | Path = "the checkpoint") -> Checkpoint:
+        """Return a checkpoint that was read already, in the present format, to build its data from.
+
+        Args:
+            content: of the file; without weights, as far as only data are built.
+            path: what it is called in messages.
+        """
+        checkpoint = cls.__new__(cls)
+        checkpoint.path = Path(path)
+        checkpoint._model_class = None
+        checkpoint.is_sharded = False
+        checkpoint.metadata = content
+        return checkpoint
+
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
         """Class path and arguments of the model and the data, as defaults of a parser: ``{"model": {...}, ...}``.

@@ -20,8 +20,8 @@ def evaluation_callbacks(cli: ZooCLI) -> list[Any]:
     return [metrics] if metrics else []
 
 
-def evaluate(cli: ZooCLI, loop: Callable[..., Any]) -> None:
-    """Compute the metrics of a checkpoint and print them.
+def evaluate(cli: ZooCLI, loop: Callable[..., Any]) -> list[dict[str, float]]:
+    """Compute the metrics of a checkpoint, print and return them.
 
     Args:
         cli: with model, data and trainer.
@@ -38,6 +38,7 @@ def evaluate(cli: ZooCLI, loop: Callable[..., Any]) -> None:
     print_metrics(results, cli.model)
     print_data(cli)
     print_samples_per_class(cli.trainer)
+    return results
 
 
 def print_data(cli: ZooCLI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -127,13 +128,13 @@ def _read_json_lines(path: Path, encoding: str | None) -> CSVTable:
 
 def _read_parquet(path: Path) -> CSVTable:
     try:
-        import pyarrow.parquet
+        parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UserError(f"{path}: Parquet needs the package pyarrow: pip install pyarrow") from None
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = parquet.read_table(path)
     except (OSError, ValueError) as error:  # errors of pyarrow are such
         raise UserError(f"{path} is no Parquet file that can be read: {' '.join(str(error).split())[:120]}") from None
     if not table.num_rows:

@@ -289,22 +289,27 @@ class Tabular(FittedDataModule):
         fitted = self.fitted
         known = [name for name in (self.target, self.id, *self.ignore) if name]
         inputs = []
-        columns: dict[str, list[Any]] = {"file": [], str(self.id) if self.id else "row": []}
-        file, key = columns.values()
+        files: list[Any] = []
+        rows: list[Any] = []
+        ids: list[Any] | None = []
         targets: list[Any] | None = []
         tables = read_rows(source, self.separator, self.encoding, fitted.names)
         for read in tables:
             check_columns(read, fitted.names, known)
             table = self._new_table(read)
             inputs.append(fitted.encode(table.columns))
-            file += [read.path] * len(table)
-            key += table.rows if table.ids is None else table.ids
+            files += [read.path] * len(table)
+            rows += table.rows
+            ids = None if ids is None or table.ids is None else ids + table.ids
             if table.target is None:
                 targets = None
             elif targets is not None:
                 targets += table.target.cells
-        if len(tables) == 1:
-            columns.pop("file")
+        columns: dict[str, list[Any]] = {} if len(tables) == 1 else {"file": files}
+        if ids is None:
+            columns["row"] = rows
+        else:
+            columns[str(self.id)] = ids
         x = torch.cat(inputs)
         if not len(x):
             raise UserError(f"{tables[0].path} has no rows")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
+import zoo.data
 from zoo.checkpoints import Checkpoint, Weights
 from zoo.data.base import DataModule
 
@@ -51,6 +54,40 @@ def load_with_data(
     if not hasattr(module, "datamodule"):
         object.__setattr__(module, "datamodule", data)
     return module, data
+
+
+DATA = "datamodule_hyper_parameters"
+
+
+def description_of_data(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says about its data, as plain values: arguments and state of the datamodule."""
+    described = {}
+    for key, value in content.items():
+        is_state = isinstance(value, dict) and "batches_done" in value
+        if key == DATA or is_state:
+            described[key] = value
+    return described
+
+
+def data_of_description(described: Mapping[str, Any]) -> L.LightningDataModule | None:
+    """Build the datamodule of ``description_of_data``; None where its class is not known.
+
+    A checkpoint of a Trainer in Python does not hold the path of the class, but a dataset of zoo is known by the name
+    under which its state is saved.
+    """
+    arguments = described.get(DATA)
+    if not isinstance(arguments, Mapping):
+        return None
+    arguments = dict(arguments)
+    if "_class_path" not in arguments:
+        name = next((name for name in described if name in zoo.data.__all__), None)
+        if name is None:
+            return None
+        arguments["_class_path"] = f"zoo.data.{name}"
+    checkpoint = Checkpoint.of_content({**described, DATA: arguments})
+    data = checkpoint.build_data()
+    restore_data(data, checkpoint)
+    return data
 
 
 def restore_data(data: L.LightningDataModule, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ from zoo.data.base import DataModule
 from zoo.data.new_samples import NewSamples, is_dataframe, tensor_samples
 from zoo.data.progress import progress_bar
 from zoo.distributed import say
+from zoo.prediction.loading import data_of_description, fit_to_model
 
 BATCH_SIZE = 256  # where no datamodule has one
 
@@ -46,8 +48,7 @@ def predict(
         say(f"{samples.name(index)} cannot be read: {why}")
     columns = {name: [row.get(name) for row in predicted] for name in _names(predicted)}
     if is_dataframe(x):
-        import pandas
-
+        pandas = importlib.import_module("pandas")
         index = samples.index if samples.index is not None and len(samples.index) == len(predicted) else None
         return pandas.DataFrame(columns, index=index)
     return columns
@@ -84,6 +85,12 @@ def datamodule_of(module: L.LightningModule) -> DataModule | None:
     trainer = trainer_of(module)
     if data is None and trainer is not None:
         data = getattr(trainer, "datamodule", None)
+    if data is None:
+        described = getattr(module, "data_in_checkpoint", None)
+        data = data_of_description(described) if described else None
+        if data is not None:
+            fit_to_model(data, module)
+            object.__setattr__(module, "datamodule", data)
     return data if isinstance(data, DataModule) else None
 
 

@@ -282,6 +282,11 @@ class Task(L.LightningModule):
             use_raw(checkpoint)
         elif trainer is None or not has_weight_choice(trainer):
             use_ema(self, checkpoint)
+        if trainer is None:
+            from zoo.prediction.loading import description_of_data
+
+            # For `predict`, which builds the data that prepare its inputs when it is first called.
+            object.__setattr__(self, "data_in_checkpoint", description_of_data(checkpoint))
         if state := checkpoint.get("train_running_mean"):
             self._running_means["train"] = RunningMean(**state)
 

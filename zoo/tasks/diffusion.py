@@ -210,7 +210,8 @@ class Diffusion(Task):
         """Return the network's arguments for the conditions of a batch, some of which are dropped."""
         if self.condition == "none":
             return {}
-        if condition is None and not self.training and self.cond_drop_prob:
+        may_lack = not self.training and self.cond_drop_prob > 0
+        if may_lack and isinstance(condition, type(None)):
             return self._no_conditions(x)
         dropped = None
         if drop_prob:

@@ -14,6 +14,12 @@ def add_arguments(parser: Any) -> None:
 
     add_evaluation_options(parser)
     parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="file for the predictions on the test split beside the truth, .csv, .jsonl or .parquet",
+    )
+    parser.add_argument(
         "--plots",
         type=bool,
         default=True,
@@ -22,10 +28,12 @@ def add_arguments(parser: Any) -> None:
 
 
 def trainer_arguments(cli: Any) -> dict[str, Any]:
-    from zoo.callbacks import MisclassifiedImages
+    from zoo.callbacks import MisclassifiedImages, PredictionWriter
     from zoo.cli.evaluation import evaluation_callbacks
 
     callbacks: list[Any] = []
+    if cli.config.out:
+        callbacks.append(PredictionWriter(cli.config.out))
     if cli.config.plots and cli.config.ckpt_path:
         callbacks.append(MisclassifiedImages())
     callbacks += evaluation_callbacks(cli)
@@ -35,9 +43,12 @@ def trainer_arguments(cli: Any) -> dict[str, Any]:
 def run(cli: Any) -> None:
     from zoo.callbacks import MisclassifiedImages
     from zoo.cli.evaluation import evaluate
+    from zoo.cli.predictions import predict_test_split, write_metrics
     from zoo.cli.report import relative
 
-    evaluate(cli, cli.trainer.test)
+    write_metrics(cli, evaluate(cli, cli.trainer.test))
     for callback in cli.trainer.callbacks:
         if isinstance(callback, MisclassifiedImages) and callback.written:
             print(f"  plots: {', '.join(relative(path) for path in callback.written)}")
+    if cli.config.out:
+        predict_test_split(cli, cli.config.out)

@@ -288,10 +288,13 @@ class ImageData(DataModule):
     def new_images(self, items: Sequence[Any]) -> NewImages:
         """Return new images as the dataset of a split has them."""
         kind = self._stored_kind()
-        size = kind["size"]
+        size = None
+        if kind["size"] is not None:
+            height, width = kind["size"]
+            size = (height, width)
         if self.side is not None:  # by an option, perhaps another than that of training
-            size = [self.side, self.side]
-        return NewImages(items, kind["channels"], None if size is None else tuple(size), self.new_view)
+            size = (self.side, self.side)
+        return NewImages(items, kind["channels"], size, self.new_view)
 
     @property
     def new_view(self) -> ResizeView:

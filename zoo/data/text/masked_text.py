@@ -18,7 +18,14 @@ from zoo.data.text.encoding import DEFAULT_ENCODING
 from zoo.data.text.new_texts import collect_texts
 from zoo.data.text.python_docs import sentences
 from zoo.data.text.splits import split_texts
-from zoo.data.text.subword import SubwordData, TokenColumnsDataset, make_tokenizer, tokenize_texts, truncate
+from zoo.data.text.subword import (
+    SubwordData,
+    SubwordTokens,
+    TokenColumnsDataset,
+    make_tokenizer,
+    tokenize_texts,
+    truncate,
+)
 from zoo.data.text.text_files import list_text_files, read_texts
 from zoo.distributed import say
 from zoo.text import Tokenizer
@@ -237,11 +244,26 @@ class MaskedText(SubwordData):
 
     def _masked_dataset(self, texts: list[str], split: str, seed: int | None, how: dict[str, Any]) -> MaskedTextDataset:
         tokenizer = self.tokenizer
-        tokens = truncate(tokenizer, tokenize_texts(tokenizer, texts), self.max_length, f"texts of {split}")
+        tokens = tokenize_texts(tokenizer, texts)
+        if split == "predict":
+            tokens = [self._with_masks(text, row) for text, row in zip(texts, tokens, strict=True)]
+        tokens = truncate(tokenizer, tokens, self.max_length, f"texts of {split}")
         ids = [row for row, _ in tokens]
         kinds = [_kinds(words) for _, words in tokens]
         columns = TokenColumnsDataset((ids, kinds), padding=(tokenizer.pad_id or 0, SPECIAL))
         return MaskedTextDataset(columns, seed, fills=split == "predict", **how)
+
+    def _with_masks(self, text: str, tokens: SubwordTokens) -> SubwordTokens:
+        """Return the tokens of a text whose mask tokens are such, and not the characters of their name."""
+        tokenizer = self.tokenizer
+        if tokenizer.names([tokenizer.mask_id or 0])[0] not in text:
+            return tokens
+        ids = tokenizer.encode(text, parse_special=True)
+        if tokenizer.cls_id is not None:
+            ids = [tokenizer.cls_id, *ids]
+        if tokenizer.sep_id is not None:
+            ids = [*ids, tokenizer.sep_id]
+        return ids, [None] * len(ids)
 
 
 def _python_sentences() -> list[str]:
