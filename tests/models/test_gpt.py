@@ -31,6 +31,7 @@ NETS = {
     "LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **kw),
     "grouped LLaMA": lambda **kw: LLaMA(61, 32, 48, 3, 4, **{"kv_heads": 2, "tied": True, **kw}),
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
 SCALED = dict(zip(SCALING, (8.0, 1.0, 4.0, 32), strict=True))
 every_net = pytest.mark.parametrize("kind", NETS)
 
@@ -276,6 +277,8 @@ def load(folder, **kwargs) -> GPTLanguageModel:
         (lambda: LLaMA(61, 32, 48, 3, 0), "dim=48 is not divisible by heads=0"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"faktor": 2}), "rope_scaling is factor, .*: got {'faktor': 2}"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"rope_type": "yarn", "factor": 4}), "rope_scaling is .* 'yarn'"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={**YARN, "truncate": "no"}), "rope_scaling is .* 'no'"),
+        (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={**YARN, "beta_fats": 32}), "beta_fast, .* 'beta_fats'"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={"factor": 0}), "all above 0"),
         (lambda: LLaMA(61, 32, 48, 3, 4, rope_scaling={**SCALED, "low_freq_factor": 4.0}), "low below high"),
         (lambda: GPT(61, 32, 48, 3, 4, token_shift=-1), "token_shift must be 0 or more.*got -1"),

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import math
 
 import pytest
 import torch
@@ -24,12 +25,19 @@ SCALED = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16,
+    "beta_fast": 2.0, "beta_slow": 0.25,
+}  # fmt: skip
 KINDS = {
     "plain": {},
     "grouped": {"num_key_value_heads": 2},
     "one key": {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True},
     "scaled": {"num_key_value_heads": 2, "rope_parameters": SCALED},
     "linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
+    "yarn": {"num_key_value_heads": 2, "rope_parameters": YARN},
+    "yarn with options": {"rope_parameters": {**YARN, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.3}},
+    "yarn with a factor": {"rope_parameters": {**YARN, "attention_factor": 0.8}},
 }
 
 
@@ -70,9 +78,25 @@ def without_rounding(monkeypatch) -> None:
                 frequencies / rope["factor"],
                 torch.where(waves < length / high, frequencies, middle),
             )
+        scale = 1.0
+        if rope["rope_type"] == "yarn":
+            # channel whose waves fit so many times into the original context, from the paper's formula
+            ends = [
+                d / 2 * math.log(rope["original_max_position_embeddings"] / (2 * math.pi * rope[k]), rope["rope_theta"])
+                for k in ("beta_fast", "beta_slow")
+            ]
+            if rope.get("truncate", True):
+                ends = [math.floor(ends[0]), math.ceil(ends[1])]
+            low, high = max(ends[0], 0), min(ends[1], d - 1)
+            ramp = ((torch.arange(d // 2).double() - low) / (high - low)).clamp(0, 1)
+            assert ramp.min() < ramp.max()
+            frequencies = ramp * frequencies / rope["factor"] + (1 - ramp) * frequencies
+            grown = [1 + 0.1 * rope.get(k, v) * math.log(rope["factor"]) for k, v in
+                     (("mscale", 1.0), ("mscale_all_dim", 0.0))]  # fmt: skip
+            scale = rope.get("attention_factor") or grown[0] / grown[1]
         angles = position_ids[..., None].double() * frequencies
         angles = torch.cat([angles, angles], -1)
-        return angles.cos(), angles.sin()
+        return angles.cos() * scale, angles.sin() * scale
 
     monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)
     monkeypatch.setattr(modeling_llama.LlamaRotaryEmbedding, "forward", tables)
@@ -129,7 +153,7 @@ def test_transformers_reads_what_a_fresh_llama_writes(kwargs, tmp_path):
     assert (net.double()(tokens()) - model(tokens()).logits).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["scaled", "linear"])
+@pytest.mark.parametrize("kind", ["scaled", "linear", "yarn"])
 def test_config_from_before_transformers_5(kind, tmp_path):
     model = reference(**KINDS[kind])
     model.save_pretrained(tmp_path)
@@ -143,6 +167,15 @@ def test_config_from_before_transformers_5(kind, tmp_path):
     net.save_pretrained(tmp_path / "again")
     again = json.loads((tmp_path / "again/config.json").read_text())
     assert (again["rope_theta"], again["rope_scaling"]) == (config["rope_theta"], rope)
+
+
+def test_generation_with_yarn_equals_that_of_transformers(tmp_path):
+    """Greedy generation with a KV cache, from 5 tokens to three times the original context."""
+    model = reference(**KINDS["yarn"]).double()
+    model.save_pretrained(tmp_path)
+    module = LLaMALanguageModel(weights=str(tmp_path), vocab_size=61, block_size=64).double()
+    expected = model.generate(tokens(2, 5), max_new_tokens=43, do_sample=False)[:, 5:]
+    assert module.generate(tokens(2, 5), max_new_tokens=43, temperature=0) == expected.tolist()
 
 
 @pytest.mark.parametrize(

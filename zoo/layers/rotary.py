@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoPE; Su et al. 2021, https://arxiv.org/abs/2104.09864), with LLaMA 3.1's scaling."""
+"""Rotary position embedding (RoPE; Su et al. 2021, https://arxiv.org/abs/2104.09864), also for longer contexts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class RotaryEmbedding(nn.Module):
         head_dim: dimension of a head, even.
         theta: base of the wavelengths; the longest is about ``2 pi theta`` tokens.
         scaling: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and ``original_max_position_embeddings`` for
-            LLaMA 3.1's scaling (https://arxiv.org/abs/2407.21783); ``factor`` alone for position interpolation (Chen et
-            al. 2023, https://arxiv.org/abs/2306.15595); null for none.
+            LLaMA 3.1's scaling (https://arxiv.org/abs/2407.21783); ``rope_type: yarn``, ``factor`` and
+            ``original_max_position_embeddings`` for YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071), with its
+            options by transformers' names; ``factor`` alone for position interpolation (Chen et al. 2023,
+            https://arxiv.org/abs/2306.15595); null for none.
     """
 
     def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: Mapping[str, Any] | None = None) -> None:
@@ -55,8 +57,9 @@ class RotaryEmbedding(nn.Module):
         """Compute the table in float64 and round last: angles of far positions are large."""
         positions = torch.arange(length, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, self.frequencies())  # (t, c / 2)
-        cos = torch.cat([angles, angles], 1).cos()
-        sin = torch.cat([-angles, angles], 1).sin()  # the sign of the rotation is in the table
+        scale = self.attention_factor()
+        cos = torch.cat([angles, angles], 1).cos() * scale
+        sin = torch.cat([-angles, angles], 1).sin() * scale  # the sign of the rotation is in the table
         cos = cos.unsqueeze(1).to(like.device, like.dtype)  # (t, 1, c)
         sin = sin.unsqueeze(1).to(like.device, like.dtype)
         return cos, sin
@@ -68,6 +71,9 @@ class RotaryEmbedding(nn.Module):
         if self.scaling is None:
             return frequencies
         factor = self.scaling["factor"]
+        if self.scaling.get("rope_type") == "yarn":
+            kept = yarn_ramp(self.head_dim, self.theta, self.scaling)
+            return frequencies * (kept + (1 - kept) / factor)
         if "low_freq_factor" not in self.scaling:
             return frequencies / factor
         # Short waves, of which many periods fit into the original context, stay; long ones are stretched by the
@@ -77,6 +83,47 @@ class RotaryEmbedding(nn.Module):
         high = self.scaling["high_freq_factor"]
         kept = ((periods - low) / (high - low)).clamp(0, 1)
         return frequencies * (kept + (1 - kept) / factor)
+
+    def attention_factor(self) -> float:
+        """Return the factor of queries and keys by which YaRN sharpens attention over a longer context."""
+        scaling = self.scaling or {}
+        if scaling.get("rope_type") != "yarn":
+            return 1.0
+        if "attention_factor" in scaling:
+            return scaling["attention_factor"]
+        factor = scaling["factor"]
+        if "mscale" in scaling and "mscale_all_dim" in scaling:
+            return yarn_mscale(factor, scaling["mscale"]) / yarn_mscale(factor, scaling["mscale_all_dim"])
+        return yarn_mscale(factor, 1.0)
+
+
+def yarn_mscale(factor: float, weight: float) -> float:
+    if factor <= 1:
+        return 1.0
+    return 0.1 * weight * math.log(factor) + 1.0
+
+
+def yarn_ramp(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> Float[Tensor, " c"]:
+    """Return for each pair of channels how far YaRN keeps its frequency: 1 is as it was, 0 is divided by the factor.
+
+    Pairs that turn at least ``beta_fast`` times within the original context are kept, those that turn less than
+    ``beta_slow`` times are interpolated; between these two channels the ramp is linear in the channel.
+    """
+
+    def channel(turns: float) -> float:
+        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    length = scaling["original_max_position_embeddings"]
+    first = channel(scaling.get("beta_fast", 32.0))
+    last = channel(scaling.get("beta_slow", 1.0))
+    if scaling.get("truncate", True):
+        first = math.floor(first)
+        last = math.ceil(last)
+    first = max(first, 0)
+    last = min(last, head_dim - 1)
+    width = last - first or 0.001  # as in the authors' code, against a division by 0
+    channels = torch.arange(head_dim // 2, dtype=torch.float64, device="cpu")
+    return 1 - ((channels - first) / width).clamp(0, 1)
 
 
 def apply_rotary(

@@ -196,7 +196,8 @@ class LLaMALanguageModel(DecoderLanguageModel):
         head_dim: dimension of a head; null for ``dim / heads``.
         theta: base of the rotary wavelengths.
         rope_scaling: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and ``original_max_position_embeddings``
-            for LLaMA 3.1's scaling, or ``factor`` alone for position interpolation.
+            for LLaMA 3.1's scaling; ``rope_type: yarn``, ``factor`` and ``original_max_position_embeddings`` for YaRN;
+            or ``factor`` alone for position interpolation.
         norm_eps: epsilon of the norms.
         tied: share the weights of the token embedding and the output layer.
         context: context length in tokens; null takes that of ``weights``, or ``block_size``.

@@ -26,16 +26,32 @@ FIXED = {"hidden_act": ("silu", "swish"), "attention_bias": False, "mlp_bias": F
 REQUIRED = ("num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size")
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # Entries of rope_scaling, by transformers' rope_type.
-ROPE_TYPES = {"default": (), "linear": SCALING[:1], "llama3": SCALING}
+YARN = ("factor", "original_max_position_embeddings")
+YARN_OPTIONS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+ROPE_TYPES = {"default": (), "linear": SCALING[:1], "llama3": SCALING, "yarn": YARN}
 
 
 def check_scaling(scaling: Mapping[str, Any]) -> None:
-    """Raise UserError for a ``rope_scaling`` that is neither LLaMA 3.1's nor a factor alone."""
+    """Raise UserError for a ``rope_scaling`` that is neither LLaMA 3.1's, nor YaRN's, nor a factor alone."""
+    if scaling.get("rope_type") == "yarn":
+        check_yarn(scaling)
+        return
     names_fit = set(scaling) in ({"factor"}, set(SCALING))
     values_fit = all(isinstance(value, int | float) and value > 0 for value in scaling.values())
     if not names_fit or not values_fit or scaling.get("low_freq_factor", 0) >= scaling.get("high_freq_factor", 1):
         expected = f"{', '.join(SCALING)}, or factor alone, all above 0 and low below high"
         raise UserError(f"rope_scaling is {expected}: got {dict(scaling)}")
+
+
+def check_yarn(scaling: Mapping[str, Any]) -> None:
+    """Raise UserError for a ``rope_scaling`` of ``rope_type: yarn`` that lacks a number or has an unknown entry."""
+    numbers = {name: value for name, value in scaling.items() if name not in ("rope_type", "truncate")}
+    names_fit = set(YARN) <= set(numbers) <= {*YARN, *YARN_OPTIONS}
+    values_fit = all(isinstance(value, int | float) and value > 0 for value in numbers.values())
+    truncate_fits = isinstance(scaling.get("truncate", True), bool)
+    if not names_fit or not values_fit or not truncate_fits:
+        expected = f"{' and '.join(YARN)}, with any of {', '.join(YARN_OPTIONS)}, all numbers above 0"
+        raise UserError(f"rope_scaling is {expected}, for rope_type 'yarn': got {dict(scaling)}")
 
 
 class LLaMAFormat(HuggingFaceFormat):
@@ -129,14 +145,19 @@ def read_rope(source: str, config: Mapping[str, Any]) -> tuple[float, dict[str, 
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
-        raise UserError(f"{source} has rope_type {kind!r}; known are default, linear and llama3")
+        raise UserError(f"{source} has rope_type {kind!r}; known are {', '.join(ROPE_TYPES)}")
     refuse_config(source, rope, {"partial_rotary_factor": 1.0}, "LLaMA")
     names = ROPE_TYPES[kind]
     missing = [name for name in names if name not in rope]
     if missing:
         raise UserError(f"{source} has rope_type {kind!r} without {', '.join(missing)}")
     theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    return float(theta), {name: rope[name] for name in names} or None
+    scaling = {name: rope[name] for name in names}
+    if kind == "yarn":
+        # null stands for the default, as in transformers
+        options = {name: rope[name] for name in YARN_OPTIONS if rope.get(name) is not None}
+        scaling = {"rope_type": kind, **scaling, **options}
+    return float(theta), scaling or None
 
 
 def rope_config(arguments: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +170,9 @@ def rope_config(arguments: Mapping[str, Any], known: Mapping[str, Any]) -> dict[
     theta = arguments["theta"]
     scaling = arguments["rope_scaling"] or {}
     kind = "default"
-    if scaling:
+    if "rope_type" in scaling:
+        kind = scaling["rope_type"]
+    elif scaling:
         kind = "llama3" if "low_freq_factor" in scaling else "linear"
     rope = {"rope_type": kind, **scaling}
     content: dict[str, Any] = {}
