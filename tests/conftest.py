@@ -1,10 +1,12 @@
 """One thread a process (two spinning pools on two cores slow each other tenfold), and a clean folder for each run."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -20,6 +22,14 @@ install_import_hook()
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def load_support() -> ModuleType:
+    """The module .ci/support.py, which lies in no package."""
+    spec = importlib.util.spec_from_file_location("support", ROOT / ".ci" / "support.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

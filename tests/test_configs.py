@@ -1,5 +1,7 @@
 """Every config through the true command line: a few steps of each, and, marked slow, to the result it states.
 
+The few steps are marked slow, too, for all but one config of each model class: the one that .ci/matrix tries.
+
 The first line of a config says what it is and ends in its result, such as ``-> test/accuracy >= 0.96``.
 """
 
@@ -8,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -16,7 +19,7 @@ import yaml
 
 import zoo.data
 from tests import fake_data
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, load_support
 from zoo.data.images.downloadable import DownloadableImages
 
 # What a config needs of an earlier run: another config's checkpoint, by the argument that it leaves at null for it.
@@ -26,6 +29,8 @@ RESULT = re.compile(r"\b((?:test|val)/[\w@]+) (>=|<=) (-?[\d.]*\d)")
 MEASURED = re.compile(r"^\s+((?:test|val)/[\w@]+)\s+(\S+)$", re.MULTILINE)
 # How its samples are measured, in the comments of a config.
 OPTION = re.compile(r"(--generation_metrics\.\w+) ([^\s`]+)")
+
+PORTABLE = load_support().portable()
 
 
 def first_line(config: Path) -> str:
@@ -156,7 +161,13 @@ def test_results_are_read_from_the_first_line(tmp_path):
     assert stated(path) == [("test/accuracy", ">=", 0.96), ("test/rmse", "<=", 55.0)]
 
 
-@configs
+def few_steps(config: Path) -> Any:
+    """A parameter of pytest; slow if another config of its model class is tried in the fast suite."""
+    chosen = f"tests/test_configs.py::test_fit_test_and_predict[{config.stem}]" in PORTABLE
+    return pytest.param(config, id=config.stem, marks=[] if chosen else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("config", [few_steps(c) for c in CONFIGS if not of_ones_own(c)])
 def test_fit_test_and_predict(config, zoo, here, short_runs):
     options = [*SHORT]
     if write := fake_writer(config):

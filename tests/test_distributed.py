@@ -29,6 +29,7 @@ def weights(path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [1, 4])
 def test_ddp_equals_one_process(zoo_process, here, windows):
     common = ["fit", "-c", "configs/mlp_digits.yaml", "--trainer.precision", "64-true", "--trainer.max_epochs", "2",
@@ -92,6 +93,7 @@ def test_schedules_find_the_length_of_a_run_of_two_processes(here, schedule):
         assert used == pytest.approx([1e-3 * whole.factor(i) for i in range(12)], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_ddp_predictions_come_in_the_order_of_the_data(zoo_process, here):
     assert (
         zoo_process("fit", "-c", "configs/mlp_quadrants.yaml", "--trainer.max_epochs", "2", "--run_dir", "r").returncode

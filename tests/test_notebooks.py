@@ -49,6 +49,7 @@ def test_first_steps_runs(here):
     assert kept >= {"averaged.ckpt", "misclassified.png", "confusion_matrix.png", "nan_report.json"}
 
 
+@pytest.mark.slow
 def test_text_and_images_runs(here):
     scope = run(ROOT / "notebooks" / "text_and_images.ipynb", **SMALL)
     assert scope["end"] < scope["start"], "three steps of training help"

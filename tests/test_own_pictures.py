@@ -77,6 +77,7 @@ def test_there_are_such_configs():
     assert {config.stem for config in CONFIGS if of_ones_own(config)} == names
 
 
+@pytest.mark.slow
 def test_two_stages_on_a_folder_of_pictures(zoo, pictures):
     fit = [*TINY, "--data.batch_size", 16, "--trainer.max_epochs", 4]
     code, _, err = zoo("fit", "-c", "configs/autoencoder_imagefolder.yaml", *fit)
@@ -102,6 +103,7 @@ def test_two_stages_on_a_folder_of_pictures(zoo, pictures):
         assert all(Path("pictures", row["file"]).is_file() for row in csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_fine_tuning_of_stable_diffusion(zoo, pictures, weights):
     """The loss falls, prompts make pictures, and diffusers reads what was trained."""
     from diffusers import UNet2DConditionModel
@@ -204,6 +206,7 @@ def test_mistakes_of_fine_tuning_give_one_line(given, said, zoo, here, pictures,
     assert not Path("runs").exists() or not any(Path("runs").rglob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_captions_that_are_too_long_are_told_of_once(zoo, pictures, weights):
     """By one of two processes, in the first of two epochs."""
     rows = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]

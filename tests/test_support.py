@@ -5,7 +5,6 @@
 
 import ast
 import importlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.conftest import CONFIGS, ROOT
+from tests.conftest import CONFIGS, ROOT, load_support
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
@@ -36,11 +35,7 @@ def names(requirements: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def support():
-    """The module .ci/support.py."""
-    spec = importlib.util.spec_from_file_location("support", ROOT / ".ci" / "support.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_support()
 
 
 def commands(job: str) -> str:

@@ -17,6 +17,7 @@ SHORT = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 3, "--train
 CONFIG = ["-c", "configs/latent_diffusion_digits.yaml", "--model.channels", "[16,32]", "--model.head_dim", 16, *SHORT]
 
 
+@pytest.mark.slow
 def test_two_stages_and_samples_of_the_second_alone(zoo, here):
     first = ["fit", "-c", "configs/autoencoder_digits.yaml", "--model.channels", "[16,16]", "--run_dir", "a", *SHORT]
     assert zoo(*first)[0] == 0

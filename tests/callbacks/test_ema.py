@@ -293,6 +293,7 @@ def processes(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "sharded", "sharded files"])
 def test_two_processes(kind, processes):
     path = processes / kind

@@ -385,6 +385,7 @@ def test_a_mistake_on_the_command_line_is_one_line(zoo):
     assert "'tail' matches nothing in MLP; the nearest names are" in err
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(zoo_process, here):
     """Thawed layers are reduced too: DDP knows only what required a gradient when it was built."""
     plan = callbacks("{until: 1 epochs, train: head}", "{until: 30 steps, train: ['4', head], lr_scale: 0.1}", "{}")

@@ -405,6 +405,7 @@ def processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [name for name, _ in DISTRIBUTED])
 def test_two_ranks_take_the_same_rate_and_equal_a_run_started_there(processes, optimizer):
     first, second = (torch.load(processes / f"{optimizer}{rank}.pt") for rank in range(2))

@@ -117,6 +117,7 @@ def test_a_resumed_run_keeps_its_filters(tmp_path):
     assert torch.equal(part.conv.weight, started)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_trace(here):
     fake_data.cifar10(here / "data", train=300)
     assert verify_resume([*ARGS[1:], "--trainer.precision", "bf16-mixed", "--model.channels_last", "true",

@@ -549,6 +549,7 @@ def test_no_readable_checkpoint_at_all(zoo):
     assert sorted(p.name for p in checkpoints().parent.rglob("*")) == before, "the run is kept as it is"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_same_wandb_run(here):
     done = Fork(*DIGITS, "--logger", "wandb", *EPOCHS, 1, folder=here).wait()
     assert done.code == 0, done.err

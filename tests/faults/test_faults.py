@@ -86,21 +86,29 @@ HEALTHY = [p for p in CONFIGS if p.stem not in ("vanilla_rnn_adding", *ELSEWHERE
            and not of_ones_own(p)]  # fmt: skip
 
 
-# Their diagnosis takes ten seconds to a minute.
+# Their diagnosis takes five seconds to a minute.
 LONG = (
     "autoencoder_digits",
     "bert_masked_docs",
+    "bert_ner",
     "bert_sentiment_huggingface",
+    "bert_text",
+    "convnext_digits",
     "diffusion_digits",
     "distill_cnn_to_mlp_digits",
     "efficientnet_digits",
     "gpt_docs",
     "gpt_docs_fast",
     "gpt_source",
+    "gru_characters",
     "gru_forecast_quantiles",
+    "gru_sequences",
     "llama_docs",
+    "lstm_adding",
     "lstm_sequences",
+    "resnet_digits",
     "resnet_letters",
+    "seq2seq_dates",
     "small_cnn_augmented_digits",
     "transfer_head_digits",
     "vgg_digits",

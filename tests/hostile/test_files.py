@@ -389,6 +389,7 @@ print(*codes, int(peak[1]) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_bombs_stay_below_1_5_gb(good, tmp_path):
     """A tokenizer, sizes and a config, of which each alone once took all memory."""
     (tmp_path / "c.yaml").write_text(LAUGHS)

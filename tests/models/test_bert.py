@@ -164,6 +164,7 @@ def test_checkpoint_holds_architecture_and_tokenizer(folder, tmp_path):
     assert again.tokenizer.plain() == module.tokenizer.plain()
 
 
+@pytest.mark.slow
 def test_what_learned_hidden_words_goes_on_to_classes(zoo, here):
     """From a checkpoint of zoo, with its tokenizer saved beside it."""
     code, _, err = zoo("fit", "-c", "configs/bert_masked_docs.yaml", "--trainer.max_steps", 2, "--run_dir", "first")

@@ -210,6 +210,7 @@ def memory(mesh, path: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_divided_among_two_processes(tmp_path: Path):
     for kind in ("GPT", "LLaMA"):
         net = copy.deepcopy(build(kind).net)

@@ -141,6 +141,7 @@ def test_mistakes_are_errors_of_one_line(trained):
         module.step((torch.randn(5, 6), torch.zeros(5).long()), "train")
 
 
+@pytest.mark.slow
 def test_the_config_with_a_trained_teacher(zoo, here):
     """The two commands of the config's first lines; the second time without naming the teacher's architecture."""
     code, _, err = zoo("fit", "-c", "configs/small_cnn_digits.yaml", "--trainer.max_epochs", "2")

@@ -278,6 +278,7 @@ def test_help(zoo):
     assert all(word in out for word in ("--ckpt_path", "--prompts", "--repetition_penalty", "--stop"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it(trained, here):
     """The text so far stays on the terminal."""
     command = [sys.executable, "-m", "zoo", "generate", "--ckpt_path", str(trained), "--prompt", PROMPT]

@@ -101,6 +101,7 @@ def test_titles_of_mixed_labels():
     assert titles(mixed, names) == ["70% ant\n30% bee", "bee"]
 
 
+@pytest.mark.slow
 def test_augmentation_in_yaml_goes_on_after_a_resume_as_if_nothing_had_happened(zoo, here):
     from zoo.cli.resume_check import difference
 

@@ -173,6 +173,7 @@ def accuracy(folder: Path) -> float:
         return max(float(row["val/accuracy"]) for row in csv.DictReader(file) if row.get("val/accuracy"))
 
 
+@pytest.mark.slow
 def test_bert_learns_what_neither_text_tells_and_predicts_from_a_file(zoo, here):
     rows = days(1500)
     labels = torch.tensor([["cooler", "same", "warmer"].index(label) for *_, label in rows])
