@@ -245,13 +245,14 @@ def add(layer: Any, adapter: LayerAdapter) -> None:
         for part in a.split(adapter.rank):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
     layer.__class__ = _classes[mixin, kind]
-    layer.lora = adapter
-    layer.lora_A = nn.Parameter(a)
-    layer.lora_B = nn.Parameter(b)
-    layer.lora_magnitude = None
+    adapted: Any = layer  # nn.Module declares every attribute as a tensor or a module
+    adapted.lora = adapter
+    adapted.lora_A = nn.Parameter(a)
+    adapted.lora_B = nn.Parameter(b)
+    adapted.lora_magnitude = None
     if adapter.dora:
-        norms = [layer.matrix()[start:stop].detach().flatten(1).norm(dim=1) for _, start, stop in adapter.parts]
-        layer.lora_magnitude = nn.Parameter(torch.cat(norms))
+        norms = [adapted.matrix()[start:stop].detach().flatten(1).norm(dim=1) for _, start, stop in adapter.parts]
+        adapted.lora_magnitude = nn.Parameter(torch.cat(norms))
 
 
 def remove(layer: Any) -> None:
