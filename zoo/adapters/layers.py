@@ -229,7 +229,7 @@ def add(layer: Any, adapter: LayerAdapter) -> None:
         _classes[mixin, kind] = type(f"LoRA{kind.__name__}", (mixin, kind), {"base_class": kind})
     weight = layer.weight
     inner = weight.shape[1:]
-    if isinstance(layer, nn.Linear):
+    if mixin is LoRALinear:
         inner = (layer.in_features,)  # quantized weights are packed
     if mixin in (LoRATransposed, LoRAEmbedding):
         inner = weight.shape[:1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from zoo.adapters import adapter_of, load_adapter
+from zoo.adapters import adapter_of, load_adapter, network, save_peft
 from zoo.callbacks import LoRA
 from zoo.checkpoints import Checkpoint, Weights
 from zoo.cli.tables import number_table
@@ -90,3 +91,23 @@ def adapter_report(module: L.LightningModule) -> str | None:
     kind = "DoRA" if record.dora else "LoRA"
     scale = f"{kind}: rank {record.rank}, scale {record.scale:g}, {trained:,} of {total:,} parameters ({share:.2g} %)"
     return f"{number_table(list(rows.values()))}\n{scale}"
+
+
+def export_adapter(path: str, adapter: str, out: Path, weights: Weights = "auto") -> list[str]:
+    """Write an adapter as a folder of PEFT; return the names in it.
+
+    Args:
+        path: the base: a checkpoint, or a Hugging Face folder of a GPT-2 or LLaMA model.
+        adapter: checkpoint of a run with ``lora``.
+        out: the folder, new or empty.
+        weights: ``auto`` takes EMA weights if there are any.
+    """
+    if (Path(path) / "config.json").is_file():
+        from zoo.cli.text_generation import load_hugging_face_folder
+
+        model: L.LightningModule = load_hugging_face_folder(Path(path))
+    else:
+        model = Checkpoint(path).build(weights)
+    load_adapter(model, adapter, weights, merge=False)
+    save_peft(network(model), out)
+    return sorted(item.name for item in out.iterdir())

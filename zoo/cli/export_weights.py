@@ -12,6 +12,7 @@ import lightning as L
 import torch
 
 from zoo import models
+from zoo.adapters import load_adapter
 from zoo.checkpoints import Checkpoint, Weights
 from zoo.diffusion.schedules import linear_betas, scaled_linear_betas
 from zoo.errors import UserError
@@ -36,6 +37,7 @@ def export_file(
     out: Path,
     weights: Weights = "auto",
     dtype: torch.dtype | None = None,
+    adapter: str | None = None,
 ) -> int:
     """Write the tensors of a network under zoo's names, for any module; return their number.
 
@@ -44,9 +46,16 @@ def export_file(
         out: a ``.safetensors`` file, which ``weights`` of zoo's models takes.
         weights: ``auto`` takes EMA weights if there are any.
         dtype: of floating-point tensors; None keeps theirs.
+        adapter: LoRA adapter that is added to the weights first.
     """
     checkpoint = Checkpoint(path)
-    state = checkpoint.state_dict(weights)
+    checkpoint.refuse_adapter()
+    if adapter is None:
+        state = checkpoint.state_dict(weights)
+    else:
+        model = checkpoint.build(weights)
+        load_adapter(model, adapter, weights)
+        state = model.state_dict()
     net = {}
     for key, value in state.items():
         if key.startswith("net."):
@@ -73,6 +82,7 @@ def export_folder(
     weights: Weights = "auto",
     dtype: torch.dtype | None = None,
     max_shard_size: int | None = None,
+    adapter: str | None = None,
 ) -> list[str]:
     """Write a folder that other libraries load, whole or not at all; return the names in it.
 
@@ -82,11 +92,14 @@ def export_folder(
         weights: ``auto`` takes EMA weights if there are any.
         dtype: of the weights; None keeps theirs.
         max_shard_size: in bytes; larger weights are split into several files.
+        adapter: LoRA adapter that is added to the weights first.
 
     Raises:
         UserError: if no other library has the model, or it has options that theirs does not have.
     """
     model = Checkpoint(path).build(weights)
+    if adapter is not None:
+        load_adapter(model, adapter, weights)
     net: Any = getattr(model, "net", None)
     if folder_format(type(net)) is None:
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.checkpoint import ADAPTER_KEY
 from zoo.checkpoints.ema_weights import with_ema
 from zoo.checkpoints.hyperparameters import check_values
 from zoo.checkpoints.integrity import SEALED_KEY, placeholder, seal, verify
@@ -105,6 +106,8 @@ def read_file(path: Path) -> Weights:
     hyperparameters: dict[str, Any] = {}
     if isinstance(content, dict) and "state_dict" in content:
         check_values(content, path)
+        if ADAPTER_KEY in content:
+            raise UserError(f"weights: {path} holds a LoRA adapter alone, not the weights of a network")
         upgrade(content)
         content = with_ema(content)
         hyperparameters = dict(content.get("hyper_parameters") or {})
