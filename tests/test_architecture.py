@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "zoo"
 # A package imports those below it only. Modules at the root (errors, files, distributed, ...) are below all of them.
 ORDER = (
     "cli",
+    "export",
     "catalog",
     "runs",
     "diagnosis",

@@ -131,3 +131,22 @@ def sequence_number(node: Any) -> int:
 def changes_inputs(operation: Any) -> bool:
     """Return whether an operation in ``__torch_dispatch__`` writes to its arguments."""
     return operation._schema.is_mutable
+
+
+# Graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def scan(step: Any, start: Any, inputs: Any) -> tuple[Any, Any]:
+    """Run ``step(states, inputs) -> (states, output)`` over the first dimension, as one operator that exports.
+
+    Args:
+        step: changes none of its arguments, and returns new tensors.
+        start: first states, a tuple of tensors.
+        inputs: tensors of the same first dimension.
+
+    Returns:
+        The last states, and all outputs, stacked.
+    """
+    from torch._higher_order_ops.scan import scan as run
+
+    return run(step, start, inputs)

@@ -83,6 +83,7 @@ def export_folder(
     dtype: torch.dtype | None = None,
     max_shard_size: int | None = None,
     adapter: str | None = None,
+    format: str | None = None,
 ) -> list[str]:
     """Write a folder that other libraries load, whole or not at all; return the names in it.
 
@@ -93,6 +94,7 @@ def export_folder(
         dtype: of the weights; None keeps theirs.
         max_shard_size: in bytes; larger weights are split into several files.
         adapter: LoRA adapter that is added to the weights first.
+        format: ``huggingface`` or ``diffusers``, which must be that of the model; None takes the one it has.
 
     Raises:
         UserError: if no other library has the model, or it has options that theirs does not have.
@@ -106,6 +108,8 @@ def export_folder(
             f"{path} holds a {type(model).__name__}, which has no folder format (there is one for "
             f"{', '.join(names_with_folder_format())}): --out FILE.safetensors writes it for zoo"
         )
+    if format is not None and format != folder_format(type(net)):
+        raise UserError(f"a {type(net).__name__} is written as --format {folder_format(type(net))}, not {format}")
     if max_shard_size is not None and not writes_shards(net):
         raise UserError(f"--max_shard_size: the folder of a {type(net).__name__} has one file")
     if dtype is not None:

@@ -73,7 +73,7 @@ class SequenceInput(nn.Module):
 
     def _check_tokens(self, x: Tensor) -> None:
         assert self.embedding is not None
-        if x.device.type != "cpu":  # reading values would wait for the device
+        if x.device.type != "cpu" or torch.compiler.is_exporting():  # reading values would wait for the device
             return
         size = self.embedding.num_embeddings
         low, high = (int(v) for v in x.aminmax())
@@ -99,7 +99,7 @@ def check_lengths(lengths: Tensor | None, x: Tensor) -> None:
         raise ValueError(
             f"expected {len(x)} integer lengths (b,) for {len(x)} sequences, got {lengths.dtype} {tuple(lengths.shape)}"
         )
-    if lengths.device.type != "cpu":  # reading values would wait for the device
+    if lengths.device.type != "cpu" or torch.compiler.is_exporting():  # reading values would wait for the device
         return
     low, high = (int(v) for v in lengths.aminmax())
     if low < 1:

@@ -188,7 +188,7 @@ class LSTMForecastNet(nn.Module):
         width, horizon, future_dim = self.shape
         if past.ndim != 3 or past.shape[2] != width:
             raise ValueError(f"expected the past (b, t, {width}) of series, got {tuple(past.shape)}")
-        expected = (len(past), horizon, future_dim) if future_dim else None
+        expected = (past.shape[0], horizon, future_dim) if future_dim else None
         shape = None if future is None else tuple(future.shape)
         if shape != expected:
             wanted = expected or "no covariates"

@@ -1,0 +1,1 @@
+"""Trained modules as files that run without zoo: ONNX and ``torch.export`` graphs with their preprocessing."""
