@@ -17,7 +17,7 @@ def requirements() -> list[str]:
     """All requirements of the project and of its tests; those of linters and type checkers are left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["text"], *extras["test"]]
+    return [*project["dependencies"], *extras["text"], *extras["onnx"], *extras["test"]]
 
 
 def lowest() -> list[str]:

@@ -197,7 +197,6 @@ TABLE = {
     # Where to write
     "run folder below a file": Mistake(f"{DIGITS} --run_dir file/run", ["file/run", "Not a directory"]),
     "run folder in use": Mistake(f"{DIGITS} --run_dir folder", ["folder is not empty", "--resume folder"]),
-    "no file for predictions": Mistake("predict --ckpt_path digits.ckpt", ["--out"]),
     "suffix of predictions": Mistake("predict --ckpt_path digits.ckpt --out out.txt", ["'out.txt'", ".csv", ".jsonl"]),
     "folder of predictions": Mistake("predict --ckpt_path digits.ckpt --out no/out.csv", ["no folder 'no'", "out.csv"]),
     # The machine, and what may be imported

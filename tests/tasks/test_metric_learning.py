@@ -103,7 +103,7 @@ def test_the_config_learns_and_its_checkpoint_predicts(zoo, here):
     code, _, err = zoo("predict", "--ckpt_path", "r/checkpoints/best.ckpt", "--out", "e.csv")
     assert (code, err) == (0, "")
     lines = (here / "e.csv").read_text().splitlines()
-    assert lines[0] == ",".join(f"e{i}" for i in range(16))
+    assert lines[0] == ",".join(["row", *(f"e{i}" for i in range(16))])
     assert len(lines) > 200
 
 

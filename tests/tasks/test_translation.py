@@ -251,9 +251,9 @@ def test_the_config_fits_draws_and_translates_new_dates(zoo, here):
     assert (code, err.count("\n")) == (0, 1), err
     assert "new.txt: 1 of 3 lines are empty and left out" in err
     rows = (here / "p.csv").read_text().splitlines()
-    assert rows[0] == "source,translation,score"
-    assert [row.split(",")[0] for row in rows[1:]] == ["5 May 2030", "Mar 3rd '24"]
-    assert all(len(row.split(",")[1]) <= 6 for row in rows[1:])
+    assert rows[0] == "row,source,translation,score"
+    assert [row.split(",")[1] for row in rows[1:]] == ["5 May 2030", "Mar 3rd '24"]
+    assert all(len(row.split(",")[2]) <= 6 for row in rows[1:])
     plain = torch.load("r/checkpoints/last.ckpt", weights_only=True)
     assert plain["tokenizers"] == plain["datamodule_hyper_parameters"]["tokenizers"]
     code, out, err = zoo("test", *last, "--data.seed", 9)

@@ -242,7 +242,7 @@ class ViT(PretrainedNet):
         x = self.conv_proj(x)  # (b, d, rows, columns)
         x = x.flatten(2).transpose(1, 2)  # (b, rows * columns, d)
         if self.class_token is not None:
-            class_token = self.class_token.expand(len(x), -1, -1)
+            class_token = self.class_token.expand(x.shape[0], -1, -1)  # len() would fix the batch in an export
             x = torch.cat([class_token, x], 1)
         return self.heads(self.encoder(x, rows, columns))
 
