@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 KEPT = "\n\t\u00a0\u2002\u2003\u2009\u202f\u3000"  # breaks, and spaces that Python does not count as printable
+MAX_ERROR = 2_000  # characters
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -27,6 +28,12 @@ def printable(value: Any, length: int = 80) -> str:
 def one_line(text: str) -> str:
     """Return text in one line, whole and without control characters."""
     return visible(" ".join(text.splitlines())).replace("\t", " ")
+
+
+def error_line(text: str) -> str:
+    """Return the message of an error in one line, shortened where it quotes values of any length."""
+    text = one_line(text)
+    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
 
 
 def visible(text: str) -> str:

@@ -3,9 +3,11 @@
 import base64
 import contextlib
 import copy
+import importlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -20,9 +22,10 @@ from safetensors.torch import save_file
 
 from zoo.checkpoints import Checkpoint, read_tensors
 from zoo.cli.file_report import describe
+from zoo.data import disk_cache
 from zoo.data.images.cifar import read_pickle
 from zoo.errors import UserError
-from zoo.models import MLPClassifier
+from zoo.models import BERT, MLPClassifier
 from zoo.models.frozen import open_autoencoder, open_text_encoder
 from zoo.tasks.distillation import load_teacher
 from zoo.text.tokenizer import Tokenizer
@@ -403,3 +406,48 @@ def test_bombs_stay_below_1_5_gb(good, tmp_path):
     assert codes == [2, 2]
     assert len(done.stderr.strip().splitlines()) == 2, done.stderr
     assert peak < 1500
+
+
+# Depth and folders of weights -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [10**6, 10**12])
+def test_depth_that_cannot_be_meant_is_refused_while_the_model_is_built(depth, good, refused):
+    assert "a depth of it" in refused("fit", "--model", "MLPClassifier", "--data", "Digits", "--model.hidden",
+                                      json.dumps([2] * 30_000))  # fmt: skip
+    refused("fit", "--model", "GPTLanguageModel", "--data", "PythonDocs", "--model.depth", depth, "--model.dim", 8,
+            "--model.heads", 1)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**12}, {"hidden_size": [16]}, {"vocab_size": 10**12}])
+def test_config_of_weights_that_is_odd_is_one_line(change, tmp_path):
+    BERT(vocab_size=7, dim=8, depth=1, heads=2).save_pretrained(tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match="bert"):
+        BERT.from_pretrained(tmp_path / "bert")
+
+
+# Temporary names ------------------------------------------------------------------------------------------------------
+
+
+def test_planted_links_of_caches_and_downloads_are_not_written_through(tmp_path, nothing_happens, monkeypatch):
+    fetch = importlib.import_module("zoo.weights.fetch")  # the package has a function of this name
+    outside = nothing_happens / "precious"
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "key.lock").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"):
+        disk_cache.ensure(tmp_path / "cache" / "key", lambda new: (new / "index.json").write_text("{}"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "net-01234567.pth.partial").symlink_to(outside)
+    with pytest.raises(UserError, match="symbolic link"):
+        fetch.fetch("https://example.org/net-01234567.pth")
+
+
+def test_folder_of_a_cache_has_a_name_that_cannot_be_guessed(tmp_path):
+    names = []
+    for key in ("a", "b"):
+        disk_cache.ensure(tmp_path / key, lambda new: (names.append(new.name), (new / "index.json").write_text("{}")))
+    assert all(re.fullmatch(r"\.[ab]\.new-\w+-\d+-[0-9a-f]{16}", name) for name in names)
+    assert names[0][-16:] != names[1][-16:]

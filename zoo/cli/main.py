@@ -17,7 +17,7 @@ from zoo.catalog.shipped_configs import expand_configs
 from zoo.cli.commands import all_commands, command_names, load_command
 from zoo.cli.suggestions import nearest
 from zoo.errors import Stopped, UserError
-from zoo.terminal import one_line
+from zoo.terminal import error_line
 
 DONE = 0
 CHECK_FAILED = 1
@@ -159,18 +159,18 @@ def report(error: Exception) -> int:
     """Print one line about an error and return the exit code; raise what may be a bug, with its traceback."""
     if isinstance(error, UserError) and os.environ.get("ZOO_DEBUG") != "1":
         # This one needs no torch.
-        print(f"zoo: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"zoo: error: {error_line(str(error))}", file=sys.stderr)
         return MISTAKE
     from zoo.callbacks import NonFiniteError
     from zoo.cli.error_messages import explain
 
     if isinstance(error, NonFiniteError):
-        print(f"zoo: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"zoo: error: {error_line(str(error))}", file=sys.stderr)
         return NON_FINITE
     if os.environ.get("ZOO_DEBUG") == "1":
         raise error
     text = explain(error)
     if text is None:
         raise error
-    print(f"zoo: error: {one_line(text)}", file=sys.stderr)
+    print(f"zoo: error: {error_line(text)}", file=sys.stderr)
     return MISTAKE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from zoo.data.downloads import locked
+from zoo.files import remove_abandoned, temporary_path
 
 
 def user_folder(kind: str) -> Path:
@@ -32,12 +32,10 @@ def ensure(place: Path, write: Callable[[Path], None]) -> None:
 
 
 def _build(place: Path, write: Callable[[Path], None]) -> None:
-    host = socket.gethostname()
-    for old in place.parent.glob(f"{place.name}.{host}.*.new"):
-        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed: the lock is ours
-    new = place.with_name(f"{place.name}.{host}.{os.getpid()}.new")
+    remove_abandoned(place)
+    new = temporary_path(place)
+    new.mkdir()
     try:
-        new.mkdir(parents=True)
         write(new)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(new, place)

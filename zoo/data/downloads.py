@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from zoo.files import open_without_links
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -20,7 +22,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with open_without_links(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield

@@ -91,7 +91,8 @@ class MetricsCSV(Logger):
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             try:
-                self.columns = list(reader.fieldnames or self.columns)
+                if reader.fieldnames is not None:  # not an empty file
+                    self.columns = list(reader.fieldnames)
                 rows = list(reader)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise UserError(f"{self.path} is no CSV file: {error}") from None

@@ -22,6 +22,7 @@ from zoo.files import write_json, write_text
 from zoo.runs import git
 from zoo.runs.lock import NAME as LOCK
 from zoo.runs.lock import lock, unlock
+from zoo.terminal import printable
 from zoo.trust.reading import read_json, read_yaml
 
 ROOT = Path("runs")
@@ -255,7 +256,7 @@ def of_checkpoint(checkpoint: Path) -> Path | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.yaml`` of a run with the present names of classes and options."""
-    return upgrade_config(read_yaml(folder / "config.yaml"))
+    return _upgraded(folder / "config.yaml", read_yaml(folder / "config.yaml"))
 
 
 def upgrade_saved_config(folder: Path) -> None:
@@ -264,9 +265,16 @@ def upgrade_saved_config(folder: Path) -> None:
 
     path = folder / "config.yaml"
     saved_config = read_yaml(path)
-    upgraded = upgrade_config(saved_config)
+    upgraded = _upgraded(path, saved_config)
     if upgraded != saved_config:
         write_text(path, yaml.safe_dump(upgraded, sort_keys=False))
+
+
+def _upgraded(path: Path, saved_config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return upgrade_config(saved_config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the config of a run: {printable(error)}") from error
 
 
 # The record of a run ------------------------------------------------------------------------------------------------

@@ -75,7 +75,10 @@ def _read_json(path: Path) -> Parts:
 
 def _added_tokens(path: Path, content: dict[str, Any]) -> list[str]:
     added = []
-    for token in content.get("added_tokens") or []:
+    tokens = content.get("added_tokens") or []
+    if not isinstance(tokens, list):
+        raise ValueError(f"{path}: added_tokens is a {type(tokens).__name__}, not a list of tokens")
+    for token in tokens:
         if not isinstance(token, dict):
             raise ValueError(f"{path}: added_tokens holds a {type(token).__name__}, not tokens")
         if isinstance(token.get("content"), str):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import UserError
@@ -22,11 +22,14 @@ FACTORIES = frozenset(
      torch.randint, torch.randn, torch.tril_indices, torch.triu_indices, torch.zeros)
 )  # fmt: skip
 SPARE = 2**30  # bytes that a model may have beside what its checkpoint holds, such as a teacher
+MAX_TENSORS = 20_000  # of a model; large published ones have some thousand
 FACTOR = 4  # double precision where the file has single, and room for initial values
 
 
 class MemoryBudget(TorchFunctionMode):
     """Refuses tensors beyond a number of bytes that are made within this context, by computing their size first.
+
+    A depth that cannot be meant is refused by the number of tensors, those on the meta device included.
 
     Args:
         bytes: of all tensors together.
@@ -41,12 +44,24 @@ class MemoryBudget(TorchFunctionMode):
         self.bytes = limit(bytes)
         self.why = why
         self.used = 0
+        self.tensors = 0
+        self.max_tensors = limit(MAX_TENSORS)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in FACTORIES and str(kwargs.get("device")) != "meta":
-            self._count(func, args, kwargs)
+        if func in FACTORIES:
+            self._count_tensor()
+            if str(kwargs.get("device")) != "meta":
+                self._count(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _count_tensor(self) -> None:
+        self.tensors += 1
+        if self.tensors > self.max_tensors:
+            raise UserError(
+                f"the model would have more than {self.max_tensors:,} tensors: a depth of it is not meant so, or "
+                "ZOO_READ_LIMIT raises the bound"
+            )
 
     def _count(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         alone = {
@@ -69,6 +84,28 @@ class MemoryBudget(TorchFunctionMode):
                 f"the model would need {self.used / 1e9:,.1f} GB at least, with a tensor of {shape}, but {self.why}; "
                 "a size of it is not meant so, or ZOO_READ_LIMIT raises the bound"
             )
+
+
+def check_fits(net: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Raise an error for a network on the meta device whose parameters need more memory than the machine has.
+
+    Args:
+        net: the network.
+        dtype: that its parameters will have; None keeps theirs.
+
+    Raises:
+        UserError: in one line.
+    """
+    needed = 0
+    for parameter in net.parameters():
+        size = parameter.element_size() if dtype is None else dtype.itemsize
+        needed += parameter.numel() * size
+    total = limit(_memory())
+    if needed > total:
+        raise UserError(
+            f"the model would need {needed / 1e9:,.1f} GB, but the machine has {total / 1e9:,.1f} GB; "
+            "a size of it is not meant so, or ZOO_READ_LIMIT raises the bound"
+        )
 
 
 def budget_of_machine() -> MemoryBudget:

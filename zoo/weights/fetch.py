@@ -20,6 +20,7 @@ import torch
 
 from zoo.distributed import say
 from zoo.errors import UserError
+from zoo.files import one_line_for_disk_errors, open_without_links
 
 try:
     import fcntl
@@ -62,12 +63,13 @@ def fetch(url: str) -> Path:
 
 def _download(url: str, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
+    # A name that does not change, as the next process continues the download; never opened through a link.
     partial = place.with_name(place.name + ".partial")
-    with _one_process(partial):
+    with one_line_for_disk_errors(partial), _one_process(partial):
         if place.exists():  # another process downloaded it meanwhile
             partial.unlink(missing_ok=True)
             return
-        with open(partial, "ab") as file:
+        with open_without_links(partial, "ab") as file:
             start = file.tell()
             position = f", from byte {start:,}" if start else ""
             say(f"fetching {url} to {place}{position}")
@@ -87,7 +89,7 @@ def _one_process(partial: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with open(partial, "ab") as file:
+    with open_without_links(partial, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

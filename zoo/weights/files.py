@@ -160,14 +160,14 @@ def read_shards(index: Path) -> Weights:
     missing = sorted({name for name in files.values() if not (index.parent / name).is_file()})
     if missing:
         ending = ", ..." if len(missing) > 3 else ""
-        raise UserError(f"{index} names {', '.join(missing[:3])}{ending}, not there")
+        raise UserError(f"{index} names {printable(', '.join(missing[:3]), 300)}{ending}, not there")
     opened = {}
     for name in sorted(set(files.values())):
         opened[index.parent / name] = open_file(index.parent / name)
     names = {tensor: index.parent / name for tensor, name in files.items()}
     for tensor, path in names.items():
         if tensor not in opened[path].keys():  # noqa: SIM118
-            raise UserError(f"{index} says that {path.name} holds {tensor}, but it does not")
+            raise UserError(f"{index} says that {path.name} holds {printable(tensor, 200)}, but it does not")
     return Weights(str(index), LazyTensors(names, opened))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,8 +13,13 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.terminal import printable
+from zoo.trust.memory import budget_of_machine, check_fits
 from zoo.weights.files import Weights
 from zoo.weights.sharded import materialize
+
+# What Python and torch raise for sizes that are texts, lists, negative or too large.
+ODD_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class WeightsFormat(ABC):
@@ -95,17 +101,19 @@ class PretrainedNet(nn.Module):
             UserError: the weights cannot be read, or are of another architecture.
         """
         adapter: WeightsFormat = cls.weights_format
-        weights = adapter.open(path)
-        found = {**adapter.infer_arguments(weights, cls), **arguments}
-        check_complete(cls, found, weights.source)
-        try:
-            if adapter.on_meta:
-                net = build_empty(cls, found, dtype or weights.dtype)
-            else:
-                net = cls(**found)
-        except ValueError as error:
-            raise UserError(f"{weights.source}: {error}") from None
-        adapter.load(net, weights)
+        with one_line_for_odd_config(path, cls):
+            weights = adapter.open(path)
+            found = {**adapter.infer_arguments(weights, cls), **arguments}
+            check_complete(cls, found, weights.source)
+            try:
+                if adapter.on_meta:
+                    net = build_empty(cls, found, dtype or weights.dtype)
+                else:
+                    with budget_of_machine():
+                        net = cls(**found)
+            except ValueError as error:
+                raise UserError(f"{weights.source}: {error}") from None
+            adapter.load(net, weights)
         if dtype is not None:
             net.to(dtype)
         return net.eval()
@@ -114,7 +122,8 @@ class PretrainedNet(nn.Module):
     def pretrained_arguments(cls, path: str | Path) -> dict[str, Any]:
         """Return the constructor's arguments for the weights in a file or folder."""
         adapter: WeightsFormat = cls.weights_format
-        return adapter.infer_arguments(adapter.open(path), cls)
+        with one_line_for_odd_config(path, cls):
+            return adapter.infer_arguments(adapter.open(path), cls)
 
     def load_pretrained(self, path: str | Path) -> Self:
         """Load weights into this network; a classifier for other classes is replaced by a fresh one.
@@ -127,7 +136,8 @@ class PretrainedNet(nn.Module):
             UserError: they cannot be read, are of another architecture or size, or compute something else.
         """
         adapter: WeightsFormat = self.weights_format
-        adapter.load(self, adapter.open(path, self))
+        with one_line_for_odd_config(path, type(self)):
+            adapter.load(self, adapter.open(path, self))
         return self
 
     def save_pretrained(self, path: str | Path, format: str | None = None, **options: Any) -> None:
@@ -148,6 +158,26 @@ class PretrainedNet(nn.Module):
         self.weights_format.save(self, Path(path), chosen, **options)
 
 
+@contextmanager
+def one_line_for_odd_config(source: str | Path, cls: type) -> Iterator[None]:
+    """Turn errors of values in a ``config.json`` or header that are of another kind than expected into one line.
+
+    Args:
+        source: file, folder or name of the weights.
+        cls: the network.
+
+    Raises:
+        UserError: in place of such an error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except ODD_VALUES as error:
+        reason = printable(str(error).partition("\n")[0], 200)
+        raise UserError(f"{source} does not describe a {cls.__name__} that can be built: {reason}") from error
+
+
 def check_complete(cls: type, arguments: Mapping[str, Any], source: str) -> None:
     """Raise UserError where the constructor's required arguments are not all known."""
     missing = []
@@ -164,8 +194,9 @@ def check_complete(cls: type, arguments: Mapping[str, Any], source: str) -> None
 
 def build_empty(cls: type[Any], arguments: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
     """Build a network with memory for its parameters, but without their initialization."""
-    with torch.device("meta"):
+    with budget_of_machine(), torch.device("meta"):
         net = cls(**arguments)
+    check_fits(net, dtype)
     for name, buffer in list(net.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         kind = dtype if buffer.is_floating_point() else None
@@ -209,4 +240,6 @@ def refuse_config(source: str, config: Mapping[str, Any], fixed: Mapping[str, An
     for key, allowed in fixed.items():
         values = allowed if isinstance(allowed, tuple) else (allowed,)
         if key in config and config[key] not in values:
-            raise UserError(f"{source} has {key}={config[key]}, but zoo's {network} computes with {key}={values[0]}")
+            raise UserError(
+                f"{source} has {key}={printable(config[key], 80)}, but zoo's {network} computes with {key}={values[0]}"
+            )

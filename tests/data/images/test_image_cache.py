@@ -1,9 +1,11 @@
 """Where decoded images are kept: whole or not at all, once for each content, and on a full disk."""
 
+import os
 import resource
 import shutil
 import signal
-import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests import fake_data
+from zoo import files
 from zoo.data import ImageFolder
 from zoo.data.downloads import locked
 from zoo.data.images import image_cache, image_files, image_reader
@@ -69,7 +72,11 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
     assert len(on_disk(root, folder).datasets["train"]) == 30
     (built,) = (path for path in folder.iterdir() if path.is_dir())
     shutil.rmtree(built)
-    left = folder / f"{built.name}.{socket.gethostname()}.1.new"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        left = files.temporary_path(built)
     left.mkdir()  # of a process that was killed
     assert len(on_disk(root, folder).datasets["train"]) == 30
     assert not left.exists()

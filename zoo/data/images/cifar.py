@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.data.downloads import fetch
 from zoo.data.images.downloadable import DownloadableImages
+from zoo.terminal import printable
 
 # A pickle may call any function. These are the only ones that the published files call, so no others are allowed.
 ALLOWED = {
@@ -108,8 +109,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = _SafeUnpickler(file, encoding="latin1").load()
-    except (OSError, EOFError, ValueError, KeyError, IndexError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {advice}") from None
+    except Exception as error:  # pickle raises whatever a damaged file brings it to
+        raise ValueError(f"{path} is damaged ({printable(error)}): {advice}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds no dict): {advice}")
     return content

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.data.downloads import fetch
 from zoo.data.images.downloadable import DownloadableImages
+from zoo.terminal import printable
 
 
 class SVHN(DownloadableImages):
@@ -53,7 +54,7 @@ def read_mat(path: Path) -> tuple[UInt8[Tensor, "n 3 32 32"], Int[Tensor, " n"]]
     try:
         content = read_arrays(path.read_bytes())
     except (OSError, ValueError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and use --data.download true") from None
+        raise ValueError(f"{path} is damaged ({printable(error)}): delete it and use --data.download true") from None
     pixels = content.get("X")
     labels = content.get("y")
     if pixels is None or labels is None or pixels.shape != (32, 32, 3, len(labels)) or pixels.dtype != np.uint8:
