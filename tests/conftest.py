@@ -32,6 +32,13 @@ def load_support() -> ModuleType:
     return module
 
 
+def abandoned(path: Path) -> Path:
+    """The temporary name beside a path that a process which has ended would have left."""
+    code = "import pathlib, sys, zoo.files; print(zoo.files.temporary_path(pathlib.Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PL_GLOBAL_SEED", "ZOO_RUN_DIR", "ZOO_DEBUG", "ZOO_ALLOW_IMPORT"):

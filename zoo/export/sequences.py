@@ -150,7 +150,7 @@ def export_of_tensors(head: Head, data: DataModule, source: Sequence[str] | None
         raise UserError(f"the samples to compare the export on cannot be read ({why}): give some, --samples") from None
     inputs = inputs_of(batch)
     x = inputs[0]
-    named = dict(zip(("x", "lengths"), inputs, strict=False))
+    named: dict[str, Tensor] = dict(zip(("x", "lengths"), inputs, strict=False))
     if len(inputs) > 2:
         raise UserError(f"{type(data).__name__} has batches of {len(inputs)} inputs: only one and its lengths export")
     shape = ", ".join(["batch", *map(str, x.shape[1:])])

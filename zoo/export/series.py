@@ -54,7 +54,7 @@ class SeriesGraph(Graph):
         blocks = [target, covariates]
         ahead = []
         if future is not None:
-            ahead.append(self._standardized(future, len(self.means) - self.num_future))
+            ahead.append(self._standardized(future, self.get_buffer("means").shape[0] - self.num_future))
         if times is not None:
             blocks.append(features(times[0], self.calendar))
             ahead.append(features(times[1], self.calendar))

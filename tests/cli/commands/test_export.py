@@ -265,7 +265,7 @@ def test_mistakes_are_one_line_and_write_nothing(zoo, here, monkeypatch):
         "ViT): --out FILE.safetensors": "mlp.ckpt --out x",
         "a tokenizer of words has no tokenizer.json": "words.ckpt --out x",
         "--out there exists already": "bert.ckpt --out there",
-        "--out a.bin must end in .safetensors, or name a folder": "bert.ckpt --out a.bin",
+        "--out a.bin must end in .onnx, .pt2, .safetensors, or name a folder": "bert.ckpt --out a.bin",
         "no folder 'nowhere'": "bert.ckpt --out nowhere/x",
         "--max_shard_size is a number of bytes, or a number with KB, MB or GB: got '5XB'":
             "bert.ckpt --out x --max_shard_size 5XB",

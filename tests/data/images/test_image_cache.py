@@ -1,11 +1,8 @@
 """Where decoded images are kept: whole or not at all, once for each content, and on a full disk."""
 
-import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests import fake_data
-from zoo import files
+from tests.conftest import abandoned
 from zoo.data import ImageFolder
 from zoo.data.downloads import locked
 from zoo.data.images import image_cache, image_files, image_reader
@@ -47,7 +44,7 @@ def test_a_cache_is_built_once_for_each_content(tmp_path, monkeypatch):
     assert sums[0] != sums[1]
     _ = on_disk(root, folder, resize="stretch").datasets
     assert len(list(folder.glob("*/index.json"))) == count + 2
-    assert not list(folder.glob("*.new"))
+    assert not list(folder.glob(".*.new-*"))
 
 
 def image_cache_files(folder):
@@ -72,11 +69,7 @@ def test_a_cache_is_whole_or_not_there(tmp_path, monkeypatch):
     assert len(on_disk(root, folder).datasets["train"]) == 30
     (built,) = (path for path in folder.iterdir() if path.is_dir())
     shutil.rmtree(built)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: ended.pid)
-        left = files.temporary_path(built)
+    left = abandoned(built)
     left.mkdir()  # of a process that was killed
     assert len(on_disk(root, folder).datasets["train"]) == 30
     assert not left.exists()

@@ -204,7 +204,7 @@ def test_latents_are_made_once_for_each_content_and_encoder(model, tmp_path, enc
     assert make(seed=1) == whole, "another split"
     assert make() == 0
     assert len(list((tmp_path / "cache").glob("*/index.json"))) == 4
-    assert not list((tmp_path / "cache").glob("*.new"))
+    assert not list((tmp_path / "cache").glob(".*.new-*"))
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])

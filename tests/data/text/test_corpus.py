@@ -5,7 +5,6 @@ import pickle
 import resource
 import shutil
 import signal
-import socket
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from tests import fake_data
+from tests.conftest import abandoned
 from zoo.data import PythonDocs, PythonSource, TextCorpus
 from zoo.data.text import corpus_chunks, token_cache
 from zoo.data.text.corpus_chunks import chunks
@@ -326,7 +326,7 @@ def test_tokens_are_made_once_for_each_content_and_tokenizer(folder, tmp_path, m
     (folder / "0.txt").write_text("changed " * 100)
     assert "changed" in (data := on_disk(folder, cache, **options)).tokenizer.decode(ids(data))
     assert made == ["tokenizer", "tokens", "tokens"]
-    assert not list(cache.glob("*.new"))
+    assert not list(cache.glob(".*.new-*"))
 
 
 @pytest.mark.parametrize("when", ["tokens", "tokenizer"])
@@ -349,7 +349,7 @@ def test_an_interrupted_build_leaves_nothing(folder, tmp_path, monkeypatch, when
     built = [path for path in cache.iterdir() if path.is_dir()]
     for path in built:
         shutil.rmtree(path)
-    left = cache / f"{built[0].name}.{socket.gethostname()}.1.new"
+    left = abandoned(built[0])
     left.mkdir()  # of a process that was killed
     assert ids(on_disk(folder, cache)) == ids(corpus(folder))
     assert not left.exists()
